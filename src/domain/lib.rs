@@ -3,8 +3,15 @@
 //! Time and chance are arguments. Everything the product promises about rollouts is decided in
 //! [`rollout`]; the rest of the workspace feeds it and carries out what it says.
 
+pub mod access;
+pub mod audit;
+pub mod bundle;
 pub mod id;
+pub mod node;
+pub mod project;
+pub mod rollout;
 pub mod time;
 
+pub use access::{Actor, Ctx, KeyScope, Role, Scope};
 pub use id::*;
 pub use time::{Span, Timestamp};

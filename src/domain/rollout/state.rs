@@ -1,0 +1,282 @@
+//! The states of a rollout, its steps and its nodes: sums with their data.
+
+use crate::access::text_enum;
+use crate::id::*;
+use crate::node::{Generation, HealthClass};
+use crate::time::{Span, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+text_enum! {
+    Phase {
+        Pending = "pending", Running = "running", Paused = "paused", RollingBack = "rolling_back",
+        Completed = "completed", Failed = "failed", Cancelled = "cancelled", RolledBack = "rolled_back",
+    }
+}
+
+impl Phase {
+    /// Holds its nodes: no other rollout may touch them.
+    pub fn is_active(&self) -> bool {
+        matches!(self, Phase::Running | Phase::Paused | Phase::RollingBack)
+    }
+    pub fn is_end(&self) -> bool {
+        matches!(self, Phase::Completed | Phase::Failed | Phase::Cancelled | Phase::RolledBack)
+    }
+}
+
+text_enum! {
+    /// Why a rollout is paused. It runs again when the set is empty.
+    PauseCause {
+        Person = "person", Gate = "gate", Freeze = "freeze", Presence = "presence", Inconclusive = "inconclusive",
+        NoEvidence = "no_evidence", FleetWide = "fleet_wide", Controller = "controller",
+    }
+}
+
+text_enum! {
+    /// What a running rollout waits for, from outside; the clock of its deadlines stands still meanwhile.
+    Wait { Store = "store_unavailable", Artifact = "artifact_unavailable" }
+}
+
+text_enum! {
+    /// Why a node counts as failed.
+    FailReason {
+        Reported = "reported", Gate = "gate", Deadline = "deadline", Lost = "lost", Regressed = "regressed",
+        Flapping = "flapping", FellBack = "fell_back",
+    }
+}
+
+text_enum! {
+    /// Why a node is not a target after all.
+    SkipReason {
+        Pinned = "pinned", Excluded = "excluded", Superseded = "superseded", Deleted = "deleted", Revoked = "revoked",
+        Quarantined = "quarantined", IdentityConflict = "identity_conflict", Incompatible = "incompatible",
+        FailedBefore = "failed_before", Vanished = "vanished", Cancelled = "cancelled",
+    }
+}
+
+/// Where one node stands in one rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum NodeState {
+    Pending,
+    Assigned,
+    Downloaded,
+    Staged,
+    /// Runs the bundle since our receipt of the first report of it; the gates are being judged.
+    Activated { at: Timestamp },
+    Verified { at: Timestamp, no_traffic: bool },
+    Failed { reason: FailReason, at: Timestamp, error: Option<String> },
+    /// Offline and never handed over: paid on return, in the catch-up lane.
+    Owed,
+    Skipped { reason: SkipReason },
+    /// Told to run `to` again (`None`: its baseline). `owed`: it is offline, the restore waits for its return.
+    RollingBack { to: Option<BundleId>, activated: Option<Timestamp>, owed: bool },
+    RolledBack { at: Timestamp },
+    RollbackFailed { at: Timestamp, error: Option<String> },
+}
+
+text_enum! {
+    /// The kinds of [`NodeState`] without their data: names in the API, columns in the database.
+    NodeStateKind {
+        Pending = "pending", Assigned = "assigned", Downloaded = "downloaded", Staged = "staged", Activated = "activated",
+        Verified = "verified", Failed = "failed", Owed = "owed", Skipped = "skipped", RollingBack = "rolling_back",
+        RolledBack = "rolled_back", RollbackFailed = "rollback_failed",
+    }
+}
+
+impl NodeState {
+    pub fn kind(&self) -> NodeStateKind {
+        match self {
+            NodeState::Pending => NodeStateKind::Pending,
+            NodeState::Assigned => NodeStateKind::Assigned,
+            NodeState::Downloaded => NodeStateKind::Downloaded,
+            NodeState::Staged => NodeStateKind::Staged,
+            NodeState::Activated { .. } => NodeStateKind::Activated,
+            NodeState::Verified { .. } => NodeStateKind::Verified,
+            NodeState::Failed { .. } => NodeStateKind::Failed,
+            NodeState::Owed => NodeStateKind::Owed,
+            NodeState::Skipped { .. } => NodeStateKind::Skipped,
+            NodeState::RollingBack { .. } => NodeStateKind::RollingBack,
+            NodeState::RolledBack { .. } => NodeStateKind::RolledBack,
+            NodeState::RollbackFailed { .. } => NodeStateKind::RollbackFailed,
+        }
+    }
+    /// Assigned in this rollout and on its way: handed over or not, up to activated.
+    pub fn in_flight(&self) -> bool {
+        matches!(
+            self,
+            NodeState::Assigned | NodeState::Downloaded | NodeState::Staged | NodeState::Activated { .. }
+        )
+    }
+    /// Nothing more is expected of it for its step to end.
+    pub fn settled(&self) -> bool {
+        !matches!(self, NodeState::Pending) && !self.in_flight()
+    }
+}
+
+/// Told to run something else than the rollout's bundle: what restores and reverts name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Member {
+    pub node: NodeId,
+    /// `None`: the catch-up lane.
+    pub step: Option<u32>,
+    /// Place in the stable order of the step.
+    pub position: u32,
+    /// 1 for the first assignment; each retry is one more. 0: never assigned here.
+    pub attempt: u32,
+    pub state: NodeState,
+    /// The newest generation this rollout knows of the node.
+    pub generation: Generation,
+    /// The bundle that generation `generation` names, if it was this rollout that made it.
+    pub told: Told,
+    /// What it can go back to, best first; empty: its baseline.
+    pub previous: Vec<BundleId>,
+    pub online: bool,
+    pub health: HealthClass,
+    /// A poll answer has named the assignment to the node, as far as we know.
+    pub handed_over: bool,
+    /// Its failure was accepted by a person (resume with `accept_failed`): counted no longer.
+    pub accepted: bool,
+    /// On the rollout's own clock: the last forward move.
+    pub moved: Span,
+    /// Silent since; presence is judged a while later.
+    pub silent_since: Option<Timestamp>,
+    /// Serves no configuration at all: gets its first at once.
+    pub first_config: bool,
+}
+
+/// What this rollout last told the node to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Told {
+    /// Nothing yet: it runs what it ran before.
+    Nothing,
+    /// The rollout's bundle.
+    Target,
+    /// To go back: to this bundle, or (`None`) to its baseline.
+    Back(Option<BundleId>),
+}
+
+text_enum! { StepState { Pending = "pending", Running = "running", Completed = "completed", Failed = "failed" } }
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Step {
+    pub index: u32,
+    pub state: StepState,
+    /// In the stable order; never changes after the start.
+    pub nodes: Vec<NodeId>,
+    /// The first of `nodes` that may still wait for its assignment.
+    pub cursor: u32,
+    /// Members that are not settled.
+    pub open: u32,
+    /// Something was handed over in this step.
+    pub handed_over: bool,
+    pub started_at: Option<Timestamp>,
+    pub completed_at: Option<Timestamp>,
+    pub error: Option<String>,
+}
+
+/// How many members are in each bucket. `total` is always the sum of the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Counts {
+    pub total: u32,
+    pub pending: u32,
+    pub assigned: u32,
+    pub verified: u32,
+    pub failed: u32,
+    pub owed: u32,
+    pub skipped: u32,
+    pub rolling_back: u32,
+    pub rolled_back: u32,
+    pub rollback_failed: u32,
+}
+
+impl Counts {
+    pub fn bucket(&mut self, kind: NodeStateKind) -> &mut u32 {
+        match kind {
+            NodeStateKind::Pending => &mut self.pending,
+            NodeStateKind::Assigned | NodeStateKind::Downloaded | NodeStateKind::Staged | NodeStateKind::Activated => {
+                &mut self.assigned
+            }
+            NodeStateKind::Verified => &mut self.verified,
+            NodeStateKind::Failed => &mut self.failed,
+            NodeStateKind::Owed => &mut self.owed,
+            NodeStateKind::Skipped => &mut self.skipped,
+            NodeStateKind::RollingBack => &mut self.rolling_back,
+            NodeStateKind::RolledBack => &mut self.rolled_back,
+            NodeStateKind::RollbackFailed => &mut self.rollback_failed,
+        }
+    }
+    pub fn sum(&self) -> u32 {
+        self.pending
+            + self.assigned
+            + self.verified
+            + self.failed
+            + self.owed
+            + self.skipped
+            + self.rolling_back
+            + self.rolled_back
+            + self.rollback_failed
+    }
+}
+
+/// Counts only time in which the rollout runs and nothing outside holds it up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Clock {
+    pub elapsed: Span,
+    pub ticking_since: Option<Timestamp>,
+}
+
+impl Clock {
+    pub fn read(&self, now: Timestamp) -> Span {
+        self.elapsed + self.ticking_since.map_or(Span::ZERO, |t| now.since(t))
+    }
+    pub fn set_ticking(&mut self, on: bool, now: Timestamp) {
+        match (on, self.ticking_since) {
+            (true, None) => self.ticking_since = Some(now),
+            (false, Some(_)) => {
+                self.elapsed = self.read(now);
+                self.ticking_since = None;
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
+    }
+}
+
+/// The small, often written part of a rollout: one row.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Head {
+    pub phase: Phase,
+    pub causes: BTreeSet<PauseCause>,
+    pub waits: BTreeSet<Wait>,
+    /// The step that runs, or the number of steps when all have ended.
+    pub step: u32,
+    pub counts: Counts,
+    pub clock: Clock,
+    /// Number of the last decided event; the optimistic lock of every commit.
+    pub version: u64,
+    /// Planned targets: what percentages of targets mean.
+    pub planned: u32,
+    /// Members online and not skipped.
+    pub online: u32,
+    /// Members online and assigned-not-verified or unhealthy.
+    pub unavailable: u32,
+    /// Distinct nodes that ever failed here, less the accepted.
+    pub failures: u32,
+    /// Lane members on their way.
+    pub lane_open: u32,
+    /// The lane was stopped by its failures.
+    pub lane_halted: bool,
+    /// When and how many nodes went silent lately, for the presence rule.
+    pub silent_window: Option<(Timestamp, u32)>,
+    /// What ended or stopped it, in words.
+    pub note: Option<String>,
+    pub started_at: Option<Timestamp>,
+    pub ended_at: Option<Timestamp>,
+    /// When `rolling_back` began.
+    pub rollback_since: Option<Timestamp>,
+    /// It was the engine, not a person, that began the rollback.
+    pub auto_rollback: bool,
+    /// The earliest time at which a timer must be heard.
+    pub wake_at: Option<Timestamp>,
+}
