@@ -1,1 +1,9 @@
-//! placeholder
+//! WHEN IT HAPPENS. Actors hold what is going on; the database holds what is decided; pure functions in `domain` decide.
+
+pub mod bus;
+pub mod command;
+pub mod commands;
+pub mod node_api;
+pub mod plane;
+
+pub use plane::ControlPlane;
