@@ -74,7 +74,8 @@ pub enum Event {
     Resume { retry: bool, accept_failed: bool },
     Cancel { note: Option<String> },
     /// `revoked`: bundles that nobody may go back to.
-    Rollback { note: Option<String>, nodes: Option<BTreeSet<NodeId>>, revoked: BTreeSet<BundleId> },
+    /// `gone`: members whose desired generation no longer comes from this rollout; they are left alone.
+    Rollback { note: Option<String>, nodes: Option<BTreeSet<NodeId>>, revoked: BTreeSet<BundleId>, gone: BTreeSet<NodeId> },
     Retry { nodes: Option<BTreeSet<NodeId>> },
     /// Reports, in the order received; one event may carry many.
     Reports { reports: Vec<Report> },
@@ -140,6 +141,8 @@ pub enum Change {
     /// The rollout holds this node now; nobody else may.
     Claim { node: NodeId },
     Release { node: NodeId },
+    /// The rollout holds no node any more but these.
+    ReleaseAll { keep: Vec<NodeId> },
     /// The node's bundle is verified: its history and `verified_bundle` (`None`: back on its baseline).
     HistoryVerified { node: NodeId, bundle: Option<BundleId>, generation: Generation },
     HistoryEnded { node: NodeId, bundle: BundleId, generation: Generation, how: crate::node::HistoryOutcome, detail: Option<String> },

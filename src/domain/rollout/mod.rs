@@ -1,7 +1,224 @@
-//! The rollout engine: what a rollout means. Pure; see `ENGINE.md` of the mission and `src/docs/engine.md`.
+//! The rollout engine: what a rollout means.
+//!
+//! ```text
+//! decide(&Rollout, &Event, now) -> Result<Decision { changes, facts, effects }, Rejection>
+//! apply(&mut Rollout, &Change)
+//! ```
+//!
+//! No clock, no randomness, no IO. `apply` runs only after the commit, so a failed commit leaves no dirty memory.
+//! A decision costs what it touches, never the size of the fleet: counters are kept incrementally, only changed rows are
+//! written. The same functions run in production, in the property tests, in the model check, in replay and in plan.
+
+mod advance;
+mod decide;
+mod draft;
 pub mod event;
+mod explain;
+mod judge;
+pub mod plan;
 pub mod spec;
 pub mod state;
+
+pub use decide::decide;
 pub use event::*;
+pub use explain::{Reason, explain};
+pub use plan::{Candidate, Plan, create, plan};
 pub use spec::*;
 pub use state::*;
+
+use crate::id::*;
+use crate::time::{Span, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A rollout in memory: its rows as last committed, and indexes over them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rollout {
+    pub id: RolloutId,
+    pub project: ProjectId,
+    pub spec: Spec,
+    pub head: Head,
+    pub steps: Vec<Step>,
+    pub members: BTreeMap<NodeId, Member>,
+    /// Per step, its members in their stable order.
+    order: Vec<Vec<NodeId>>,
+    index: Index,
+}
+
+/// What would otherwise need a walk over all members. Derived, never stored.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Index {
+    /// On the rollout's clock: when each member on its way has not moved for too long.
+    deadlines: BTreeSet<(Span, NodeId)>,
+    /// Silent members, by when their silence is judged.
+    silent: BTreeSet<(Timestamp, NodeId)>,
+    /// Waiting for a place in the catch-up lane, and online.
+    lane_ready: BTreeSet<NodeId>,
+    /// Pending members of steps that are not serving: assigning to them takes no slot.
+    mendable: BTreeSet<(u32, u32, NodeId)>,
+}
+
+impl Rollout {
+    /// From its rows. `planned.members` in any order.
+    pub fn load(planned: Planned) -> Rollout {
+        let mut order: Vec<Vec<(u32, NodeId)>> = planned.steps.iter().map(|s| Vec::with_capacity(s.size as usize)).collect();
+        let mut index = Index::default();
+        for m in &planned.members {
+            if let Some(slot) = m.step.and_then(|k| order.get_mut(k as usize)) {
+                slot.push((m.position, m.node));
+            }
+            index.add(&planned.spec, &planned.head, m);
+        }
+        let order = order
+            .into_iter()
+            .map(|mut nodes| {
+                nodes.sort_unstable();
+                nodes.into_iter().map(|(_, n)| n).collect()
+            })
+            .collect();
+        Rollout {
+            id: planned.id,
+            project: planned.project,
+            spec: planned.spec,
+            head: planned.head,
+            steps: planned.steps,
+            members: planned.members.into_iter().map(|m| (m.node, m)).collect(),
+            order,
+            index,
+        }
+    }
+
+    /// The rows again, members in order of their ids.
+    pub fn rows(&self) -> Planned {
+        Planned {
+            id: self.id,
+            project: self.project,
+            spec: self.spec.clone(),
+            head: self.head.clone(),
+            steps: self.steps.clone(),
+            members: self.members.values().cloned().collect(),
+        }
+    }
+
+    /// The members of a step in their stable order.
+    pub fn step_nodes(&self, step: u32) -> &[NodeId] {
+        self.order.get(step as usize).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Take a committed change into memory. Changes of other tables than the rollout's own are nothing to it.
+pub fn apply(r: &mut Rollout, change: &Change) {
+    match change {
+        Change::Head { head } => {
+            r.head = head.clone();
+        }
+        Change::Step { step } => {
+            if let Some(slot) = r.steps.get_mut(step.index as usize) {
+                *slot = step.clone();
+            }
+        }
+        Change::Member { member } => {
+            if let Some(old) = r.members.get(&member.node) {
+                r.index.remove(&r.spec, &r.head, old);
+            }
+            r.index.add(&r.spec, &r.head, member);
+            r.members.insert(member.node, member.clone());
+        }
+        Change::Desire { .. }
+        | Change::Claim { .. }
+        | Change::Release { .. }
+        | Change::ReleaseAll { .. }
+        | Change::HistoryVerified { .. }
+        | Change::HistoryEnded { .. }
+        | Change::DebtAdded { .. }
+        | Change::DebtEnded { .. } => {}
+    }
+}
+
+/// Apply a whole decision.
+pub fn apply_all(r: &mut Rollout, decision: &Decision) {
+    for c in &decision.changes {
+        apply(r, c);
+    }
+}
+
+impl Index {
+    fn add(&mut self, spec: &Spec, _head: &Head, m: &Member) {
+        if let Some(d) = deadline_of(spec, m) {
+            self.deadlines.insert((d, m.node));
+        }
+        if let Some(t) = m.silent_since {
+            self.silent.insert((t, m.node));
+        }
+        if is_lane_ready(m) {
+            self.lane_ready.insert(m.node);
+        }
+        if let Some(key) = mendable_key(m) {
+            self.mendable.insert(key);
+        }
+    }
+    fn remove(&mut self, spec: &Spec, _head: &Head, m: &Member) {
+        if let Some(d) = deadline_of(spec, m) {
+            self.deadlines.remove(&(d, m.node));
+        }
+        if let Some(t) = m.silent_since {
+            self.silent.remove(&(t, m.node));
+        }
+        self.lane_ready.remove(&m.node);
+        if let Some(key) = mendable_key(m) {
+            self.mendable.remove(&key);
+        }
+    }
+}
+
+/// On the rollout's clock: when `m` has been without a forward move for too long. Soaking is not stuck.
+fn deadline_of(spec: &Spec, m: &Member) -> Option<Span> {
+    match m.state {
+        NodeState::Assigned | NodeState::Downloaded | NodeState::Staged => Some(m.moved + spec.progress_deadline),
+        NodeState::Activated { .. } => Some(m.moved + spec.progress_deadline + spec.judge.soak),
+        NodeState::Pending
+        | NodeState::Verified { .. }
+        | NodeState::Failed { .. }
+        | NodeState::Owed
+        | NodeState::Skipped { .. }
+        | NodeState::RollingBack { .. }
+        | NodeState::RolledBack { .. }
+        | NodeState::RollbackFailed { .. } => None,
+    }
+}
+
+fn is_lane_ready(m: &Member) -> bool {
+    m.online && (m.state == NodeState::Owed || (m.step.is_none() && m.state == NodeState::Pending))
+}
+
+fn mendable_key(m: &Member) -> Option<(u32, u32, NodeId)> {
+    match m.step {
+        Some(step) if m.state == NodeState::Pending && m.online && m.health.is_bad() => Some((step, m.position, m.node)),
+        _ => None,
+    }
+}
+
+/// Does the member count against `max_unavailable`: online, and assigned-not-verified or unhealthy?
+pub fn is_unavailable(m: &Member) -> bool {
+    if !m.online {
+        return false;
+    }
+    match &m.state {
+        NodeState::Assigned | NodeState::Downloaded | NodeState::Staged | NodeState::Activated { .. } => true,
+        NodeState::RollingBack { .. } | NodeState::RollbackFailed { .. } => true,
+        NodeState::Failed { .. } => m.told == Told::Target || m.health.is_bad(),
+        NodeState::Skipped { .. } => false,
+        NodeState::Pending | NodeState::Verified { .. } | NodeState::Owed | NodeState::RolledBack { .. } => m.health.is_bad(),
+    }
+}
+
+fn counts_online(m: &Member) -> bool {
+    m.online && !matches!(m.state, NodeState::Skipped { .. })
+}
+
+fn counts_failed(m: &Member) -> bool {
+    matches!(m.state, NodeState::Failed { .. }) && !m.accepted
+}
+
+fn is_restoring(m: &Member) -> bool {
+    matches!(m.state, NodeState::RollingBack { owed: false, .. })
+}

@@ -114,7 +114,7 @@ impl NodeState {
     }
 }
 
-/// Told to run something else than the rollout's bundle: what restores and reverts name.
+/// One node in one rollout: one row.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Member {
     pub node: NodeId,
@@ -163,9 +163,9 @@ text_enum! { StepState { Pending = "pending", Running = "running", Completed = "
 pub struct Step {
     pub index: u32,
     pub state: StepState,
-    /// In the stable order; never changes after the start.
-    pub nodes: Vec<NodeId>,
-    /// The first of `nodes` that may still wait for its assignment.
+    /// How many members; which ones and in which order is told by [`Member::step`] and [`Member::position`].
+    pub size: u32,
+    /// The first position that may still wait for its assignment.
     pub cursor: u32,
     /// Members that are not settled.
     pub open: u32,
@@ -263,6 +263,8 @@ pub struct Head {
     pub unavailable: u32,
     /// Distinct nodes that ever failed here, less the accepted.
     pub failures: u32,
+    /// Members rolling back that are not owed the restore: the rollback ends when none is left.
+    pub restoring: u32,
     /// Lane members on their way.
     pub lane_open: u32,
     /// The lane was stopped by its failures.
