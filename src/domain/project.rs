@@ -68,7 +68,8 @@ impl<'de> Deserialize<'de> for Amount {
                 u32::try_from(v).map(Amount::Count).map_err(|_| E::custom("the count is too large"))
             }
             fn visit_str<E: serde::de::Error>(self, v: &str) -> Result<Amount, E> {
-                Amount::parse(v).ok_or_else(|| E::custom("expected a count, or a percentage such as \"25%\" up to 100%"))
+                Amount::parse(v)
+                    .ok_or_else(|| E::custom("expected a count, or a percentage such as \"25%\" up to 100%"))
             }
         }
         d.deserialize_any(V)

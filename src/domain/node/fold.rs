@@ -83,7 +83,13 @@ pub struct Fold {
 impl Fold {
     /// `by_heartbeat`: activation became known by a heartbeat, which then is the one that does not count.
     /// `ever_health`: the node has sent health before, so its absence is unknown.
-    pub fn new(node: NodeId, generation: Generation, activated: Timestamp, by_heartbeat: bool, ever_health: bool) -> Fold {
+    pub fn new(
+        node: NodeId,
+        generation: Generation,
+        activated: Timestamp,
+        by_heartbeat: bool,
+        ever_health: bool,
+    ) -> Fold {
         Fold {
             node,
             generation,

@@ -11,10 +11,19 @@ use std::collections::BTreeSet;
 pub enum Selector {
     #[default]
     All,
-    Labels { labels: Labels },
-    Expr { #[serde(rename = "match")] all_of: Vec<Match> },
-    Groups { groups: BTreeSet<String> },
-    NodeIds { node_ids: BTreeSet<NodeId> },
+    Labels {
+        labels: Labels,
+    },
+    Expr {
+        #[serde(rename = "match")]
+        all_of: Vec<Match>,
+    },
+    Groups {
+        groups: BTreeSet<String>,
+    },
+    NodeIds {
+        node_ids: BTreeSet<NodeId>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,7 +118,13 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for bad in [r#"{}"#, r#"{"type":"labels"}"#, r#"{"type":"all","labels":{}}"#, r#"{"type":"x"}"#, r#"{"labels":{"a":1}}"#] {
+        for bad in [
+            r#"{}"#,
+            r#"{"type":"labels"}"#,
+            r#"{"type":"all","labels":{}}"#,
+            r#"{"type":"x"}"#,
+            r#"{"labels":{"a":1}}"#,
+        ] {
             assert!(serde_json::from_str::<Selector>(bad).is_err(), "{bad}");
         }
     }

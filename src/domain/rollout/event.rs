@@ -44,15 +44,30 @@ pub struct Report {
 #[serde(tag = "said", rename_all = "snake_case")]
 pub enum Said {
     /// The report calls. `bundle` is what the call named (`None`: the baseline).
-    Downloaded { bundle: Option<BundleId> },
-    Staged { bundle: Option<BundleId> },
-    Activated { bundle: Option<BundleId> },
-    Verified { bundle: Option<BundleId> },
-    Failed { bundle: Option<BundleId>, error: String },
+    Downloaded {
+        bundle: Option<BundleId>,
+    },
+    Staged {
+        bundle: Option<BundleId>,
+    },
+    Activated {
+        bundle: Option<BundleId>,
+    },
+    Verified {
+        bundle: Option<BundleId>,
+    },
+    Failed {
+        bundle: Option<BundleId>,
+        error: String,
+    },
     /// A heartbeat named what it runs, and this was new (another bundle, or a new generation).
-    Active { bundle: Option<BundleId> },
+    Active {
+        bundle: Option<BundleId>,
+    },
     /// The health class changed.
-    Health { class: HealthClass },
+    Health {
+        class: HealthClass,
+    },
 }
 
 /// A change of presence, as stored by whoever saw it.
@@ -69,34 +84,75 @@ pub struct PresenceChange {
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// Approval, schedule and freezes allow: the targets, resolved again, in no particular order.
-    Start { facts: Vec<Facts> },
-    Pause { note: Option<String> },
-    Resume { retry: bool, accept_failed: bool },
-    Cancel { note: Option<String> },
+    Start {
+        facts: Vec<Facts>,
+    },
+    Pause {
+        note: Option<String>,
+    },
+    Resume {
+        retry: bool,
+        accept_failed: bool,
+    },
+    Cancel {
+        note: Option<String>,
+    },
     /// `revoked`: bundles that nobody may go back to.
     /// `gone`: members whose desired generation no longer comes from this rollout; they are left alone.
-    Rollback { note: Option<String>, nodes: Option<BTreeSet<NodeId>>, revoked: BTreeSet<BundleId>, gone: BTreeSet<NodeId> },
-    Retry { nodes: Option<BTreeSet<NodeId>> },
+    Rollback {
+        note: Option<String>,
+        nodes: Option<BTreeSet<NodeId>>,
+        revoked: BTreeSet<BundleId>,
+        gone: BTreeSet<NodeId>,
+    },
+    Retry {
+        nodes: Option<BTreeSet<NodeId>>,
+    },
     /// Reports, in the order received; one event may carry many.
-    Reports { reports: Vec<Report> },
-    Gates { windows: Vec<GateWindow> },
-    Presence { changes: Vec<PresenceChange> },
+    Reports {
+        reports: Vec<Report>,
+    },
+    Gates {
+        windows: Vec<GateWindow>,
+    },
+    Presence {
+        changes: Vec<PresenceChange>,
+    },
     /// Nodes that match and were not there before: they join through the catch-up lane.
-    Joined { facts: Vec<Facts> },
+    Joined {
+        facts: Vec<Facts>,
+    },
     /// What the database knows of members before the lane may assign them again (their generation may have moved on).
-    LaneReady { facts: Vec<Facts> },
+    LaneReady {
+        facts: Vec<Facts>,
+    },
     /// Debts that ended elsewhere: a newer commit covers the node.
-    DebtsDropped { nodes: Vec<NodeId> },
-    Removed { nodes: Vec<NodeId>, reason: SkipReason },
+    DebtsDropped {
+        nodes: Vec<NodeId>,
+    },
+    Removed {
+        nodes: Vec<NodeId>,
+        reason: SkipReason,
+    },
     FreezeBegan,
     FreezeEnded,
-    BundleRevoked { revoked: BTreeSet<BundleId> },
-    WaitBegan { wait: Wait },
-    WaitEnded { wait: Wait },
+    BundleRevoked {
+        revoked: BTreeSet<BundleId>,
+    },
+    WaitBegan {
+        wait: Wait,
+    },
+    WaitEnded {
+        wait: Wait,
+    },
     /// The shell gave its actor up: fails closed.
-    ControllerFailed { note: String },
+    ControllerFailed {
+        note: String,
+    },
     /// A live owner took over; for `down` nobody could have received reports.
-    OwnerStarted { down: Span },
+    OwnerStarted {
+        down: Span,
+    },
     /// A timer, or the next portion of a large step.
     Timer,
 }
@@ -133,44 +189,109 @@ impl Event {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case")]
 pub enum Change {
-    Head { head: Head },
-    Step { step: Step },
-    Member { member: Member },
+    Head {
+        head: Head,
+    },
+    Step {
+        step: Step,
+    },
+    Member {
+        member: Member,
+    },
     /// `nodes.generation` must still be `expect`; it becomes `generation`, which names `bundle`.
-    Desire { node: NodeId, expect: Generation, generation: Generation, bundle: Option<BundleId> },
+    Desire {
+        node: NodeId,
+        expect: Generation,
+        generation: Generation,
+        bundle: Option<BundleId>,
+    },
     /// The rollout holds this node now; nobody else may.
-    Claim { node: NodeId },
-    Release { node: NodeId },
+    Claim {
+        node: NodeId,
+    },
+    Release {
+        node: NodeId,
+    },
     /// The rollout holds no node any more but these.
-    ReleaseAll { keep: Vec<NodeId> },
+    ReleaseAll {
+        keep: Vec<NodeId>,
+    },
     /// The node's bundle is verified: its history and `verified_bundle` (`None`: back on its baseline).
-    HistoryVerified { node: NodeId, bundle: Option<BundleId>, generation: Generation },
-    HistoryEnded { node: NodeId, bundle: BundleId, generation: Generation, how: crate::node::HistoryOutcome, detail: Option<String> },
+    HistoryVerified {
+        node: NodeId,
+        bundle: Option<BundleId>,
+        generation: Generation,
+    },
+    HistoryEnded {
+        node: NodeId,
+        bundle: BundleId,
+        generation: Generation,
+        how: crate::node::HistoryOutcome,
+        detail: Option<String>,
+    },
     /// The node is owed the rollout's bundle (`restore` false) or its restore (true). Replaces an older debt.
-    DebtAdded { node: NodeId, restore: bool, bundle: Option<BundleId> },
-    DebtEnded { node: NodeId },
+    DebtAdded {
+        node: NodeId,
+        restore: bool,
+        bundle: Option<BundleId>,
+    },
+    DebtEnded {
+        node: NodeId,
+    },
 }
 
 /// What happened, for the audit log (exactly one entry each), the timeline and the bus.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
 pub enum Fact {
-    Started { targets: u32, steps: u32 },
-    StepStarted { step: u32, nodes: u32 },
-    StepCompleted { step: u32 },
-    StepFailed { step: u32, error: String },
-    Paused { cause: PauseCause, note: Option<String> },
+    Started {
+        targets: u32,
+        steps: u32,
+    },
+    StepStarted {
+        step: u32,
+        nodes: u32,
+    },
+    StepCompleted {
+        step: u32,
+    },
+    StepFailed {
+        step: u32,
+        error: String,
+    },
+    Paused {
+        cause: PauseCause,
+        note: Option<String>,
+    },
     Resumed,
-    CauseCleared { cause: PauseCause },
-    RollbackBegan { automatic: bool, note: Option<String> },
-    Retried { nodes: u32 },
-    Completed { owed: u32 },
-    Failed { note: String },
+    CauseCleared {
+        cause: PauseCause,
+    },
+    RollbackBegan {
+        automatic: bool,
+        note: Option<String>,
+    },
+    Retried {
+        nodes: u32,
+    },
+    Completed {
+        owed: u32,
+    },
+    Failed {
+        note: String,
+    },
     Cancelled,
-    RolledBack { unrestored: u32 },
+    RolledBack {
+        unrestored: u32,
+    },
     LaneHalted,
     /// One node moved: an event of the node, not an audit entry.
-    NodeMoved { node: NodeId, from: NodeStateKind, to: NodeStateKind, detail: Option<String> },
+    NodeMoved {
+        node: NodeId,
+        from: NodeStateKind,
+        to: NodeStateKind,
+        detail: Option<String>,
+    },
 }
 
 impl Fact {

@@ -19,9 +19,9 @@ pub mod plan;
 pub mod spec;
 pub mod state;
 
-pub use decide::decide;
+pub use decide::{allowed_commands, decide};
 pub use event::*;
-pub use explain::{Reason, explain};
+pub use explain::{Reason, explain, explain_head};
 pub use plan::{Candidate, Plan, create, plan};
 pub use spec::*;
 pub use state::*;
@@ -51,8 +51,8 @@ struct Index {
     deadlines: BTreeSet<(Span, NodeId)>,
     /// Silent members, by when their silence is judged.
     silent: BTreeSet<(Timestamp, NodeId)>,
-    /// Waiting for a place in the catch-up lane, and online.
-    lane_ready: BTreeSet<NodeId>,
+    /// Waiting for a place in the catch-up lane, and online; those without any configuration (`false`) first.
+    lane_ready: BTreeSet<(bool, NodeId)>,
     /// Pending members of steps that are not serving: assigning to them takes no slot.
     mendable: BTreeSet<(u32, u32, NodeId)>,
 }
@@ -60,13 +60,14 @@ struct Index {
 impl Rollout {
     /// From its rows. `planned.members` in any order.
     pub fn load(planned: Planned) -> Rollout {
-        let mut order: Vec<Vec<(u32, NodeId)>> = planned.steps.iter().map(|s| Vec::with_capacity(s.size as usize)).collect();
+        let mut order: Vec<Vec<(u32, NodeId)>> =
+            planned.steps.iter().map(|s| Vec::with_capacity(s.size as usize)).collect();
         let mut index = Index::default();
         for m in &planned.members {
             if let Some(slot) = m.step.and_then(|k| order.get_mut(k as usize)) {
                 slot.push((m.position, m.node));
             }
-            index.add(&planned.spec, &planned.head, m);
+            index.add(&planned.spec, m);
         }
         let order = order
             .into_iter()
@@ -118,9 +119,9 @@ pub fn apply(r: &mut Rollout, change: &Change) {
         }
         Change::Member { member } => {
             if let Some(old) = r.members.get(&member.node) {
-                r.index.remove(&r.spec, &r.head, old);
+                r.index.remove(&r.spec, old);
             }
-            r.index.add(&r.spec, &r.head, member);
+            r.index.add(&r.spec, member);
             r.members.insert(member.node, member.clone());
         }
         Change::Desire { .. }
@@ -142,7 +143,7 @@ pub fn apply_all(r: &mut Rollout, decision: &Decision) {
 }
 
 impl Index {
-    fn add(&mut self, spec: &Spec, _head: &Head, m: &Member) {
+    fn add(&mut self, spec: &Spec, m: &Member) {
         if let Some(d) = deadline_of(spec, m) {
             self.deadlines.insert((d, m.node));
         }
@@ -150,20 +151,20 @@ impl Index {
             self.silent.insert((t, m.node));
         }
         if is_lane_ready(m) {
-            self.lane_ready.insert(m.node);
+            self.lane_ready.insert((!m.first_config, m.node));
         }
         if let Some(key) = mendable_key(m) {
             self.mendable.insert(key);
         }
     }
-    fn remove(&mut self, spec: &Spec, _head: &Head, m: &Member) {
+    fn remove(&mut self, spec: &Spec, m: &Member) {
         if let Some(d) = deadline_of(spec, m) {
             self.deadlines.remove(&(d, m.node));
         }
         if let Some(t) = m.silent_since {
             self.silent.remove(&(t, m.node));
         }
-        self.lane_ready.remove(&m.node);
+        self.lane_ready.remove(&(!m.first_config, m.node));
         if let Some(key) = mendable_key(m) {
             self.mendable.remove(&key);
         }
@@ -192,7 +193,9 @@ fn is_lane_ready(m: &Member) -> bool {
 
 fn mendable_key(m: &Member) -> Option<(u32, u32, NodeId)> {
     match m.step {
-        Some(step) if m.state == NodeState::Pending && m.online && m.health.is_bad() => Some((step, m.position, m.node)),
+        Some(step) if m.state == NodeState::Pending && m.online && m.health.is_bad() => {
+            Some((step, m.position, m.node))
+        }
         _ => None,
     }
 }
@@ -207,7 +210,9 @@ pub fn is_unavailable(m: &Member) -> bool {
         NodeState::RollingBack { .. } | NodeState::RollbackFailed { .. } => true,
         NodeState::Failed { .. } => m.told == Told::Target || m.health.is_bad(),
         NodeState::Skipped { .. } => false,
-        NodeState::Pending | NodeState::Verified { .. } | NodeState::Owed | NodeState::RolledBack { .. } => m.health.is_bad(),
+        NodeState::Pending | NodeState::Verified { .. } | NodeState::Owed | NodeState::RolledBack { .. } => {
+            m.health.is_bad()
+        }
     }
 }
 

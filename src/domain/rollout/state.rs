@@ -63,16 +63,36 @@ pub enum NodeState {
     Downloaded,
     Staged,
     /// Runs the bundle since our receipt of the first report of it; the gates are being judged.
-    Activated { at: Timestamp },
-    Verified { at: Timestamp, no_traffic: bool },
-    Failed { reason: FailReason, at: Timestamp, error: Option<String> },
+    Activated {
+        at: Timestamp,
+    },
+    Verified {
+        at: Timestamp,
+        no_traffic: bool,
+    },
+    Failed {
+        reason: FailReason,
+        at: Timestamp,
+        error: Option<String>,
+    },
     /// Offline and never handed over: paid on return, in the catch-up lane.
     Owed,
-    Skipped { reason: SkipReason },
+    Skipped {
+        reason: SkipReason,
+    },
     /// Told to run `to` again (`None`: its baseline). `owed`: it is offline, the restore waits for its return.
-    RollingBack { to: Option<BundleId>, activated: Option<Timestamp>, owed: bool },
-    RolledBack { at: Timestamp },
-    RollbackFailed { at: Timestamp, error: Option<String> },
+    RollingBack {
+        to: Option<BundleId>,
+        activated: Option<Timestamp>,
+        owed: bool,
+    },
+    RolledBack {
+        at: Timestamp,
+    },
+    RollbackFailed {
+        at: Timestamp,
+        error: Option<String>,
+    },
 }
 
 text_enum! {
@@ -103,10 +123,7 @@ impl NodeState {
     }
     /// Assigned in this rollout and on its way: handed over or not, up to activated.
     pub fn in_flight(&self) -> bool {
-        matches!(
-            self,
-            NodeState::Assigned | NodeState::Downloaded | NodeState::Staged | NodeState::Activated { .. }
-        )
+        matches!(self, NodeState::Assigned | NodeState::Downloaded | NodeState::Staged | NodeState::Activated { .. })
     }
     /// Nothing more is expected of it for its step to end.
     pub fn settled(&self) -> bool {

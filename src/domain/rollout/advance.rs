@@ -1,0 +1,387 @@
+//! Going forward: steps, the catch-up lane, and how a rollout ends.
+
+use super::draft::Draft;
+use super::event::*;
+use super::state::*;
+use super::*;
+use crate::node::HistoryOutcome;
+
+impl Draft<'_> {
+    /// After every event: judge the failures, then assign what may be assigned.
+    pub fn advance(&mut self) {
+        self.check_failures();
+        while self.is_free() {
+            let k = self.head.step;
+            if k >= self.step_count() {
+                self.try_complete();
+                break;
+            }
+            if self.step(k).is_some_and(|s| s.state != StepState::Running) {
+                let now = self.now;
+                self.edit_step(k, |s| {
+                    s.state = StepState::Running;
+                    s.started_at = s.started_at.or(Some(now));
+                    s.completed_at = None;
+                });
+                let nodes = self.step(k).map_or(0, |s| s.size);
+                self.fact(Fact::StepStarted { step: k, nodes });
+            }
+            self.assign_step(k);
+            let Some(step) = self.step(k) else { break };
+            if step.open > 0 {
+                break;
+            }
+            if step.handed_over && self.head.counts.verified == 0 {
+                self.pause(
+                    PauseCause::NoEvidence,
+                    Some(format!("step {k} ended and no node of the rollout has verified yet")),
+                );
+                break;
+            }
+            self.complete_step(k);
+        }
+        self.run_lane();
+        if self.head.phase == Phase::RollingBack && self.head.restoring == 0 {
+            self.end_rollback();
+        }
+    }
+
+    pub fn complete_step(&mut self, k: u32) {
+        let now = self.now;
+        self.edit_step(k, |s| {
+            s.state = StepState::Completed;
+            s.completed_at = Some(now);
+            s.error = None;
+        });
+        self.fact(Fact::StepCompleted { step: k });
+        self.head.step = k + 1;
+    }
+
+    pub fn threshold(&self) -> u32 {
+        self.spec().failure_threshold.down(self.head.planned, 0)
+    }
+
+    /// More failures than tolerated: what `on_failure` says, also while paused.
+    fn check_failures(&mut self) {
+        let over = self.head.failures > self.threshold();
+        match self.head.phase {
+            Phase::Running | Phase::Paused if over => {}
+            Phase::Completed if over && !self.head.lane_halted => {
+                self.head.lane_halted = true;
+                self.fact(Fact::LaneHalted);
+                return;
+            }
+            Phase::Running
+            | Phase::Paused
+            | Phase::Pending
+            | Phase::RollingBack
+            | Phase::Completed
+            | Phase::Failed
+            | Phase::Cancelled
+            | Phase::RolledBack => return,
+        }
+        let note = format!("{} failed, {} tolerated", self.head.failures, self.threshold());
+        match self.spec().on_failure {
+            OnFailure::Pause => {
+                if !self.head.causes.contains(&PauseCause::Gate) {
+                    let k = self.head.step;
+                    self.edit_step(k, |s| s.error = Some(note.clone()));
+                    self.pause(PauseCause::Gate, Some(note));
+                }
+            }
+            OnFailure::Fail => self.fail(note, &BTreeSet::new()),
+            OnFailure::Rollback => {
+                if let Some(why) = self.fleet_wide() {
+                    if !self.head.causes.contains(&PauseCause::FleetWide) {
+                        self.pause(PauseCause::FleetWide, Some(why));
+                    }
+                } else {
+                    self.begin_rollback(true, Some(note), None, &BTreeSet::new(), &BTreeSet::new());
+                }
+            }
+        }
+    }
+
+    /// An outage of something all nodes share must not take back an innocent change: are the untouched online targets
+    /// unhealthy at least half as often as the updated ones failed?
+    fn fleet_wide(&self) -> Option<String> {
+        let (mut untouched, mut sick, mut updated, mut failed) = (0u64, 0u64, 0u64, 0u64);
+        for m in self.base.members.keys().filter_map(|id| self.member(*id)).filter(|m| m.online) {
+            match (&m.state, m.told) {
+                (NodeState::Pending | NodeState::Owed, Told::Nothing) => {
+                    untouched += 1;
+                    sick += u64::from(m.health.is_bad());
+                }
+                (NodeState::Failed { .. }, _) => {
+                    updated += 1;
+                    failed += 1;
+                }
+                (_, Told::Target) => updated += 1,
+                _ => {}
+            }
+        }
+        // sick / untouched >= (failed / updated) / 2, in whole numbers.
+        let as_often = untouched > 0 && sick > 0 && 2 * sick * updated >= failed * untouched;
+        as_often.then(|| format!("{sick} of {untouched} untouched nodes are unhealthy too"))
+    }
+
+    /// The limit of unavailable nodes, or `None`: the batch is the limit.
+    pub fn unavailable_limit(&self) -> Option<u32> {
+        match self.spec().max_unavailable {
+            None | Some(crate::project::Amount::Count(0)) => None,
+            Some(a) => Some(a.down(self.head.online, 1)),
+        }
+    }
+
+    /// May this pending, online member be assigned now? One that does not serve takes no new slot.
+    fn has_slot(&self, m: &Member) -> bool {
+        if m.first_config || is_unavailable(m) {
+            return true;
+        }
+        self.unavailable_limit().is_none_or(|limit| self.head.unavailable < limit)
+    }
+
+    fn assign_step(&mut self, k: u32) {
+        // Mending takes no slot, so those that do not serve need not wait for their place in the order.
+        let mut mend: Vec<NodeId> =
+            self.base.index.mendable.range((k, 0, NodeId::NIL)..(k + 1, 0, NodeId::NIL)).map(|(_, _, n)| *n).collect();
+        mend.extend(self.touched(|m| m.step == Some(k)));
+        for node in mend {
+            if self.assigned >= MAX_ASSIGN_PER_COMMIT {
+                self.more();
+                return;
+            }
+            if self.member(node).is_some_and(|m| mendable_key(m).is_some()) {
+                self.assign(node);
+            }
+        }
+        let base = self.base;
+        let order = base.step_nodes(k);
+        let mut cursor = self.step(k).map_or(0, |s| s.cursor);
+        let mut settled = 0u32;
+        while let Some(node) = order.get(cursor as usize).copied() {
+            if self.assigned + settled >= MAX_ASSIGN_PER_COMMIT {
+                self.more();
+                break;
+            }
+            match self.member(node) {
+                Some(m) if m.state == NodeState::Pending => {
+                    if !m.online {
+                        self.owe(node);
+                        settled += 1;
+                    } else if self.has_slot(m) {
+                        self.assign(node);
+                    } else {
+                        break;
+                    }
+                }
+                Some(_) | None => {}
+            }
+            cursor += 1;
+        }
+        if self.step(k).is_some_and(|s| s.cursor != cursor) {
+            self.edit_step(k, |s| s.cursor = cursor);
+        }
+    }
+
+    /// Offline and never handed over: a debt, paid on return in the catch-up lane.
+    pub fn owe(&mut self, node: NodeId) {
+        let bundle = self.spec().bundle;
+        self.change(Change::DebtAdded { node, restore: false, bundle: Some(bundle) });
+        self.edit(node, None, |m| {
+            m.state = NodeState::Owed;
+            m.silent_since = None;
+        });
+    }
+
+    /// Every step has ended: done, once at least one node has verified. Until then the first to return is the next step.
+    fn try_complete(&mut self) {
+        let c = self.head.counts;
+        if c.verified == 0 {
+            return;
+        }
+        self.head.phase = Phase::Completed;
+        self.head.ended_at = Some(self.now);
+        self.head.note = None;
+        let keep = self.all_members(|m| m.state.in_flight());
+        self.change(Change::ReleaseAll { keep });
+        self.fact(Fact::Completed { owed: c.owed });
+        self.tick();
+    }
+
+    pub fn lane_limit(&self) -> u32 {
+        self.unavailable_limit().unwrap_or_else(|| self.spec().batch_size.up(self.head.planned.max(1)))
+    }
+
+    fn run_lane(&mut self) {
+        // While the first step is out there is no evidence yet that anything else should get the bundle.
+        let running = self.is_free() && (self.head.step > 0 || self.step_count() == 0);
+        let after = self.head.phase == Phase::Completed && !self.head.lane_halted;
+        if !running && !after {
+            return;
+        }
+        let base = self.base;
+        let touched: BTreeSet<(bool, NodeId)> = self
+            .touched(is_lane_ready)
+            .into_iter()
+            .filter_map(|n| self.member(n))
+            .map(|m| (!m.first_config, m.node))
+            .collect();
+        let mut room = self.lane_limit().saturating_sub(self.head.lane_open);
+        for (limited, node) in touched.into_iter().chain(base.index.lane_ready.iter().copied()) {
+            if limited && room == 0 {
+                continue;
+            }
+            let Some(m) = self.member(node).filter(|m| is_lane_ready(m)) else { continue };
+            if self.assigned >= MAX_ASSIGN_PER_COMMIT {
+                self.more();
+                return;
+            }
+            if limited {
+                if !self.has_slot(m) {
+                    break;
+                }
+                room -= 1;
+            }
+            if after {
+                // The node may have moved on since: its facts are read anew before it is claimed again.
+                self.fetch(node);
+            } else {
+                self.assign_in_lane(node);
+            }
+            if room == 0 && limited {
+                break;
+            }
+        }
+    }
+
+    pub fn assign_in_lane(&mut self, node: NodeId) {
+        if self.member(node).is_some_and(|m| m.state == NodeState::Owed) {
+            self.change(Change::DebtEnded { node });
+        }
+        self.edit(node, None, |m| m.step = None);
+        self.assign(node);
+    }
+
+    /// Ends as failed: nothing that is not verified stays desired on the bundle.
+    pub fn fail(&mut self, note: String, revoked: &BTreeSet<BundleId>) {
+        self.end_forward(revoked);
+        let k = self.head.step;
+        if self.step(k).is_some_and(|s| s.state == StepState::Running) {
+            self.edit_step(k, |s| {
+                s.state = StepState::Failed;
+                s.error = Some(note.clone());
+            });
+            self.fact(Fact::StepFailed { step: k, error: note.clone() });
+        }
+        self.head.phase = Phase::Failed;
+        self.head.note = Some(note.clone());
+        self.fact(Fact::Failed { note });
+    }
+
+    pub fn cancel(&mut self, note: Option<String>) {
+        self.end_forward(&BTreeSet::new());
+        self.head.phase = Phase::Cancelled;
+        self.head.note = note;
+        self.fact(Fact::Cancelled);
+    }
+
+    /// Take back every assignment that is not verified, drop every debt, let every node go.
+    fn end_forward(&mut self, revoked: &BTreeSet<BundleId>) {
+        self.head.causes.clear();
+        self.head.waits.clear();
+        self.head.ended_at = Some(self.now);
+        for node in self.all_members(|m| !matches!(m.state, NodeState::Verified { .. } | NodeState::Skipped { .. })) {
+            let Some(m) = self.member(node) else { continue };
+            let (state, told) = (m.state.clone(), m.told);
+            if state == NodeState::Owed {
+                self.change(Change::DebtEnded { node });
+            }
+            let cancelled = NodeState::Skipped { reason: SkipReason::Cancelled };
+            if told == Told::Target {
+                let to = self.back_target(node, revoked);
+                let end = if state.in_flight() { cancelled } else { state };
+                self.send_back(node, to, None, |m| m.state = end);
+            } else if matches!(state, NodeState::Pending | NodeState::Owed) {
+                self.edit(node, None, |m| m.state = cancelled);
+            }
+        }
+        self.change(Change::ReleaseAll { keep: Vec::new() });
+    }
+
+    /// Every touched node goes back to its own previous verified bundle.
+    pub fn begin_rollback(
+        &mut self,
+        automatic: bool,
+        note: Option<String>,
+        only: Option<&BTreeSet<NodeId>>,
+        revoked: &BTreeSet<BundleId>,
+        gone: &BTreeSet<NodeId>,
+    ) {
+        let claim = !self.head.phase.is_active();
+        self.head.phase = Phase::RollingBack;
+        self.head.causes.clear();
+        self.head.waits.clear();
+        self.head.rollback_since = Some(self.now);
+        self.head.auto_rollback = automatic;
+        self.head.ended_at = None;
+        self.head.note = note.clone();
+        self.fact(Fact::RollbackBegan { automatic, note });
+        let k = self.head.step;
+        if self.step(k).is_some_and(|s| s.state == StepState::Running) {
+            self.edit_step(k, |s| s.state = StepState::Failed);
+        }
+        for node in self.all_members(|m| !matches!(m.state, NodeState::Skipped { .. })) {
+            let Some(m) = self.member(node) else { continue };
+            if gone.contains(&node) || only.is_some_and(|o| !o.contains(&node)) {
+                continue;
+            }
+            match (m.told, &m.state) {
+                (Told::Target, _) => {
+                    if claim {
+                        self.change(Change::Claim { node });
+                    }
+                    self.restore(node, revoked);
+                }
+                (Told::Nothing, NodeState::Pending | NodeState::Owed) => {
+                    if m.state == NodeState::Owed {
+                        self.change(Change::DebtEnded { node });
+                    }
+                    self.edit(node, None, |m| m.state = NodeState::Skipped { reason: SkipReason::Cancelled });
+                }
+                (Told::Nothing | Told::Back(_), _) => {}
+            }
+        }
+    }
+
+    /// Tell one node to go back, and owe it the restore when it is away.
+    pub fn restore(&mut self, node: NodeId, revoked: &BTreeSet<BundleId>) {
+        let to = self.back_target(node, revoked);
+        let Some(m) = self.member(node) else { return };
+        let (owed, generation) = (!m.online, m.generation);
+        let already_ended = matches!(m.state, NodeState::Failed { .. });
+        if !already_ended {
+            let bundle = self.spec().bundle;
+            self.change(Change::HistoryEnded {
+                node,
+                bundle,
+                generation,
+                how: HistoryOutcome::RolledBack,
+                detail: None,
+            });
+        }
+        if owed {
+            self.change(Change::DebtAdded { node, restore: true, bundle: to });
+        }
+        self.send_back(node, to, None, |m| m.state = NodeState::RollingBack { to, activated: None, owed });
+    }
+
+    fn end_rollback(&mut self) {
+        self.head.phase = Phase::RolledBack;
+        self.head.ended_at = Some(self.now);
+        self.head.rollback_since = None;
+        self.change(Change::ReleaseAll { keep: Vec::new() });
+        let unrestored = self.head.counts.rollback_failed;
+        self.fact(Fact::RolledBack { unrestored });
+    }
+}

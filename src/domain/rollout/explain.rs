@@ -1,0 +1,95 @@
+//! Exactly one primary reason in every state: what happens next, or what is awaited.
+
+use super::*;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// Stable, for scripts.
+    pub code: &'static str,
+    /// For people.
+    pub text: String,
+}
+
+/// Why `r` is where it is.
+pub fn explain(r: &Rollout) -> Reason {
+    let open = r.steps.get(r.head.step as usize).map_or(0, |s| s.open);
+    explain_head(&r.spec, &r.head, r.steps.len() as u32, open)
+}
+
+/// The same from the rows a list has: the head, the number of steps, and the open members of the current step.
+pub fn explain_head(spec: &Spec, h: &Head, steps: u32, open: u32) -> Reason {
+    let reason = |code, text: String| Reason { code, text };
+    match h.phase {
+        Phase::Pending => match spec.scheduled_at {
+            Some(t) => reason("scheduled", format!("starts at {t}")),
+            None if !spec.start => reason("awaiting_start", "waits for the command to start".into()),
+            None => reason("starting", "starts at once".into()),
+        },
+        Phase::Running => {
+            if let Some(w) = h.waits.first() {
+                let what = match w {
+                    Wait::Store => "the database does not answer",
+                    Wait::Artifact => "the bundle's archive cannot be read",
+                };
+                return reason(w.as_str(), format!("{what}; deadlines stand still"));
+            }
+            if h.step >= steps {
+                return if h.lane_open > 0 {
+                    reason("catch_up", format!("{} returned nodes are on their way", h.lane_open))
+                } else {
+                    reason(
+                        "no_reachable_target",
+                        "no target can be reached; the first to return is the next step".into(),
+                    )
+                };
+            }
+            if open > 0 && h.counts.assigned == 0 {
+                return reason(
+                    "max_unavailable",
+                    format!(
+                        "{} of {} online targets are out of service; the next is assigned when one serves again",
+                        h.unavailable, h.online
+                    ),
+                );
+            }
+            reason("step_in_progress", format!("step {} of {}: {open} nodes to go", h.step + 1, steps))
+        }
+        Phase::Paused => {
+            // The gravest first.
+            const ORDER: [PauseCause; 8] = [
+                PauseCause::Controller,
+                PauseCause::FleetWide,
+                PauseCause::Gate,
+                PauseCause::Presence,
+                PauseCause::NoEvidence,
+                PauseCause::Inconclusive,
+                PauseCause::Freeze,
+                PauseCause::Person,
+            ];
+            let cause = ORDER.into_iter().find(|c| h.causes.contains(c)).unwrap_or(PauseCause::Person);
+            let note = h.note.clone().map(|n| format!(": {n}")).unwrap_or_default();
+            let (code, text) = match cause {
+                PauseCause::Controller => ("controller", "the control plane gave this rollout up"),
+                PauseCause::FleetWide => ("fleet_wide", "untouched nodes are unhealthy too"),
+                PauseCause::Gate => ("gate", "too many nodes failed"),
+                PauseCause::Presence => ("presence_lost", "too many nodes went silent together"),
+                PauseCause::NoEvidence => ("no_evidence", "no node has verified yet"),
+                PauseCause::Inconclusive => ("inconclusive", "the analysis has too little data"),
+                PauseCause::Freeze => ("freeze", "a freeze window holds"),
+                PauseCause::Person => ("person", "paused by a person"),
+            };
+            reason(code, format!("{text}{note}"))
+        }
+        Phase::RollingBack => reason("restoring", format!("{} nodes are going back", h.restoring)),
+        Phase::Completed if h.counts.owed > 0 => {
+            reason("completed", format!("completed; {} nodes are owed the bundle", h.counts.owed))
+        }
+        Phase::Completed => reason("completed", "every target verified".into()),
+        Phase::Failed => reason("failed", h.note.clone().unwrap_or_else(|| "failed".into())),
+        Phase::Cancelled => reason("cancelled", h.note.clone().unwrap_or_else(|| "cancelled".into())),
+        Phase::RolledBack if h.counts.rollback_failed > 0 => {
+            reason("rolled_back", format!("rolled back; {} nodes could not be restored", h.counts.rollback_failed))
+        }
+        Phase::RolledBack => reason("rolled_back", "every touched node was restored or is owed the restore".into()),
+    }
+}

@@ -1,0 +1,391 @@
+//! What nodes did: reports, gate windows, presence, deadlines.
+
+use super::draft::{Draft, PRESENCE_LEAST, PRESENCE_PERCENT};
+use super::event::*;
+use super::state::*;
+use super::*;
+use crate::node::{GateVerdict, GateWindow, HistoryOutcome};
+
+/// Error texts of nodes are kept up to this many characters in the rollout's rows.
+const MAX_ERROR_CHARS: usize = 500;
+
+impl Draft<'_> {
+    pub fn report(&mut self, r: &Report) {
+        let Some(m) = self.member(r.node) else { return };
+        if let Said::Health { class } = r.said {
+            if m.health != class && !matches!(m.state, NodeState::Skipped { .. }) {
+                self.edit(r.node, None, |m| m.health = class);
+            }
+            return;
+        }
+        let wanted = match m.told {
+            Told::Nothing => return,
+            Told::Target => Some(self.spec().bundle),
+            Told::Back(to) => to,
+        };
+        let named = match &r.said {
+            Said::Downloaded { bundle }
+            | Said::Staged { bundle }
+            | Said::Activated { bundle }
+            | Said::Verified { bundle }
+            | Said::Failed { bundle, .. }
+            | Said::Active { bundle } => *bundle,
+            Said::Health { .. } => return,
+        };
+        // A heartbeat speaks of now, whatever generation it has accepted; a report call speaks of one assignment.
+        let is_heartbeat = matches!(r.said, Said::Active { .. });
+        let current = match r.generation {
+            Some(g) => g == m.generation && (is_heartbeat || named == wanted),
+            None => named == wanted || is_heartbeat,
+        };
+        if !current {
+            return;
+        }
+        match m.told {
+            Told::Nothing => {}
+            Told::Target => self.report_on_target(r, named == wanted),
+            Told::Back(_) => self.report_on_restore(r, named == wanted),
+        }
+    }
+
+    fn report_on_target(&mut self, r: &Report, same: bool) {
+        let Some(m) = self.member(r.node) else { return };
+        let state = m.state.clone();
+        match (&r.said, &state) {
+            (Said::Downloaded { .. }, NodeState::Assigned) => self.forward(r.node, NodeState::Downloaded),
+            (Said::Staged { .. }, NodeState::Assigned | NodeState::Downloaded) => {
+                self.forward(r.node, NodeState::Staged)
+            }
+            (
+                Said::Activated { .. } | Said::Verified { .. } | Said::Active { .. },
+                NodeState::Assigned | NodeState::Downloaded | NodeState::Staged,
+            ) if same => self.forward(r.node, NodeState::Activated { at: self.now }),
+            // A lost node that comes back running the bundle may still verify.
+            (
+                Said::Activated { .. } | Said::Verified { .. } | Said::Active { .. },
+                NodeState::Failed { reason: FailReason::Lost, .. },
+            ) if same => self.forward(r.node, NodeState::Activated { at: self.now }),
+            (Said::Active { .. }, NodeState::Activated { .. }) if !same => {
+                self.fail_member(r.node, FailReason::FellBack, Some("runs another bundle again".into()));
+            }
+            (Said::Active { .. }, NodeState::Verified { .. }) if !same => {
+                self.fail_member(r.node, FailReason::Regressed, Some("runs another bundle again".into()));
+            }
+            (Said::Failed { error, .. }, s) if s.in_flight() => {
+                self.fail_member(r.node, FailReason::Reported, Some(first_line(error)));
+            }
+            (Said::Failed { error, .. }, NodeState::Verified { .. }) => {
+                self.fail_member(r.node, FailReason::Regressed, Some(first_line(error)));
+            }
+            // Late, doubled or reordered: harmless.
+            (
+                Said::Downloaded { .. }
+                | Said::Staged { .. }
+                | Said::Activated { .. }
+                | Said::Verified { .. }
+                | Said::Active { .. }
+                | Said::Failed { .. }
+                | Said::Health { .. },
+                _,
+            ) => {}
+        }
+    }
+
+    fn report_on_restore(&mut self, r: &Report, same: bool) {
+        let Some(m) = self.member(r.node) else { return };
+        let NodeState::RollingBack { to, activated, owed } = m.state.clone() else { return };
+        match &r.said {
+            Said::Activated { .. } | Said::Verified { .. } | Said::Active { .. } if same && activated.is_none() => {
+                let now = self.now;
+                self.edit(r.node, None, |m| {
+                    m.state = NodeState::RollingBack { to, activated: Some(now), owed };
+                });
+            }
+            Said::Failed { error, .. } => {
+                let (at, error) = (self.now, Some(first_line(error)));
+                self.edit(r.node, error.clone(), |m| m.state = NodeState::RollbackFailed { at, error });
+            }
+            Said::Downloaded { .. }
+            | Said::Staged { .. }
+            | Said::Activated { .. }
+            | Said::Verified { .. }
+            | Said::Active { .. }
+            | Said::Health { .. } => {}
+        }
+    }
+
+    fn forward(&mut self, node: NodeId, state: NodeState) {
+        let moved = self.clock();
+        self.edit(node, None, |m| {
+            m.state = state;
+            m.moved = moved;
+            // Whatever it reports, it has been told.
+            m.handed_over = true;
+        });
+        self.mark_handed_over(node);
+    }
+
+    fn mark_handed_over(&mut self, node: NodeId) {
+        if let Some(k) = self.member(node).and_then(|m| m.step)
+            && self.step(k).is_some_and(|s| !s.handed_over)
+        {
+            self.edit_step(k, |s| s.handed_over = true);
+        }
+    }
+
+    /// The node failed: counted, remembered, and - while that is tolerated - sent back to what it had.
+    pub fn fail_member(&mut self, node: NodeId, reason: FailReason, error: Option<String>) {
+        let Some(m) = self.member(node) else { return };
+        let (generation, bundle, at) = (m.generation, self.spec().bundle, self.now);
+        self.mark_handed_over(node);
+        self.change(Change::HistoryEnded {
+            node,
+            bundle,
+            generation,
+            how: if reason == FailReason::FellBack { HistoryOutcome::FellBack } else { HistoryOutcome::Failed },
+            detail: error.clone(),
+        });
+        let detail = Some(match &error {
+            Some(e) => format!("{reason}: {e}"),
+            None => reason.to_string(),
+        });
+        self.edit(node, detail, |m| {
+            m.state = NodeState::Failed { reason, at, error };
+            m.silent_since = None;
+        });
+        if self.head.failures <= self.threshold() {
+            self.send_failed_back(node);
+        }
+        self.release_if_after(node);
+    }
+
+    /// A failed node that is tolerated or accepted is returned to its last verified bundle at once.
+    pub fn send_failed_back(&mut self, node: NodeId) {
+        if self.member(node).is_some_and(|m| m.told == Told::Target) {
+            let to = self.back_target(node, &BTreeSet::new());
+            self.send_back(node, to, None, |_| {});
+        }
+    }
+
+    /// After completion a lane member is held only while it is on its way.
+    fn release_if_after(&mut self, node: NodeId) {
+        if self.head.phase == Phase::Completed {
+            self.change(Change::Release { node });
+        }
+    }
+
+    pub fn gate(&mut self, w: &GateWindow) {
+        let Some(m) = self.member(w.node) else { return };
+        if m.generation != w.generation {
+            return;
+        }
+        let state = m.state.clone();
+        match (m.told, &state) {
+            (Told::Target, NodeState::Activated { at }) => self.gate_activated(w, *at),
+            (Told::Target, NodeState::Verified { .. }) => match w.verdict {
+                GateVerdict::Fail | GateVerdict::Flapping => {
+                    self.fail_member(w.node, FailReason::Regressed, Some(w.worst.clone()));
+                }
+                GateVerdict::Pass | GateVerdict::Unknown => {}
+            },
+            (Told::Back(_), NodeState::RollingBack { to, activated: Some(since), .. }) => {
+                if w.verdict == GateVerdict::Pass && w.last_fresh > *since {
+                    self.restored(w.node, *to);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn gate_activated(&mut self, w: &GateWindow, activated: Timestamp) {
+        let judge = &self.spec().judge;
+        match w.verdict {
+            GateVerdict::Fail => self.fail_member(w.node, FailReason::Gate, Some(w.worst.clone())),
+            GateVerdict::Flapping => self.fail_member(w.node, FailReason::Flapping, Some(w.worst.clone())),
+            GateVerdict::Unknown => {}
+            GateVerdict::Pass => {
+                // The evidence is checked again here: after activation, fresh, of this generation, long enough.
+                let after = w.first_pass.is_some_and(|t| t > activated) && w.last_fresh > activated;
+                let fresh = self.now.since(w.last_fresh) <= judge.freshness;
+                if !after || !fresh {
+                    return;
+                }
+                if w.soaked < judge.soak {
+                    let moved = self.clock();
+                    self.edit(w.node, None, |m| m.moved = moved);
+                    return;
+                }
+                let (at, no_traffic, node) = (self.now, w.no_traffic, w.node);
+                let detail = no_traffic.then(|| "without traffic".to_string());
+                self.edit(node, detail, |m| {
+                    m.state = NodeState::Verified { at, no_traffic };
+                    m.silent_since = None;
+                    m.first_config = false;
+                });
+                let (bundle, generation) = (Some(self.spec().bundle), w.generation);
+                self.change(Change::HistoryVerified { node, bundle, generation });
+                self.release_if_after(node);
+            }
+        }
+    }
+
+    fn restored(&mut self, node: NodeId, to: Option<BundleId>) {
+        let Some(m) = self.member(node) else { return };
+        let (at, generation) = (self.now, m.generation);
+        if matches!(m.state, NodeState::RollingBack { owed: true, .. }) {
+            self.change(Change::DebtEnded { node });
+        }
+        self.edit(node, None, |m| m.state = NodeState::RolledBack { at });
+        self.change(Change::HistoryVerified { node, bundle: to, generation });
+    }
+
+    pub fn presence(&mut self, c: &PresenceChange) {
+        let Some(m) = self.member(c.node) else { return };
+        if matches!(m.state, NodeState::Skipped { .. }) || m.online == c.online {
+            return;
+        }
+        let told = m.told != Told::Nothing && c.handed_over >= m.generation;
+        if c.online {
+            if let (Some((from, n)), Some(_)) = (self.head.silent_window, m.silent_since) {
+                self.head.silent_window = Some((from, n.saturating_sub(1)));
+            }
+            self.edit(c.node, None, |m| {
+                m.online = true;
+                m.handed_over |= told;
+                m.silent_since = None;
+                if let NodeState::RollingBack { owed, .. } = &mut m.state {
+                    *owed = false;
+                }
+            });
+            if matches!(self.member(c.node).map(|m| &m.state), Some(NodeState::RollingBack { .. })) {
+                self.change(Change::DebtEnded { node: c.node });
+            }
+            return;
+        }
+        let now = self.now;
+        let bundle = m.told;
+        self.edit(c.node, None, |m| {
+            m.online = false;
+            m.handed_over |= told;
+            if m.state.in_flight() {
+                m.silent_since = Some(now);
+            }
+            if let NodeState::RollingBack { owed, .. } = &mut m.state {
+                *owed = true;
+            }
+        });
+        if told {
+            self.mark_handed_over(c.node);
+        }
+        if let (Some(NodeState::RollingBack { to, .. }), Told::Back(_)) =
+            (self.member(c.node).map(|m| m.state.clone()), bundle)
+        {
+            self.change(Change::DebtAdded { node: c.node, restore: true, bundle: to });
+        }
+        if self.head.phase == Phase::Running || self.head.phase == Phase::Paused {
+            self.count_silence();
+        }
+    }
+
+    /// Too many online targets silent within one stale time: it is not the bundle, or it is all of it; either way a person looks.
+    fn count_silence(&mut self) {
+        let (from, n) = match self.head.silent_window {
+            Some((from, n)) if self.now.since(from) <= self.spec().stale_after => (from, n + 1),
+            Some(_) | None => (self.now, 1),
+        };
+        self.head.silent_window = Some((from, n));
+        let online_before = self.head.online + n;
+        let limit = PRESENCE_LEAST.max(online_before * PRESENCE_PERCENT / 100);
+        if n > limit && !self.head.causes.contains(&PauseCause::Presence) {
+            self.pause(
+                PauseCause::Presence,
+                Some(format!("{n} of {online_before} online targets went silent together")),
+            );
+        }
+    }
+
+    /// Timers: silences to be judged, deadlines that passed, the end of the time for a rollback.
+    pub fn timer(&mut self) {
+        self.judge_silence();
+        self.judge_deadlines();
+        let over = self.head.rollback_since.is_some_and(|t| self.now >= t + self.spec().rollback_deadline);
+        if self.head.phase == Phase::RollingBack && over {
+            let at = self.now;
+            for node in self.all_members(is_restoring) {
+                let error = Some("not restored within the rollback deadline".to_string());
+                self.edit(node, error.clone(), |m| m.state = NodeState::RollbackFailed { at, error });
+            }
+        }
+    }
+
+    fn judge_silence(&mut self) {
+        let judged = match self.head.phase {
+            Phase::Running | Phase::Paused => !self.head.causes.contains(&PauseCause::Presence),
+            Phase::Completed => true,
+            Phase::Pending | Phase::RollingBack | Phase::Failed | Phase::Cancelled | Phase::RolledBack => false,
+        };
+        if !judged {
+            return;
+        }
+        let grace = self.silence_grace();
+        let base = self.base;
+        let due: Vec<NodeId> =
+            base.index.silent.iter().take_while(|(t, _)| *t + grace <= self.now).map(|(_, n)| *n).collect();
+        let touched = self.touched(|m| m.silent_since.is_some_and(|t| t + grace <= self.now));
+        for node in due.into_iter().chain(touched).collect::<BTreeSet<_>>() {
+            let Some(m) = self.member(node) else { continue };
+            if m.silent_since.is_none() || !m.state.in_flight() {
+                continue;
+            }
+            if m.handed_over {
+                self.fail_member(node, FailReason::Lost, Some("silent since the bundle was handed over".into()));
+            } else {
+                // Nobody named the assignment to it: it is withdrawn, and owed.
+                let to = self.back_target(node, &BTreeSet::new());
+                self.send_back(node, to, None, |m| m.told = Told::Nothing);
+                self.owe(node);
+                if self.head.phase == Phase::Completed {
+                    self.change(Change::Release { node });
+                }
+            }
+        }
+    }
+
+    fn judge_deadlines(&mut self) {
+        if self.head.clock.ticking_since.is_none() {
+            return;
+        }
+        let clock = self.clock();
+        let base = self.base;
+        let due: Vec<NodeId> = base.index.deadlines.iter().take_while(|(d, _)| *d <= clock).map(|(_, n)| *n).collect();
+        for node in due {
+            if self.member(node).and_then(|m| deadline_of(self.spec(), m)).is_some_and(|d| d <= clock) {
+                let state = self.member(node).map(|m| m.state.kind().as_str()).unwrap_or_default();
+                self.fail_member(node, FailReason::Deadline, Some(format!("no progress since {state}")));
+            }
+        }
+    }
+
+    pub fn remove(&mut self, node: NodeId, reason: SkipReason) {
+        let Some(m) = self.member(node) else { return };
+        if matches!(m.state, NodeState::Skipped { .. }) {
+            return;
+        }
+        let held = self.head.phase.is_active() || m.state.in_flight();
+        if m.state == NodeState::Owed {
+            self.change(Change::DebtEnded { node });
+        }
+        self.edit(node, Some(reason.to_string()), |m| {
+            m.state = NodeState::Skipped { reason };
+            m.silent_since = None;
+        });
+        if held {
+            self.change(Change::Release { node });
+        }
+    }
+}
+
+/// The first line of an error text, shortened: what failures are grouped by.
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().trim().chars().take(MAX_ERROR_CHARS).collect()
+}
