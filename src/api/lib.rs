@@ -1,1 +1,19 @@
-//! placeholder
+//! WIRE TYPES of `/api/v1`: what goes in and what comes out, shared by the server, the fleet, the agent and the client.
+//!
+//! Owns: names and shapes of the contract, nothing else. No logic beyond (de)serialisation.
+//! What operators write refuses unknown fields; what nodes write ignores them, because a newer node must not be refused.
+
+pub mod access;
+pub mod audit;
+pub mod bundle;
+pub mod fleet;
+pub mod node;
+pub mod problem;
+pub mod project;
+pub mod rollout;
+pub mod schema;
+pub mod stream;
+pub mod wire;
+
+pub use problem::Problem;
+pub use wire::Listed;
