@@ -1,0 +1,3 @@
+//! The audit log. Entries are [`domain::audit::Entry`] as they are hashed.
+
+pub use domain::audit::{Entry, Verdict};
