@@ -174,12 +174,10 @@ fn stopped(why: &str, stderr: &str) -> Verdict {
 
 /// Stack of the validating thread: 64 levels need well under 2 MB, even in debug builds; the rest is for
 /// what the scan before parsing may have missed.
-#[cfg(feature = "validator")]
 const STACK_BYTES: usize = 64 * 1024 * 1024;
 
 /// The child's whole life: limits, sources from `stdin`, verdict to `stdout`. Returns the exit code.
 /// Call it before anything else starts (threads, runtimes, logging to stdout).
-#[cfg(feature = "validator")]
 pub fn run_child_main(stdin: impl Read, mut stdout: impl Write) -> i32 {
     if let Err(e) = limits::apply() {
         eprintln!("the limits could not be set: {e}");

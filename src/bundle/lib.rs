@@ -9,9 +9,11 @@
 
 pub mod archive;
 pub mod canon;
+#[cfg(feature = "validator")]
 pub mod child;
 pub mod guard;
 pub mod keys;
+#[cfg(feature = "validator")]
 mod limits;
 pub mod manifest;
 pub mod risk;

@@ -22,6 +22,9 @@ pub struct Tree<'a> {
     pub files: Vec<Parsed<'a>>,
 }
 
+/// Start and end of an `include` node in its text, and what it names.
+type Include<'a> = (usize, usize, Result<Vec<&'a str>, String>);
+
 struct Merge<'a> {
     sources: &'a Sources,
     docs: BTreeMap<&'a str, KdlDocument>,
@@ -101,7 +104,7 @@ impl<'a> Merge<'a> {
         };
         self.order.push(name);
         self.stack.push(name);
-        let includes: Vec<(usize, usize, Result<Vec<&'a str>, String>)> = doc
+        let includes: Vec<Include<'a>> = doc
             .nodes()
             .iter()
             .filter(|n| n.name().value() == "include")

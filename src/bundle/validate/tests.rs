@@ -249,3 +249,69 @@ fn a_thousand_routes_are_judged_in_seconds() {
     println!("1,000 routes, {} bytes: {:?}", text.len(), t.elapsed());
     assert!(t.elapsed().as_secs() < 60);
 }
+
+/// The guard and the parser must agree on what is code: whatever stands around it, 70 nested blocks that
+/// the parser reads as such are never let through.
+#[test]
+fn no_text_around_it_hides_a_deep_block_from_the_guard() {
+    let pieces = [
+        "\n",
+        " ",
+        "x ",
+        "x \"s\"\n",
+        "x #\"r\"#\n",
+        "// c\n",
+        "// c",
+        "/* c */",
+        "/*",
+        "*/",
+        "\"",
+        "\\",
+        "\\\"",
+        "#\"",
+        "\"#",
+        "##\"",
+        "\"##",
+        "\"\"\"\n",
+        "\n\"\"\"\n",
+        "#\"\"\"\n",
+        "\n\"\"\"#\n",
+        "\"\"\"",
+        ";",
+        "/-",
+        "\u{85}",
+        "\u{2028}",
+        "\r",
+        "{",
+        "}",
+        "x {\n",
+        "\n}\n",
+        "#true ",
+        "é",
+        "=",
+        "x \"\\\\\"\n",
+        "x \"\"\n",
+        "\u{feff}",
+        "\\\n",
+    ];
+    fn depth(doc: &kdl::KdlDocument) -> usize {
+        doc.nodes().iter().filter_map(|n| n.children()).map(|c| 1 + depth(c)).max().unwrap_or(0)
+    }
+    let rounds: u32 = std::env::var("FUZZ_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1_000);
+    let run = move || {
+        let (mut seed, mut parsed) = (11u64, 0u32);
+        let mut draw = |n: usize| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) as usize % n
+        };
+        for _ in 0..rounds {
+            let mut junk = || -> String { (0..draw(7)).map(|_| pieces[draw(pieces.len())]).collect() };
+            let text = format!("{}{}{}{}", junk(), "a {\n".repeat(70), "}\n".repeat(70), junk());
+            let Ok(doc) = text.parse::<kdl::KdlDocument>() else { continue };
+            parsed += 1;
+            assert!(depth(&doc) <= guard::MAX_DEPTH || !guard::scan(&text).is_empty(), "{text:?}");
+        }
+        assert!(parsed > rounds / 50, "only {parsed} of {rounds} texts were valid");
+    };
+    std::thread::Builder::new().stack_size(64 << 20).spawn(run).unwrap().join().unwrap();
+}
