@@ -91,3 +91,40 @@ impl Caller {
         }
     }
 }
+
+impl From<store::Error> for CommandError {
+    fn from(e: store::Error) -> CommandError {
+        match e {
+            store::Error::NotFound => CommandError::NotFound("not found"),
+            store::Error::Conflict("name") => {
+                CommandError::Conflict { code: "name_taken", detail: "the name is taken".into() }
+            }
+            store::Error::Conflict("slug") => {
+                CommandError::Conflict { code: "slug_taken", detail: "the slug is taken".into() }
+            }
+            store::Error::Conflict("idempotency") => CommandError::invalid(
+                "Idempotency-Key",
+                "the key was used for another request, or the same request is being carried out",
+            ),
+            store::Error::Conflict(what) => CommandError::Conflict { code: what, detail: format!("conflict: {what}") },
+            store::Error::Claimed(nodes) => CommandError::Conflict {
+                code: "overlap",
+                detail: overlap_text(&nodes),
+            },
+            store::Error::Unavailable(text) => CommandError::Unavailable(text),
+            store::Error::Unknown(text) => CommandError::Unknown(text),
+            store::Error::Invalid(text) => CommandError::invalid("value", text),
+        }
+    }
+}
+
+/// How many rollouts an overlap names.
+const OVERLAP_NAMED: usize = 10;
+
+fn overlap_text(nodes: &[(NodeId, RolloutId)]) -> String {
+    let mut rollouts: Vec<String> = nodes.iter().map(|(_, r)| r.to_string()).collect();
+    rollouts.sort_unstable();
+    rollouts.dedup();
+    rollouts.truncate(OVERLAP_NAMED);
+    format!("{} nodes are held by active rollouts: {}", nodes.len(), rollouts.join(", "))
+}

@@ -1,11 +1,39 @@
 //! The control plane as one handle: what `web`, the demo and the in-process fleet call.
+//!
+//! Owns: nothing that is not owned by an actor, the store or a cache. Rebuilt from: settings and the store.
 
 use crate::bus::Bus;
-use crate::command::CommandResult;
-use crate::node_api::*;
+use crate::clock::Clock;
+use crate::compile_job::CompileJobs;
+use crate::fresh::Fresh;
+use crate::keys::Keyring;
+use crate::node_session::NodeSessions;
+use crate::rollout::Rollouts;
+use artifacts::ArtifactStore;
+use bundle::child::ChildValidator;
+use bundle::keys::MasterKey;
+use crate::command::{CommandError, CommandResult};
+use crate::node_api::BundleRef;
+use bundle::trust::Assignment;
+use dashmap::DashMap;
 use domain::*;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+/// Settings of one instance.
+pub struct PlaneConfig {
+    /// How long a node may be silent before it is offline.
+    pub stale_after: Span,
+    /// The longest takeover of a rollout whose owner died.
+    pub lease: Span,
+    /// Where this instance listens, shown to people.
+    pub listen: String,
+    /// What nodes reach us by; the base of download links.
+    pub public_url: String,
+    pub master_key: MasterKey,
+    pub validator: ChildValidator,
+    pub compile_concurrency: usize,
+}
 
 #[derive(Clone)]
 pub struct ControlPlane {
@@ -13,8 +41,57 @@ pub struct ControlPlane {
 }
 
 pub(crate) struct Inner {
+    pub(crate) config: PlaneConfig,
+    pub(crate) instance: InstanceId,
     pub(crate) store: store::Store,
+    pub(crate) artifacts: ArtifactStore,
+    pub(crate) clock: Clock,
+    pub(crate) fresh: Fresh,
+    pub(crate) registry: prometheus::Registry,
     pub(crate) bus: Bus,
+    pub(crate) keys: Keyring,
+    pub(crate) sessions: NodeSessions,
+    pub(crate) rollouts: Rollouts,
+    pub(crate) compiles: CompileJobs,
+    pub(crate) bundles: BundleIndex,
+    /// Heads of audit chains, at most a second old: what signed assignments carry.
+    pub(crate) heads: DashMap<ProjectId, (Timestamp, bundle::trust::AuditHead)>,
+    /// How long nobody could receive reports before this process was ready, microseconds.
+    pub(crate) down: AtomicI64,
+    /// Since when this instance can receive reports.
+    pub(crate) ready_since: Timestamp,
+}
+
+/// Which row has which content: never changes once known, so it is kept.
+#[derive(Default)]
+pub(crate) struct BundleIndex {
+    contents: DashMap<BundleId, ContentId>,
+    rows: DashMap<(ProjectId, ContentId), BundleId>,
+}
+
+/// Bundles remembered: 80 bytes each.
+const MAX_INDEXED: usize = 100_000;
+/// How old the audit head in a newly signed assignment may be.
+const HEAD_AGE: Span = Span::secs(1);
+/// Download links are valid for this long.
+const LINK_VALIDITY: Span = Span::secs(3600);
+
+impl BundleIndex {
+    fn put(&self, project: ProjectId, id: BundleId, content: ContentId) {
+        if self.contents.len() >= MAX_INDEXED {
+            self.contents.clear();
+            self.rows.clear();
+        }
+        self.contents.insert(id, content);
+        self.rows.insert((project, content), id);
+    }
+}
+
+impl Inner {
+    /// For rollouts that are taken over at the start of this process: the time in which no instance was alive.
+    pub(crate) fn down_before_start(&self) -> Span {
+        Span(self.down.load(Ordering::Relaxed))
+    }
 }
 
 impl ControlPlane {
@@ -22,30 +99,109 @@ impl ControlPlane {
     pub fn store(&self) -> &store::Store {
         &self.inner.store
     }
+    pub fn artifacts(&self) -> &ArtifactStore {
+        &self.inner.artifacts
+    }
     pub fn bus(&self) -> &Bus {
         &self.inner.bus
     }
+    pub fn registry(&self) -> &prometheus::Registry {
+        &self.inner.registry
+    }
+    pub fn config(&self) -> &PlaneConfig {
+        &self.inner.config
+    }
+    pub fn instance(&self) -> InstanceId {
+        self.inner.instance
+    }
     /// The one clock.
     pub fn now(&self) -> Timestamp {
-        todo!()
+        self.inner.clock.now()
+    }
+    pub fn clock(&self) -> &Clock {
+        &self.inner.clock
+    }
+    pub(crate) fn fresh(&self) -> &Fresh {
+        &self.inner.fresh
     }
     /// A fresh UUIDv7 for a request.
     pub fn request_id(&self) -> RequestId {
-        todo!()
+        self.inner.fresh.id(self.now())
+    }
+}
+
+impl ControlPlane {
+    /// The row and content of a bundle as a node names it. `None`: not a bundle of this project.
+    pub(crate) async fn bundle_named(&self, project: ProjectId, r: BundleRef) -> CommandResult<Option<(BundleId, Option<ContentId>)>> {
+        let index = &self.inner.bundles;
+        let wanted = match r {
+            BundleRef::Baseline => return Ok(None),
+            BundleRef::Row(id) => {
+                if let Some(c) = index.contents.get(&id) {
+                    return Ok(Some((id, Some(*c))));
+                }
+                store::BundleRef::Row(id)
+            }
+            BundleRef::Content(c) => {
+                if let Some(id) = index.rows.get(&(project, c)) {
+                    return Ok(Some((*id, Some(c))));
+                }
+                store::BundleRef::Content(c)
+            }
+        };
+        match self.inner.store.bundle(Scope::Project(project), project, wanted).await {
+            Ok(b) => {
+                if let Some(c) = b.content_id {
+                    index.put(project, b.id, c);
+                }
+                Ok(Some((b.id, b.content_id)))
+            }
+            Err(store::Error::NotFound) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 
-    /// By the SHA-256 of the node key. `None`: unknown or revoked. From memory when known.
-    pub async fn node_auth(&self, _key_hash: &Digest) -> CommandResult<Option<NodeAuth>> {
-        todo!()
+    /// The content of a bundle by its row, if it can be had.
+    pub(crate) async fn content_of(&self, id: BundleId) -> Option<ContentId> {
+        if let Some(c) = self.inner.bundles.contents.get(&id) {
+            return Some(*c);
+        }
+        let found = self.inner.store.bundle_facts(vec![id]).await.ok()?;
+        let (facts, project) = found.into_iter().next()?;
+        let content = facts.content_id?;
+        self.inner.bundles.put(project, id, content);
+        Some(content)
     }
-    pub async fn heartbeat(&self, _auth: NodeAuth, _beat: Heartbeat) -> CommandResult<HeartbeatAnswer> {
-        todo!()
+
+    pub(crate) fn forget_bundle(&self, id: BundleId) {
+        self.inner.bundles.contents.remove(&id);
     }
-    /// `wait`: how long to hold the poll when there is nothing new (at most 60 s).
-    pub async fn poll(&self, _auth: NodeAuth, _wait: Duration) -> CommandResult<PollAnswer> {
-        todo!()
+
+    pub(crate) async fn download_url(&self, project: ProjectId, content: ContentId, node: NodeId, now: Timestamp) -> CommandResult<String> {
+        self.inner
+            .artifacts
+            .download_url(project, content, node, now, LINK_VALIDITY)
+            .await
+            .map_err(|e| CommandError::Unavailable(e.to_string()))
     }
-    pub async fn report(&self, _auth: NodeAuth, _bundle: BundleRef, _kind: ReportKind, _body: ReportBody) -> CommandResult<ReportAnswer> {
-        todo!()
+
+    /// The head of the project's audit chain, at most a second old.
+    pub(crate) async fn audit_head(&self, project: ProjectId) -> CommandResult<bundle::trust::AuditHead> {
+        let now = self.now();
+        if let Some(kept) = self.inner.heads.get(&project).filter(|k| now.since(k.0) < HEAD_AGE) {
+            return Ok(kept.1.clone());
+        }
+        let head = self.inner.store.audit_head(Some(project)).await?;
+        let head = bundle::trust::AuditHead { seq: head.seq as u64, hash: head.hash.to_string() };
+        self.inner.heads.insert(project, (now, head.clone()));
+        Ok(head)
+    }
+
+    pub(crate) async fn sign_assignment(&self, org: OrgId, a: &Assignment) -> CommandResult<serde_json::Value> {
+        self.inner.keys.sign_assignment(org, a).await
+    }
+
+    pub(crate) fn fresh_chance(&self) -> u64 {
+        self.inner.fresh.chance()
     }
 }

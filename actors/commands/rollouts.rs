@@ -2,9 +2,19 @@
 
 use crate::command::*;
 use crate::plane::ControlPlane;
-use domain::rollout::{Head, SkipReason, Spec, Step};
+use crate::rollout::Attempt;
+use domain::audit::NewEntry;
+use domain::bundle::BundleStatus;
+use domain::node::Presence;
+use domain::rollout::{Decision, Event, Head, Phase, SkipReason, Spec, Step, create, explain_head, plan};
 use domain::*;
+use serde_json::json;
 use std::collections::BTreeSet;
+
+/// Beyond this many steps `plan` warns.
+const MANY_STEPS: usize = 100;
+/// A batch above this share of the targets, without `max_unavailable`, is warned of.
+const LARGE_BATCH_PERCENT: u32 = 50;
 
 /// The commands of an operator on a rollout.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,16 +64,218 @@ pub struct PlanView {
 
 impl ControlPlane {
     /// `spec.bundle` names the bundle. Writes nothing.
-    pub async fn plan_rollout(&self, _project: ProjectId, _spec: &Spec) -> CommandResult<PlanView> {
-        todo!()
+    pub async fn plan_rollout(&self, project: ProjectId, spec: &Spec) -> CommandResult<PlanView> {
+        check(spec)?;
+        self.usable_bundle(project, spec).await?;
+        let resolved = self.resolve(project, spec).await?;
+        refuse_unknown(&resolved.unknown)?;
+        let planned = plan(spec, &resolved.candidates);
+        let targets: Vec<_> = resolved.candidates.iter().filter(|c| c.facts.skip.is_none()).collect();
+        let online = targets.iter().filter(|c| c.facts.online).count() as u32;
+        let n = targets.len() as u32;
+        let mut warnings = Vec::new();
+        if n == 0 {
+            warnings.push("no node matches; the first to come will be the first target".into());
+        }
+        if planned.steps.len() > MANY_STEPS {
+            warnings.push(format!("{} steps", planned.steps.len()));
+        }
+        let largest = planned.steps.iter().map(Vec::len).max().unwrap_or(0) as u32;
+        match spec.max_unavailable {
+            None | Some(domain::project::Amount::Count(0)) => {
+                warnings.push(format!("no limit of unavailability: a batch of up to {largest} nodes is the limit"));
+                if n > 1 && largest * 100 > n * LARGE_BATCH_PERCENT {
+                    warnings.push(format!("one batch holds {largest} of {n} targets"));
+                }
+            }
+            Some(_) => {}
+        }
+        if !resolved.held.is_empty() {
+            warnings.push(format!("{} nodes are held by another active rollout: start would be refused", resolved.held.len()));
+        }
+        let hash_input = json!({"spec": spec, "steps": planned.steps});
+        let plan_hash = Digest::of(&serde_json::to_vec(&hash_input).unwrap_or_default());
+        Ok(PlanView {
+            steps: planned.steps,
+            excluded: planned.excluded,
+            warnings,
+            already: resolved.already,
+            offline: n - online,
+            online,
+            plan_hash,
+        })
     }
-    pub async fn create_rollout(&self, _caller: &Caller, _project: ProjectId, _spec: Spec) -> CommandResult<RolloutView> {
-        todo!()
+
+    pub async fn create_rollout(&self, caller: &Caller, project: ProjectId, mut spec: Spec) -> CommandResult<RolloutView> {
+        let now = self.now();
+        spec.stale_after = self.config().stale_after;
+        check(&spec)?;
+        self.usable_bundle(project, &spec).await?;
+        if spec.scheduled_at.is_some_and(|t| t < now - Span::secs(60)) {
+            return Err(CommandError::invalid("scheduled_at", "lies in the past"));
+        }
+        if !spec.allow_failed && self.inner.store.was_rolled_back(project, spec.bundle).await? {
+            return Err(CommandError::Conflict {
+                code: "bundle_rolled_back",
+                detail: "this bundle was rolled back automatically; allow_failed: true rolls it out all the same".into(),
+            });
+        }
+        let resolved = self.resolve(project, &spec).await?;
+        refuse_unknown(&resolved.unknown)?;
+        let at_once = spec.start && spec.scheduled_at.is_none_or(|t| t <= now);
+        if at_once && !resolved.held.is_empty() {
+            return Err(store::Error::Claimed(resolved.held).into());
+        }
+        let row = self.inner.store.project(Scope::Project(project), &project.to_string()).await?;
+        let id: RolloutId = self.fresh().id(now);
+        let planned = create(id, project, spec, &resolved.candidates);
+        let write = store::Write::at(now)
+            .audit(
+                self.fresh().id(now),
+                NewEntry {
+                    actor: caller.ctx.actor,
+                    action: "rollout.created",
+                    resource_type: "rollout",
+                    resource_id: Some(id.0),
+                    project: Some(project),
+                    changes: json!({"spec": planned.spec, "targets": planned.head.planned, "steps": planned.steps.len()}),
+                    request_id: caller.ctx.request_id,
+                    ip: caller.ctx.address.map(|a| a.to_string()),
+                },
+            )
+            .change(store::NewChange { kind: store::ChangeKind::Rollout, id: id.0, project: Some(project), version: 0 })
+            .idem(caller.idempotency.as_ref().map(|i| crate::rollout::idem_record(i, "rollout", id.0, 201, now)));
+        let created_by_key = match caller.ctx.actor {
+            Actor::ApiKey(k) => Some(k),
+            Actor::User(_) | Actor::Node(_) | Actor::System => None,
+        };
+        let new = store::NewRollout {
+            planned,
+            org: row.org,
+            created_by: caller.user,
+            created_by_key,
+            options: json!({}),
+        };
+        self.inner.store.insert_rollout(new, write).await?;
+        self.inner.bus.publish(crate::bus::Notice { seq: 0, kind: "rollout", id: id.0, version: 0, project: Some(project) });
+        if at_once {
+            // Its actor starts it; whatever prevents that is found and shown as the rollout's reason.
+            self.ensure_rollout(id).await;
+        }
+        self.rollout_view(id).await
     }
-    pub async fn command_rollout(&self, _caller: &Caller, _id: RolloutId, _command: RolloutCommand) -> CommandResult<(RolloutView, Done)> {
-        todo!()
+
+    pub async fn command_rollout(
+        &self,
+        caller: &Caller,
+        id: RolloutId,
+        command: RolloutCommand,
+    ) -> CommandResult<(RolloutView, Done)> {
+        let event = self.event_of(id, command).await?;
+        let decision: Decision = self.decide_on(id, event, Attempt::of(caller)).await?;
+        let done = if decision.changes.is_empty() { Done::Already } else { Done::Changed };
+        Ok((self.rollout_view(id).await?, done))
     }
-    pub async fn rollout_view(&self, _id: RolloutId) -> CommandResult<RolloutView> {
-        todo!()
+
+    /// The event a command means, with what the engine must know for it.
+    async fn event_of(&self, id: RolloutId, command: RolloutCommand) -> CommandResult<Event> {
+        let system = Scope::System("a command on a rollout whose tenant was checked at the door");
+        Ok(match command {
+            RolloutCommand::Start => {
+                let r = self.inner.store.rollout(system, id).await?;
+                let resolved = self.resolve(r.project, &r.spec).await?;
+                if r.head.phase == Phase::Pending && resolved.held.iter().any(|(_, other)| *other != id) {
+                    return Err(store::Error::Claimed(resolved.held).into());
+                }
+                Event::Start { facts: resolved.candidates.into_iter().map(|c| c.facts).collect() }
+            }
+            RolloutCommand::Pause { note } => Event::Pause { note },
+            RolloutCommand::Resume { retry, accept_failed } => Event::Resume { retry, accept_failed },
+            RolloutCommand::Cancel { note } => Event::Cancel { note },
+            RolloutCommand::Retry { nodes } => Event::Retry { nodes },
+            RolloutCommand::Rollback { note, nodes } => {
+                let loaded = self.inner.store.load_rollout(id).await?;
+                let members: Vec<NodeId> = loaded.planned.members.iter().map(|m| m.node).collect();
+                let previous: BTreeSet<BundleId> =
+                    loaded.planned.members.iter().flat_map(|m| m.previous.iter().copied()).collect();
+                let facts = self.inner.store.bundle_facts(previous.into_iter().collect()).await?;
+                let revoked: BTreeSet<BundleId> = facts
+                    .iter()
+                    .filter(|(f, _)| !matches!(f.status, BundleStatus::Compiled | BundleStatus::Deprecated))
+                    .map(|(f, _)| f.id)
+                    .collect();
+                let rows = self.inner.store.fleet_nodes(members.clone()).await?;
+                let still: BTreeSet<NodeId> = rows
+                    .iter()
+                    .filter(|n| n.desired_rollout == Some(id) && n.pinned_bundle.is_none())
+                    .map(|n| n.id)
+                    .collect();
+                let ended = loaded.planned.head.phase.is_end();
+                let gone = members.into_iter().filter(|n| ended && !still.contains(n)).collect();
+                Event::Rollback { note, nodes, revoked, gone }
+            }
+        })
+    }
+
+    pub async fn rollout_view(&self, id: RolloutId) -> CommandResult<RolloutView> {
+        let system = Scope::System("a rollout whose tenant was checked at the door");
+        let r = self.inner.store.rollout(system, id).await?;
+        let steps = self.inner.store.rollout_steps(id).await?;
+        let open = steps.get(r.head.step as usize).map_or(0, |s| s.open);
+        let primary = explain_head(&r.spec, &r.head, steps.len() as u32, open);
+        Ok(RolloutView {
+            id: r.id,
+            project: r.project,
+            spec: r.spec,
+            head: r.head,
+            steps,
+            primary: Reason { code: primary.code.to_string(), text: primary.text },
+            created_by: r.created_by,
+            inserted_at: r.inserted_at,
+            updated_at: r.updated_at,
+            owner: r.owner,
+        })
+    }
+
+    /// How many nodes of a project are online.
+    pub async fn online_nodes(&self, project: ProjectId) -> CommandResult<usize> {
+        let rows = self.inner.store.candidates(project).await?;
+        Ok(rows.iter().filter(|r| r.presence == Presence::Online).count())
+    }
+
+    async fn usable_bundle(&self, project: ProjectId, spec: &Spec) -> CommandResult<()> {
+        let found = self.inner.store.bundle(Scope::Project(project), project, store::BundleRef::Row(spec.bundle)).await;
+        let bundle = match found {
+            Ok(b) => b,
+            Err(store::Error::NotFound) => return Err(CommandError::invalid("bundle_id", "no such bundle in this project")),
+            Err(e) => return Err(e.into()),
+        };
+        let refuse = |code, detail: &str| Err(CommandError::Conflict { code, detail: detail.to_string() });
+        match bundle.status {
+            BundleStatus::Compiled => Ok(()),
+            BundleStatus::Revoked => refuse("bundle_revoked", "the bundle is revoked"),
+            BundleStatus::Deprecated => refuse("bundle_deprecated", "the bundle is deprecated"),
+            BundleStatus::Compiling | BundleStatus::AwaitingSignature | BundleStatus::Failed => {
+                refuse("bundle_not_compiled", &format!("the bundle is {}", bundle.status))
+            }
+        }
+    }
+}
+
+fn check(spec: &Spec) -> CommandResult<()> {
+    let errors = spec.check();
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(CommandError::Invalid(errors.into_iter().map(|(f, m)| (f.to_string(), m)).collect()))
+}
+
+fn refuse_unknown(unknown: &[NodeId]) -> CommandResult<()> {
+    match unknown.first() {
+        None => Ok(()),
+        Some(first) => Err(CommandError::invalid(
+            "target_selector.node_ids",
+            format!("{} ids are not nodes of this project, the first {first}", unknown.len()),
+        )),
     }
 }

@@ -1,0 +1,216 @@
+//! One actor per node that talks to this instance: presence, last observation, current assignment, parked polls.
+//!
+//! Owns: nothing that is decided. Rebuilt from: the node's row and its member row; the next heartbeat.
+//! Invariants: an unchanged heartbeat is answered from memory and writes nothing; whatever changes something is
+//! committed before it is answered; an answer that names an artifact re-reads what it promises ([`crate::loader`]).
+
+mod actor;
+mod beat;
+mod poll;
+
+pub use actor::{Assigned, SessionMsg};
+
+use crate::command::{CommandError, CommandResult};
+use crate::loader::Loader;
+use crate::node_api::*;
+use crate::plane::{ControlPlane, Inner};
+use crate::supervision::{Admission, Env, Family, FamilySpec, Restart, call_with_deadline};
+use crate::writer::Writer;
+use actor::{PollStep, SessionActor};
+use dashmap::DashMap;
+use domain::*;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts};
+use std::sync::Weak;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// A question to a session is answered within this, or the node is told to come again.
+const SESSION_DEADLINE: Duration = Duration::from_secs(10);
+/// Longest long poll (INTERFACE section 3).
+pub const MAX_WAIT: Duration = Duration::from_secs(60);
+/// Messages under way to all sessions: at 20 us each these are worked off in four seconds on one core.
+const SESSION_ADMISSION: usize = 200_000;
+
+/// All sessions of this instance, and what they share.
+pub struct NodeSessions {
+    pub(crate) family: Family<NodeId, SessionMsg>,
+    /// Key hash to node, for keys that were checked lately; dropped when the node changes.
+    credentials: DashMap<Digest, NodeAuth>,
+    hashes: DashMap<NodeId, Digest>,
+    pub(crate) loader: Loader,
+    pub(crate) writer: Writer,
+    admission: Admission,
+    pub(crate) metrics: SessionMetrics,
+}
+
+pub(crate) struct SessionMetrics {
+    pub heartbeats: IntCounter,
+    pub sessions: IntGauge,
+    pub polls: IntCounterVec,
+}
+
+impl SessionMetrics {
+    fn register(registry: &prometheus::Registry) -> Result<SessionMetrics, prometheus::Error> {
+        let m = SessionMetrics {
+            heartbeats: IntCounter::new("sentinel_cp_heartbeats_total", "Heartbeats answered.")?,
+            sessions: IntGauge::new("sentinel_cp_node_sessions", "Node sessions that live here.")?,
+            polls: IntCounterVec::new(
+                Opts::new("sentinel_cp_polls_total", "Polls answered, by result."),
+                &["result"],
+            )?,
+        };
+        registry.register(Box::new(m.heartbeats.clone()))?;
+        registry.register(Box::new(m.sessions.clone()))?;
+        registry.register(Box::new(m.polls.clone()))?;
+        Ok(m)
+    }
+}
+
+impl NodeSessions {
+    pub(crate) fn new(
+        plane: Weak<Inner>,
+        store: &store::Store,
+        env: &Env,
+        registry: &prometheus::Registry,
+        flush_every: Span,
+    ) -> Result<NodeSessions, prometheus::Error> {
+        let spec = FamilySpec::new(
+            "node_session",
+            Restart::Temporary,
+            move |node: &NodeId| (SessionActor, (plane.clone(), *node)),
+            |_, _| async {},
+        );
+        Ok(NodeSessions {
+            family: Family::new(spec, env),
+            credentials: DashMap::new(),
+            hashes: DashMap::new(),
+            loader: Loader::start(store.clone()),
+            writer: Writer::start(store.clone(), flush_every),
+            admission: Admission::new("node_session", SESSION_ADMISSION, &env.metrics),
+            metrics: SessionMetrics::register(registry)?,
+        })
+    }
+
+    /// The next use of the node's key is checked against the database again.
+    pub fn forget_credentials(&self, node: NodeId) {
+        if let Some((_, hash)) = self.hashes.remove(&node) {
+            self.credentials.remove(&hash);
+        }
+    }
+
+    /// After the change feed may have been missed: nothing remembered is trusted.
+    pub fn forget_all_credentials(&self) {
+        self.credentials.clear();
+        self.hashes.clear();
+    }
+
+    /// Tell a session, if it lives here.
+    pub fn tell(&self, node: NodeId, message: SessionMsg) {
+        if let Some(actor) = self.family.lookup(&node) {
+            // A lost message is found by the next poll, which re-reads.
+            let _ = actor.cast(message);
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.family.directory().len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl ControlPlane {
+    /// By the SHA-256 of the node key. `None`: unknown or revoked. From memory when known.
+    pub async fn node_auth(&self, key_hash: &Digest) -> CommandResult<Option<NodeAuth>> {
+        let sessions = &self.inner.sessions;
+        if let Some(found) = sessions.credentials.get(key_hash) {
+            return Ok(Some(*found));
+        }
+        let found = match self.inner.store.node_credential(*key_hash).await {
+            Ok(c) => c,
+            Err(store::Error::NotFound) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        if found.standing == domain::node::Standing::Revoked {
+            return Ok(None);
+        }
+        let auth = NodeAuth { node: found.node, project: found.project, org: found.org, epoch: found.epoch };
+        sessions.credentials.insert(*key_hash, auth);
+        sessions.hashes.insert(auth.node, *key_hash);
+        Ok(Some(auth))
+    }
+
+    async fn session(&self, node: NodeId) -> CommandResult<ractor::ActorRef<SessionMsg>> {
+        let family = &self.inner.sessions.family;
+        match family.lookup(&node) {
+            Some(actor) => Ok(actor),
+            None => family.start_child(node).await.map_err(|e| CommandError::Unavailable(e.to_string())),
+        }
+    }
+
+    async fn ask_session<R: Send + 'static>(
+        &self,
+        node: NodeId,
+        question: impl FnOnce(ractor::RpcReplyPort<CommandResult<R>>) -> SessionMsg,
+    ) -> CommandResult<R> {
+        let _ticket =
+            self.inner.sessions.admission.admit().map_err(|e| CommandError::Unavailable(e.to_string()))?;
+        let actor = self.session(node).await?;
+        match call_with_deadline(&actor, SESSION_DEADLINE, question).await {
+            Ok(answer) => answer,
+            Err(e) if e.certainly_not_done() => Err(CommandError::Unavailable(e.to_string())),
+            Err(e) => Err(CommandError::Unknown(e.to_string())),
+        }
+    }
+
+    pub async fn heartbeat(&self, auth: NodeAuth, beat: Heartbeat) -> CommandResult<HeartbeatAnswer> {
+        self.inner.sessions.metrics.heartbeats.inc();
+        self.ask_session(auth.node, |reply| SessionMsg::Beat { auth, beat: Box::new(beat), reply }).await
+    }
+
+    /// `wait`: how long to hold the poll when there is nothing new (at most 60 s).
+    pub async fn poll(&self, auth: NodeAuth, wait: Duration) -> CommandResult<PollAnswer> {
+        let clock = self.clock().clone();
+        let until = clock.now() + Span::millis(wait.min(MAX_WAIT).as_millis() as i64);
+        loop {
+            let left = until.since(clock.now());
+            let (waiter, woken) = match left > Span::ZERO {
+                true => {
+                    let (tx, rx) = oneshot::channel();
+                    (Some(tx), Some(rx))
+                }
+                false => (None, None),
+            };
+            match self.ask_session(auth.node, |reply| SessionMsg::Poll { auth, waiter, reply }).await? {
+                PollStep::Answer(answer) => {
+                    let result = match *answer {
+                        PollAnswer::NoUpdate { .. } => "no_update",
+                        PollAnswer::Update(_) => "update",
+                    };
+                    self.inner.sessions.metrics.polls.with_label_values(&[result]).inc();
+                    return Ok(*answer);
+                }
+                PollStep::Parked => {
+                    if let Some(woken) = woken {
+                        tokio::select! {
+                            _ = woken => {}
+                            () = clock.sleep_until(until) => {}
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    pub async fn report(
+        &self,
+        auth: NodeAuth,
+        bundle: BundleRef,
+        kind: ReportKind,
+        body: ReportBody,
+    ) -> CommandResult<ReportAnswer> {
+        self.ask_session(auth.node, |reply| SessionMsg::Report { auth, bundle, kind: Box::new(kind), body: Box::new(body), reply })
+            .await
+    }
+}

@@ -1,0 +1,315 @@
+//! The actor itself: what it remembers, and how its messages are dealt with.
+
+use super::beat;
+use super::poll;
+use crate::command::{CommandError, CommandResult};
+use crate::node_api::*;
+use crate::plane::{ControlPlane, Inner};
+use crate::rollout::Delivery;
+use crate::supervision::{TaskGuard, spawn_task};
+use domain::node::{Fold, Generation, HealthClass, Presence};
+use domain::rollout::{GateSpec, NodeState, Told};
+use domain::*;
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use std::sync::{Arc, Weak};
+use tokio::sync::oneshot;
+
+/// Timers that are due at once (a failed store, a clock that jumped) do not spin.
+const LEAST_NAP: Span = Span::millis(200);
+
+pub enum SessionMsg {
+    Beat { auth: NodeAuth, beat: Box<Heartbeat>, reply: RpcReplyPort<CommandResult<HeartbeatAnswer>> },
+    Poll { auth: NodeAuth, waiter: Option<oneshot::Sender<()>>, reply: RpcReplyPort<CommandResult<PollStep>> },
+    Report {
+        auth: NodeAuth,
+        bundle: BundleRef,
+        kind: Box<ReportKind>,
+        body: Box<ReportBody>,
+        reply: RpcReplyPort<CommandResult<ReportAnswer>>,
+    },
+    /// A rollout committed a new assignment; a hint that saves a read, never an authority.
+    Assigned(Box<Assigned>),
+    /// The node's row changed elsewhere: read it again.
+    Reload,
+    /// The feed names this generation: read again if it is news.
+    Newer(Generation),
+    /// Time to look whether the node went silent.
+    CheckSilence,
+}
+
+/// What a session keeps of an assignment.
+#[derive(Clone, Debug)]
+pub struct Assigned {
+    pub generation: Generation,
+    pub bundle: Option<BundleId>,
+    pub content: Option<ContentId>,
+    pub rollout: Option<RolloutId>,
+    pub judge: Option<Arc<GateSpec>>,
+}
+
+pub enum PollStep {
+    Answer(Box<PollAnswer>),
+    Parked,
+}
+
+pub(super) struct SessionActor;
+
+/// Everything remembered of one node: about 600 bytes, plus the mailbox.
+pub(super) struct Session {
+    pub plane: ControlPlane,
+    pub node: NodeId,
+    pub project: ProjectId,
+    pub org: OrgId,
+    pub epoch: u32,
+    pub adopted: bool,
+    pub presence: Presence,
+    pub health: HealthClass,
+    pub heard: Timestamp,
+    pub flushed: Timestamp,
+    /// Fingerprint of the last heartbeat's slowly changing parts.
+    pub beat_print: u64,
+    pub seq: Option<u64>,
+    pub instance: Option<Box<str>>,
+    pub assigned: Assigned,
+    pub active: Option<BundleId>,
+    pub active_content: Option<ContentId>,
+    pub staged: Option<BundleId>,
+    /// The generation whose activation was reported to its rollout.
+    pub told: Generation,
+    /// The generation that failed on the node: not offered again.
+    pub failed: Generation,
+    pub fold: Option<Box<Fold>>,
+    pub ever_health: bool,
+    /// A bundle it named that we do not know: not looked up again each time.
+    pub unknown: Option<BundleRef>,
+    pub waiters: Vec<oneshot::Sender<()>>,
+    pub envelope: Option<Box<poll::CachedEnvelope>>,
+    timer: Option<TaskGuard>,
+}
+
+impl Actor for SessionActor {
+    type Msg = SessionMsg;
+    type State = Session;
+    type Arguments = (Weak<Inner>, NodeId);
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<SessionMsg>,
+        (plane, node): Self::Arguments,
+    ) -> Result<Session, ActorProcessingErr> {
+        let plane = ControlPlane { inner: plane.upgrade().ok_or("the control plane has ended")? };
+        let view = plane.inner.store.session_view(node).await?;
+        let now = plane.now();
+        let mut session = Session {
+            node,
+            project: view.node.project,
+            org: view.node.org,
+            epoch: view.node.credential_epoch,
+            adopted: false,
+            presence: view.node.presence,
+            health: view.node.health,
+            heard: now,
+            flushed: view.node.last_seen.unwrap_or(Timestamp::ZERO),
+            beat_print: 0,
+            seq: None,
+            instance: None,
+            assigned: Assigned { generation: 0, bundle: None, content: None, rollout: None, judge: None },
+            active: None,
+            active_content: None,
+            staged: view.node.staged_bundle,
+            told: 0,
+            failed: 0,
+            fold: None,
+            ever_health: view.node.health != HealthClass::Absent,
+            unknown: None,
+            waiters: Vec::new(),
+            envelope: None,
+            timer: None,
+            plane,
+        };
+        session.take_view(view);
+        session.plane.inner.sessions.metrics.sessions.inc();
+        session.arm(&myself);
+        Ok(session)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<SessionMsg>,
+        message: SessionMsg,
+        s: &mut Session,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            SessionMsg::Beat { auth, beat, reply } => {
+                let answer = if s.may(&auth) { beat::heartbeat(s, &beat).await } else { Err(gone()) };
+                let _ = reply.send(answer);
+            }
+            SessionMsg::Poll { auth, waiter, reply } => {
+                let answer = if s.may(&auth) { poll::poll(s, waiter).await } else { Err(gone()) };
+                let _ = reply.send(answer);
+            }
+            SessionMsg::Report { auth, bundle, kind, body, reply } => {
+                let answer = if s.may(&auth) { beat::report(s, bundle, *kind, *body).await } else { Err(gone()) };
+                let _ = reply.send(answer);
+            }
+            SessionMsg::Assigned(new) => s.take_assignment(*new),
+            SessionMsg::Reload => s.reload(&myself).await,
+            SessionMsg::Newer(generation) => {
+                if generation > s.assigned.generation {
+                    s.reload(&myself).await;
+                }
+            }
+            SessionMsg::CheckSilence => {
+                if s.check_silence().await {
+                    myself.stop(None);
+                } else {
+                    s.arm(&myself);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn post_stop(&self, _: ActorRef<SessionMsg>, s: &mut Session) -> Result<(), ActorProcessingErr> {
+        s.plane.inner.sessions.metrics.sessions.dec();
+        s.wake();
+        Ok(())
+    }
+}
+
+fn gone() -> CommandError {
+    CommandError::Forbidden("the node key was replaced or revoked".into())
+}
+
+impl Session {
+    fn may(&mut self, auth: &NodeAuth) -> bool {
+        // A newer epoch than ours: our row is old, and `Reload` is on its way; an older one was revoked.
+        self.epoch = self.epoch.max(auth.epoch);
+        auth.epoch == self.epoch
+    }
+
+    async fn reload(&mut self, myself: &ActorRef<SessionMsg>) {
+        match self.plane.inner.store.session_view(self.node).await {
+            Ok(view) => {
+                self.take_view(view);
+                self.wake();
+            }
+            // Deleted, or the database is away: the session is only a memory, the next start reads again.
+            Err(_) => myself.stop(None),
+        }
+    }
+
+    /// What the database says of the node replaces what we remember; observations that are only ours stay.
+    pub fn take_view(&mut self, view: store::SessionView) {
+        let n = &view.node;
+        self.epoch = n.credential_epoch;
+        self.adopted = n.standing == domain::node::Standing::Adopted;
+        self.presence = n.presence;
+        self.health = n.health;
+        self.active = n.active_bundle;
+        self.active_content = None;
+        let (judge, member) = match view.rollout {
+            Some(r) => (Some(Arc::new(r.spec.judge)), r.member),
+            None => (None, None),
+        };
+        self.take_assignment(Assigned {
+            generation: n.generation,
+            bundle: n.desired_bundle,
+            content: view.bundle.as_ref().and_then(|b| b.content_id),
+            rollout: n.desired_rollout,
+            judge,
+        });
+        if self.active.is_some() && self.active == self.assigned.bundle {
+            self.active_content = self.assigned.content;
+        }
+        if let Some(m) = member.filter(|m| m.generation == self.assigned.generation) {
+            let activated = match (&m.state, m.told) {
+                (NodeState::Failed { .. }, Told::Target) => {
+                    self.failed = m.generation;
+                    None
+                }
+                (NodeState::Activated { at } | NodeState::Verified { at, .. }, _) => Some(*at),
+                (NodeState::RollingBack { activated, .. }, _) => *activated,
+                _ => None,
+            };
+            if let (Some(at), None) = (activated, &self.fold) {
+                self.fold = Some(Box::new(Fold::new(self.node, m.generation, at, false, self.ever_health)));
+            }
+        }
+    }
+
+    pub fn take_assignment(&mut self, new: Assigned) {
+        if new.generation < self.assigned.generation {
+            return;
+        }
+        if new.generation > self.assigned.generation {
+            self.fold = None;
+            self.envelope = None;
+            // The next heartbeat must be looked at, even if it says what the last one said.
+            self.beat_print = 0;
+        }
+        self.assigned = new;
+        self.wake();
+    }
+
+    pub fn wake(&mut self) {
+        for w in self.waiters.drain(..) {
+            let _ = w.send(());
+        }
+    }
+
+    /// Something the node has not been told, or has not done yet.
+    pub fn has_update(&self) -> bool {
+        let a = &self.assigned;
+        self.adopted && a.generation > 0 && a.bundle != self.active && self.failed != a.generation
+    }
+
+    /// The node is on its way with an assignment, or is being judged.
+    pub fn is_engaged(&self) -> bool {
+        self.has_update() || self.fold.is_some() || self.told < self.assigned.generation
+    }
+
+    fn arm(&mut self, myself: &ActorRef<SessionMsg>) {
+        let clock = self.plane.clock().clone();
+        let stale = self.plane.config().stale_after;
+        // Online: when it would be offline. Offline: when the session itself is dropped.
+        let at = if self.presence == Presence::Online { self.heard + stale } else { self.heard + stale + stale };
+        let at = at.max(clock.now() + LEAST_NAP);
+        let me = myself.clone();
+        self.timer = Some(spawn_task("session timer", async move {
+            clock.sleep_until(at).await;
+            let _ = me.cast(SessionMsg::CheckSilence);
+        }));
+    }
+
+    /// Silent for the stale time: stored as offline, its rollout hears of it. Answers whether the session should end.
+    async fn check_silence(&mut self) -> bool {
+        let now = self.plane.now();
+        let stale = self.plane.config().stale_after;
+        if now.since(self.heard) < stale {
+            return false;
+        }
+        if self.presence != Presence::Online {
+            return now.since(self.heard) >= stale + stale;
+        }
+        let write = store::Write::at(now);
+        match self.plane.inner.store.set_presence_offline(vec![self.node], now - stale, write).await {
+            Ok(moved) => {
+                for m in moved {
+                    self.presence = Presence::Offline;
+                    self.plane.presence_changed(m.node, m.project, m.desired_rollout, false, m.handed_over).await;
+                }
+                // Not moved: it was heard elsewhere, where its session now lives.
+                self.presence != Presence::Offline
+            }
+            Err(e) => {
+                tracing::warn!(node = %self.node, error = %e, "could not store that the node is offline");
+                false
+            }
+        }
+    }
+
+    pub async fn deliver(&self, delivery: Delivery) -> CommandResult<crate::rollout::Delivered> {
+        self.plane.deliver(self.node, self.project, self.assigned.rollout, delivery).await
+    }
+}

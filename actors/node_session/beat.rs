@@ -1,0 +1,368 @@
+//! Heartbeats and reports: what changed is committed (with the rollout's decision, if one holds the node), then remembered.
+
+use super::actor::Session;
+use crate::command::{CommandError, CommandResult};
+use crate::node_api::*;
+use crate::rollout::{Delivered, Delivery};
+use domain::node::{Fold, GateWindow, HealthClass, Observation, Presence};
+use domain::rollout::{Report, Said};
+use domain::*;
+use std::hash::{BuildHasher, Hash, Hasher};
+
+/// Heartbeats an instance aims to answer in a second; intervals grow with the fleet so that this holds.
+const BEATS_PER_SECOND: usize = 5_000;
+/// Seconds between heartbeats of a small, quiet fleet.
+const QUIET_BEAT_S: u32 = 10;
+/// Seconds between heartbeats of a node that is on its way or being judged.
+const ENGAGED_BEAT_S: u32 = 2;
+/// Logs of a failure are kept up to this (INTERFACE section 3).
+const MAX_LOG_BYTES: usize = 64 * 1024;
+/// Error texts of nodes in the node's row.
+const MAX_ERROR_CHARS: usize = 2_000;
+
+pub(super) async fn heartbeat(s: &mut Session, beat: &Heartbeat) -> CommandResult<HeartbeatAnswer> {
+    let now = s.plane.now();
+    if is_repeat(s, beat) {
+        return Ok(answer(s, now));
+    }
+    let print = fingerprint(beat);
+    let steady = print == s.beat_print && s.fold.is_none() && s.presence == Presence::Online;
+    if !steady {
+        change(s, beat, now).await?;
+        s.beat_print = print;
+    }
+    heard(s, now);
+    if beat.seq.is_some() {
+        s.seq = beat.seq;
+    }
+    if beat.instance.as_deref() != s.instance.as_deref() {
+        s.instance = beat.instance.as_deref().map(Into::into);
+    }
+    Ok(answer(s, now))
+}
+
+/// An equal or lower number of the same instance changes nothing.
+fn is_repeat(s: &Session, beat: &Heartbeat) -> bool {
+    match (beat.seq, s.seq) {
+        (Some(new), Some(old)) => new <= old && beat.instance.as_deref() == s.instance.as_deref(),
+        (Some(_) | None, _) => false,
+    }
+}
+
+fn heard(s: &mut Session, now: Timestamp) {
+    s.heard = now;
+    let flush_every = Span((s.plane.config().stale_after.0 / 4).min(Span::secs(60).0));
+    if now.since(s.flushed) >= flush_every {
+        s.flushed = now;
+        s.plane.inner.sessions.writer.seen(s.node, now);
+    }
+}
+
+/// What a heartbeat says besides its numbers. A collision hides one change until the next heartbeat that differs: 2^-64.
+fn fingerprint(b: &Heartbeat) -> u64 {
+    // Fixed keys: only compared within one process.
+    let mut h = std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default().build_hasher();
+    (&b.active, &b.staged, b.health.map(|x| x as u8), b.generation).hash(&mut h);
+    (&b.instance, &b.version, &b.ip, &b.hostname).hash(&mut h);
+    if let Some(m) = &b.metadata {
+        m.to_string().hash(&mut h);
+    }
+    h.finish() | 1
+}
+
+/// Resolve what a node named. `None`: we do not know it.
+async fn resolve(s: &mut Session, r: BundleRef) -> CommandResult<Option<Option<BundleId>>> {
+    match r {
+        BundleRef::Baseline => return Ok(Some(None)),
+        BundleRef::Row(id) if Some(id) == s.assigned.bundle || Some(id) == s.active => return Ok(Some(Some(id))),
+        BundleRef::Content(c) if s.assigned.bundle.is_some() && s.assigned.content == Some(c) => {
+            return Ok(Some(s.assigned.bundle));
+        }
+        BundleRef::Content(c) if s.active.is_some() && s.active_content == Some(c) => return Ok(Some(s.active)),
+        BundleRef::Content(_) | BundleRef::Row(_) => {}
+    }
+    if s.unknown == Some(r) {
+        return Ok(None);
+    }
+    match s.plane.bundle_named(s.project, r).await? {
+        Some((id, content)) => {
+            if Some(id) == s.active {
+                s.active_content = content;
+            }
+            Ok(Some(Some(id)))
+        }
+        None => {
+            s.unknown = Some(r);
+            Ok(None)
+        }
+    }
+}
+
+async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandResult<()> {
+    let mut change = store::NodeChange::of(s.node, s.project);
+    change.expect_epoch = Some(s.epoch);
+    let mut reports = Vec::new();
+    let mut worth = false;
+
+    let active = match beat.active {
+        Some(r) => resolve(s, r).await?,
+        None => None,
+    };
+    if let Some(active) = active {
+        let moved = active != s.active;
+        if moved {
+            change.active_bundle = Some(active);
+            worth = true;
+        }
+        // A new generation of the bundle it already runs is reported too.
+        if moved || s.told < s.assigned.generation {
+            reports.push(Report { node: s.node, generation: None, said: Said::Active { bundle: active } });
+        }
+    }
+    if let Some(r) = beat.staged
+        && let Some(staged) = resolve(s, r).await?
+        && staged != s.staged
+    {
+        change.staged_bundle = Some(staged);
+        worth = true;
+    }
+    let health = beat.health.unwrap_or(s.health);
+    if health != s.health {
+        change.health = Some(health);
+        reports.push(Report { node: s.node, generation: None, said: Said::Health { class: health } });
+        worth = true;
+    }
+    if s.beat_print != fingerprint(beat) {
+        // Slowly changing facts: written only when they differ from the last heartbeat of this session.
+        for (said, slot) in [
+            (&beat.version, &mut change.version),
+            (&beat.ip, &mut change.ip),
+            (&beat.hostname, &mut change.hostname),
+            (&beat.instance, &mut change.instance),
+        ] {
+            if said.is_some() {
+                *slot = Some(said.clone());
+                worth = true;
+            }
+        }
+        if beat.metadata.is_some() {
+            change.metadata = beat.metadata.clone();
+            worth = true;
+        }
+    }
+    if s.presence != Presence::Online {
+        change.presence = Some(Presence::Online);
+        change.last_seen = Some(now);
+        worth = true;
+    }
+
+    // Fold the numbers first on a copy: memory changes only after the commit.
+    let mut fold = s.fold.clone();
+    let arrived = s.assigned.generation > 0
+        && active == Some(s.assigned.bundle)
+        && fold.as_ref().is_none_or(|f| f.generation() != s.assigned.generation);
+    let observation = Observation {
+        received: now,
+        sent_at: beat.sent_at,
+        measured_at: beat.measured_at,
+        active,
+        health: beat.health,
+        metrics: beat.metrics,
+        verified_report: false,
+    };
+    let mut windows: Vec<GateWindow> = Vec::new();
+    if let Some(judge) = s.assigned.judge.clone() {
+        if arrived {
+            fold = Some(Box::new(Fold::new(s.node, s.assigned.generation, now, true, s.ever_health)));
+        }
+        let runs = active.unwrap_or(s.active) == s.assigned.bundle;
+        if let Some(f) = fold.as_mut().filter(|_| runs) {
+            windows.extend(f.observe(&observation, &judge));
+        }
+    }
+
+    let came_online = change.presence.is_some();
+    if worth || !reports.is_empty() || !windows.is_empty() {
+        let delivery = Delivery { change, reports, windows, online: came_online };
+        let done = s.deliver(delivery).await?;
+        if done.unengaged {
+            // No rollout wants to hear of this generation any more.
+            s.told = s.assigned.generation;
+        }
+    }
+    if let Some(active) = active {
+        if active != s.active {
+            s.active_content = if active == s.assigned.bundle { s.assigned.content } else { None };
+        }
+        s.active = active;
+        s.told = s.assigned.generation;
+        s.unknown = None;
+    }
+    s.health = health;
+    s.ever_health |= beat.health.is_some();
+    s.presence = Presence::Online;
+    s.fold = fold;
+    Ok(())
+}
+
+fn answer(s: &Session, now: Timestamp) -> HeartbeatAnswer {
+    HeartbeatAnswer { last_seen: now, heartbeat_after_s: beat_after(s), poll_now: s.has_update() }
+}
+
+/// Seconds until the next heartbeat: spread evenly with jitter over what the instance can take, at most a third of the stale
+/// time; short for nodes of an active step, at most a third of the freshness they are judged by.
+pub(super) fn beat_after(s: &Session) -> u32 {
+    let most = ((s.plane.config().stale_after.as_secs() / 3).max(1)) as u32;
+    if s.is_engaged() {
+        let third = s.assigned.judge.as_ref().map_or(most, |j| (j.freshness.as_secs() / 3).max(1) as u32);
+        return ENGAGED_BEAT_S.min(third).min(most);
+    }
+    spread(s, QUIET_BEAT_S, most)
+}
+
+/// At least `least` and at most `most` seconds, by the size of the fleet, with 10 % of jitter downwards.
+pub(super) fn spread(s: &Session, least: u32, most: u32) -> u32 {
+    let by_load = (s.plane.inner.sessions.len() / BEATS_PER_SECOND) as u32;
+    let base = by_load.max(least).min(most);
+    let jitter = (s.plane.fresh_chance() % u64::from(base / 10 + 1)) as u32;
+    (base - jitter).max(1)
+}
+
+pub(super) async fn report(
+    s: &mut Session,
+    named: BundleRef,
+    kind: ReportKind,
+    body: ReportBody,
+) -> CommandResult<ReportAnswer> {
+    let now = s.plane.now();
+    let Some(bundle) = resolve(s, named).await? else {
+        heard(s, now);
+        return Err(CommandError::NotFound("bundle"));
+    };
+    let current = bundle == s.assigned.bundle
+        && s.assigned.generation > 0
+        && body.generation.is_none_or(|g| g == s.assigned.generation);
+    let mut change = store::NodeChange::of(s.node, s.project);
+    change.expect_epoch = Some(s.epoch);
+    change.last_seen = Some(now);
+    let came_online = s.presence != Presence::Online;
+    if came_online {
+        change.presence = Some(Presence::Online);
+    }
+    let mut fold = s.fold.clone();
+    let mut windows = Vec::new();
+    let mut active = s.active;
+    let mut staged = s.staged;
+    let mut failed = s.failed;
+    let said = match &kind {
+        ReportKind::Downloaded => Said::Downloaded { bundle },
+        ReportKind::Staged => {
+            staged = bundle;
+            Said::Staged { bundle }
+        }
+        ReportKind::Activated => {
+            active = bundle;
+            Said::Activated { bundle }
+        }
+        ReportKind::Verified => {
+            active = bundle;
+            Said::Verified { bundle }
+        }
+        ReportKind::Failed { error, logs } => {
+            if current {
+                failed = s.assigned.generation;
+            }
+            let first: String = error.lines().next().unwrap_or_default().chars().take(MAX_ERROR_CHARS).collect();
+            change.last_error = Some(Some(first));
+            let logs = logs.as_deref().map(|l| tail(l, MAX_LOG_BYTES));
+            change.events.push(store::NodeEvent {
+                node: s.node,
+                project: s.project,
+                at: now,
+                kind: "bundle_failed".into(),
+                detail: serde_json::json!({"bundle": bundle, "generation": body.generation, "error": error, "logs": logs}),
+                rollout: s.assigned.rollout,
+            });
+            Said::Failed { bundle, error: error.clone() }
+        }
+    };
+    if current {
+        if staged != s.staged {
+            change.staged_bundle = Some(staged);
+        }
+        if active != s.active {
+            change.active_bundle = Some(active);
+        }
+        if let Some(judge) = s.assigned.judge.clone() {
+            let arrived = matches!(kind, ReportKind::Activated | ReportKind::Verified);
+            let fresh_fold = fold.as_ref().is_none_or(|f| f.generation() != s.assigned.generation);
+            if arrived && fresh_fold {
+                fold = Some(Box::new(Fold::new(s.node, s.assigned.generation, now, false, s.ever_health)));
+            }
+            if let (ReportKind::Verified, Some(f)) = (&kind, fold.as_mut()) {
+                let observation = Observation {
+                    received: now,
+                    sent_at: body.sent_at,
+                    measured_at: body.measured_at,
+                    active: None,
+                    health: body.health,
+                    metrics: None,
+                    verified_report: true,
+                };
+                windows.extend(f.observe(&observation, &judge));
+            }
+        }
+    }
+    let report = Report { node: s.node, generation: body.generation, said };
+    let reports = if current { vec![report] } else { Vec::new() };
+    let stale = !current;
+    let delivered = if stale && !came_online && change.events.is_empty() {
+        Delivered::default()
+    } else {
+        s.deliver(Delivery { change, reports, windows, online: came_online }).await?
+    };
+    heard(s, now);
+    s.presence = Presence::Online;
+    if current {
+        s.fold = fold;
+        if active != s.active {
+            s.active_content = s.assigned.content;
+        }
+        s.active = active;
+        s.staged = staged;
+        s.failed = failed;
+        if matches!(kind, ReportKind::Activated | ReportKind::Verified) {
+            s.told = s.assigned.generation;
+        }
+        if let Some(h) = body.health {
+            s.ever_health |= h != HealthClass::Absent;
+        }
+    }
+    let proceed = match kind {
+        // The last moment to call it off: the database is asked, not our memory.
+        ReportKind::Staged => current && super::poll::still_wanted(s).await?,
+        ReportKind::Downloaded | ReportKind::Activated | ReportKind::Verified => current,
+        ReportKind::Failed { .. } => false,
+    };
+    let state = delivered.state.map_or_else(|| kind_name(&kind).to_string(), |k| k.as_str().to_string());
+    Ok(ReportAnswer { state, proceed, heartbeat_now: current && s.is_engaged(), stale })
+}
+
+fn kind_name(kind: &ReportKind) -> &'static str {
+    match kind {
+        ReportKind::Downloaded => "downloaded",
+        ReportKind::Staged => "staged",
+        ReportKind::Activated => "activated",
+        ReportKind::Verified => "verified",
+        ReportKind::Failed { .. } => "failed",
+    }
+}
+
+/// The last `most` bytes of `text`, cut at a character.
+fn tail(text: &str, most: usize) -> String {
+    let mut from = text.len().saturating_sub(most);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    text[from..].to_string()
+}

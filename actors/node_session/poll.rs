@@ -1,0 +1,158 @@
+//! Polls: answered from memory when there is nothing new; an answer that names an artifact re-reads what it promises.
+
+use super::actor::{PollStep, Session};
+use super::beat::spread;
+use crate::command::{CommandError, CommandResult};
+use crate::loader::Answer;
+use crate::node_api::*;
+use bundle::trust::{ASSIGNMENT_TYPE, ASSIGNMENT_VALIDITY, Assignment};
+use domain::node::Generation;
+use domain::*;
+use tokio::sync::oneshot;
+
+/// Parked polls of one node; more than one is a node that lost count, the oldest are answered.
+const MAX_WAITERS: usize = 4;
+/// A quiet node polls this often when it does not hold a long poll, seconds.
+const QUIET_POLL_S: u32 = 10;
+const MOST_POLL_S: u32 = 30;
+
+/// The signed assignment of one generation, signed anew when half its validity is over.
+pub(in super::super) struct CachedEnvelope {
+    generation: Generation,
+    signed_at: Timestamp,
+    value: serde_json::Value,
+}
+
+pub(super) async fn poll(s: &mut Session, waiter: Option<oneshot::Sender<()>>) -> CommandResult<PollStep> {
+    let now = s.plane.now();
+    if s.has_update() {
+        let answer = load(s).await?;
+        if let Some(update) = named(s, &answer, now).await? {
+            return Ok(PollStep::Answer(Box::new(PollAnswer::Update(Box::new(update)))));
+        }
+    }
+    if let Some(w) = waiter {
+        s.waiters.retain(|w| !w.is_closed());
+        if s.waiters.len() >= MAX_WAITERS {
+            let _ = s.waiters.remove(0).send(());
+        }
+        s.waiters.push(w);
+        return Ok(PollStep::Parked);
+    }
+    let assignment = match current_envelope(s, now).await {
+        Ok(value) => value,
+        // "No update" needs nothing from outside: a signature that cannot be had now comes with a later answer.
+        Err(_) => None,
+    };
+    let poll_after_s = spread(s, QUIET_POLL_S, MOST_POLL_S);
+    Ok(PollStep::Answer(Box::new(PollAnswer::NoUpdate { assignment, poll_after_s })))
+}
+
+/// Is the assignment the node has staged still the one it shall run?
+pub(super) async fn still_wanted(s: &mut Session) -> CommandResult<bool> {
+    let generation = s.assigned.generation;
+    let answer = load(s).await?;
+    Ok(answer.generation == generation && !answer.withheld)
+}
+
+async fn load(s: &mut Session) -> CommandResult<store::AssignmentAnswer> {
+    let answer = match s.plane.inner.sessions.loader.load(s.node, s.epoch).await {
+        Answer::Row(row) => *row,
+        Answer::Gone => return Err(CommandError::Forbidden("the node was deleted".into())),
+        Answer::Failed(e) => return Err(e),
+    };
+    if !answer.epoch_ok {
+        return Err(CommandError::Forbidden("the node key was replaced or revoked".into()));
+    }
+    if answer.generation != s.assigned.generation {
+        // Our memory is older than the database: read everything that belongs to the new generation.
+        let view = s.plane.inner.store.session_view(s.node).await?;
+        s.take_view(view);
+    }
+    Ok(answer)
+}
+
+/// The update that `row` promises, if it may be named and the node does not run it.
+async fn named(s: &mut Session, row: &store::AssignmentAnswer, now: Timestamp) -> CommandResult<Option<Update>> {
+    if row.withheld || row.generation == 0 || s.failed == row.generation {
+        return Ok(None);
+    }
+    let wanted = row.bundle.as_ref().map(|b| b.id);
+    if wanted == s.active {
+        return Ok(None);
+    }
+    let bundle = match &row.bundle {
+        None => None,
+        Some(b) => {
+            let (Some(content_id), Some(artifact_hash)) = (b.content_id, b.artifact_hash) else { return Ok(None) };
+            let (Some(signature), Some(key_id)) = (b.signature.clone(), b.key_id.clone()) else { return Ok(None) };
+            let artifact_url = s.plane.download_url(s.project, content_id, s.node, now).await?;
+            Some(UpdateBundle {
+                content_id,
+                version: b.version.clone(),
+                artifact_url,
+                artifact_hash,
+                size_bytes: b.size_bytes,
+                signature,
+                key_id,
+            })
+        }
+    };
+    let assignment = sign(s, row, now).await?;
+    Ok(Some(Update {
+        bundle,
+        rollout: row.rollout,
+        generation: row.generation,
+        traffic_weight: row.weight,
+        assignment,
+        poll_after_s: 2,
+    }))
+}
+
+async fn current_envelope(s: &mut Session, now: Timestamp) -> CommandResult<Option<serde_json::Value>> {
+    if s.assigned.generation == 0 {
+        return Ok(None);
+    }
+    if let Some(value) = cached(s, s.assigned.generation, now) {
+        return Ok(Some(value));
+    }
+    // Named only when the node already knows it: what it runs, or what failed on it.
+    let answer = load(s).await?;
+    if answer.withheld {
+        return Ok(None);
+    }
+    sign(s, &answer, now).await.map(Some)
+}
+
+fn cached(s: &Session, generation: Generation, now: Timestamp) -> Option<serde_json::Value> {
+    let half = Span(ASSIGNMENT_VALIDITY.0 / 2);
+    s.envelope
+        .as_ref()
+        .filter(|e| e.generation == generation && now.since(e.signed_at) < half)
+        .map(|e| e.value.clone())
+}
+
+async fn sign(s: &mut Session, row: &store::AssignmentAnswer, now: Timestamp) -> CommandResult<serde_json::Value> {
+    if let Some(value) = cached(s, row.generation, now) {
+        return Ok(value);
+    }
+    let head = s.plane.audit_head(s.project).await?;
+    let bundle = row.bundle.as_ref();
+    let assignment = Assignment {
+        kind: ASSIGNMENT_TYPE.to_string(),
+        node_id: s.node,
+        project_id: s.project,
+        bundle_id: bundle.and_then(|b| b.content_id),
+        artifact_hash: bundle.and_then(|b| b.artifact_hash),
+        size_bytes: bundle.map_or(0, |b| b.size_bytes),
+        rollout_id: row.rollout,
+        generation: row.generation,
+        traffic_weight: row.weight,
+        issued_at: now,
+        expires_at: now + ASSIGNMENT_VALIDITY,
+        audit_head: Some(head),
+    };
+    let value = s.plane.sign_assignment(s.org, &assignment).await?;
+    s.envelope = Some(Box::new(CachedEnvelope { generation: row.generation, signed_at: now, value: value.clone() }));
+    Ok(value)
+}

@@ -1,0 +1,170 @@
+//! Sweeps: each on its own, each finding what no wake-up told. None owns anything.
+
+use crate::plane::ControlPlane;
+use crate::rollout::RolloutMsg;
+use crate::supervision::{Budget, ChildSpec, Restart, TaskGuard, spawn_task};
+use domain::*;
+use futures_util::future::BoxFuture;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use std::sync::Arc;
+
+/// Rows one sweep looks at.
+const BATCH: u32 = 1_000;
+/// How long the change feed is kept; a reader that is further behind starts anew.
+const KEEP_CHANGES: Span = Span::secs(3600);
+
+type Work = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// One sweep: runs its work, then sleeps.
+struct Sweep;
+
+struct Schedule {
+    name: &'static str,
+    every: Span,
+    plane: ControlPlane,
+    work: Work,
+    timer: Option<TaskGuard>,
+}
+
+impl Actor for Sweep {
+    type Msg = ();
+    type State = Schedule;
+    type Arguments = (&'static str, Span, ControlPlane, Work);
+
+    async fn pre_start(
+        &self,
+        me: ActorRef<()>,
+        (name, every, plane, work): Self::Arguments,
+    ) -> Result<Schedule, ActorProcessingErr> {
+        let mut s = Schedule { name, every, plane, work, timer: None };
+        s.arm(&me);
+        Ok(s)
+    }
+
+    async fn handle(&self, me: ActorRef<()>, (): (), s: &mut Schedule) -> Result<(), ActorProcessingErr> {
+        if let Err(e) = (s.work)().await {
+            tracing::warn!(sweep = s.name, error = %e, "a sweep did not finish; the next one does its work");
+        }
+        s.arm(&me);
+        Ok(())
+    }
+}
+
+impl Schedule {
+    fn arm(&mut self, me: &ActorRef<()>) {
+        let (clock, every, me) = (self.plane.clock().clone(), self.every, me.clone());
+        self.timer = Some(spawn_task("sweep timer", async move {
+            clock.sleep(every).await;
+            let _ = me.cast(());
+        }));
+    }
+}
+
+fn sweep<F>(
+    plane: &ControlPlane,
+    name: &'static str,
+    every: Span,
+    work: impl Fn(ControlPlane) -> F + Send + Sync + 'static,
+) -> ChildSpec
+where
+    F: Future<Output = Result<(), String>> + Send + 'static,
+{
+    let (mine, budget) = (plane.clone(), Budget { restarts: 10, within: Span::secs(60) });
+    let work: Work = {
+        let plane = plane.clone();
+        Arc::new(move || Box::pin(work(plane.clone())))
+    };
+    ChildSpec::new(name, Restart::Permanent, budget, move || (Sweep, (name, every, mine.clone(), work.clone()))).0
+}
+
+/// The sweeps, as children of the root.
+pub(crate) fn sweeps(plane: &ControlPlane) -> Vec<ChildSpec> {
+    let stale = plane.config().stale_after;
+    let lease = plane.config().lease;
+    vec![
+        sweep(plane, "lease", Span((lease.0 / 3).max(100_000)), lease_work),
+        sweep(plane, "staleness", Span((stale.0 / 4).clamp(1_000_000, 30_000_000)), staleness),
+        sweep(plane, "due_rollouts", Span::secs(2), due_rollouts),
+        sweep(plane, "housekeeping", Span::secs(10), housekeeping),
+        sweep(plane, "pruning", Span::secs(600), pruning),
+    ]
+}
+
+/// Key of the time at which some instance was last alive.
+pub(crate) const ALIVE_AT: &str = "alive_at";
+
+/// Renew the lease, free what dead instances held, take over what nobody owns.
+async fn lease_work(plane: ControlPlane) -> Result<(), String> {
+    let (store, me) = (plane.store(), plane.instance());
+    match store.renew_instance(me, plane.config().lease).await {
+        Ok(_) => {}
+        Err(store::Error::NotFound) => {
+            // Expired while we slept: whatever we owned has another owner; our fences are old and our commits fail.
+            tracing::warn!("the lease was lost; starting anew");
+            store.register_instance(me, plane.config().listen.clone(), plane.config().lease).await.map_err(text)?;
+        }
+        Err(e) => return Err(text(e)),
+    }
+    let now = plane.now();
+    store.put_setting(ALIVE_AT, serde_json::json!(now.0), store::Write::at(now)).await.map_err(text)?;
+    plane.inner.down.store(0, std::sync::atomic::Ordering::Relaxed);
+    store.expire_instances().await.map_err(text)?;
+    plane.acquire_rollouts().await.map_err(|e| format!("{e:?}"))?;
+    Ok(())
+}
+
+/// Nodes whose session died with its instance: offline after the stale time plus what the write-behind may lag.
+async fn staleness(plane: ControlPlane) -> Result<(), String> {
+    let stale = plane.config().stale_after;
+    let lag = Span((stale.0 / 4).min(Span::secs(60).0));
+    let now = plane.now();
+    // Nobody goes stale before a full stale time of continuous readiness.
+    if now.since(plane.inner.ready_since) < stale + lag {
+        return Ok(());
+    }
+    let before = now - stale - lag;
+    let silent = plane.store().stale_candidates(before, BATCH).await.map_err(text)?;
+    let silent: Vec<NodeId> =
+        silent.into_iter().filter(|n| plane.inner.sessions.family.lookup(n).is_none()).collect();
+    if silent.is_empty() {
+        return Ok(());
+    }
+    let moved = plane.store().set_presence_offline(silent, before, store::Write::at(now)).await.map_err(text)?;
+    plane.inner.rollouts.metrics.sweep_corrections.inc_by(moved.len() as u64);
+    for m in moved {
+        plane.presence_changed(m.node, m.project, m.desired_rollout, false, m.handed_over).await;
+    }
+    Ok(())
+}
+
+/// Rollouts whose time has come but whose timer did not ring, and mail nobody was woken for.
+async fn due_rollouts(plane: ControlPlane) -> Result<(), String> {
+    let late = plane.now() - Span::secs(2);
+    let mut ids = plane.store().due_rollouts(late, BATCH).await.map_err(text)?;
+    ids.extend(plane.store().rollouts_with_inbox(BATCH).await.map_err(text)?);
+    for id in ids {
+        if let Some(actor) = plane.inner.rollouts.family.lookup(&id) {
+            plane.inner.rollouts.metrics.sweep_corrections.inc();
+            let _ = actor.cast(RolloutMsg::Wake);
+        }
+    }
+    Ok(())
+}
+
+async fn housekeeping(plane: ControlPlane) -> Result<(), String> {
+    plane.flush_api_key_uses().await;
+    Ok(())
+}
+
+async fn pruning(plane: ControlPlane) -> Result<(), String> {
+    let now = plane.now();
+    plane.store().prune_changes(now - KEEP_CHANGES).await.map_err(text)?;
+    plane.store().prune_idempotency(now).await.map_err(text)?;
+    plane.store().prune_sessions(now).await.map_err(text)?;
+    plane.artifacts().clean(now).await.map_err(|e| e.to_string())?;
+    Ok(())
+}
+
+fn text(e: store::Error) -> String {
+    e.to_string()
+}

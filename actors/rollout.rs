@@ -1,0 +1,333 @@
+//! One actor per active rollout: feeds the pure engine and carries out what it says.
+//!
+//! Owns: the rollout as last committed. Rebuilt from: `rollouts`, steps, node rows, events; never raw heartbeats.
+//! Invariants: decide, store, act, in that order; one commit is checked by version and fence or changes nothing; a failed
+//! commit leaves no dirty memory, a doubtful one ends the actor, which is loaded again.
+
+mod actor;
+mod commit;
+mod facts;
+mod hooks;
+mod notify;
+
+pub(crate) use actor::RolloutMsg;
+pub(crate) use commit::{Attempt, Extra, idem_record};
+
+use crate::command::{CommandError, CommandResult};
+use crate::plane::{ControlPlane, Inner};
+use crate::supervision::{Env, Family, FamilySpec, GivenUp, Restart, call_with_deadline};
+use actor::RolloutActor;
+use domain::node::{GateWindow, Generation};
+use domain::rollout::{Decision, Event, NodeStateKind, PresenceChange, Report};
+use domain::*;
+use prometheus::{Histogram, HistogramOpts, IntCounter};
+use serde::{Deserialize, Serialize};
+use std::sync::Weak;
+use std::time::Duration;
+
+/// A rollout's actor answers within this: a commit of 1,000 nodes takes 60 ms, and a few may be before us.
+const ROLLOUT_DEADLINE: Duration = Duration::from_secs(20);
+/// How often a command is tried again when another commit came first.
+const MAX_ATTEMPTS: u32 = 8;
+/// Rollouts taken over in one go.
+const ACQUIRE_BATCH: u32 = 500;
+
+/// What a session hands on: columns of the node's row, and what its rollout must hear. Committed together.
+pub struct Delivery {
+    pub change: store::NodeChange,
+    pub reports: Vec<Report>,
+    pub windows: Vec<GateWindow>,
+    /// The node came online with this.
+    pub online: bool,
+}
+
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// The node's state in its rollout, after the commit; `None` when no rollout holds it here.
+    pub state: Option<NodeStateKind>,
+    /// No rollout waits for anything of this node.
+    pub unengaged: bool,
+}
+
+/// The part of a delivery that goes through the inbox when another instance owns the rollout.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Mail {
+    pub reports: Vec<Report>,
+    pub windows: Vec<GateWindow>,
+    pub presence: Vec<PresenceChange>,
+}
+
+pub struct Rollouts {
+    pub(crate) family: Family<RolloutId, RolloutMsg>,
+    pub(crate) metrics: RolloutMetrics,
+}
+
+pub(crate) struct RolloutMetrics {
+    pub decision_seconds: Histogram,
+    pub propagation_seconds: Histogram,
+    pub sweep_corrections: IntCounter,
+}
+
+impl RolloutMetrics {
+    fn register(registry: &prometheus::Registry) -> Result<RolloutMetrics, prometheus::Error> {
+        let buckets = || vec![0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+        let m = RolloutMetrics {
+            decision_seconds: Histogram::with_opts(
+                HistogramOpts::new("sentinel_cp_rollout_decision_seconds", "From an event to its committed decision.")
+                    .buckets(buckets()),
+            )?,
+            propagation_seconds: Histogram::with_opts(
+                HistogramOpts::new(
+                    "sentinel_cp_rollout_propagation_seconds",
+                    "From the report that allowed an assignment to the wake-up of the sessions it names.",
+                )
+                .buckets(buckets()),
+            )?,
+            sweep_corrections: IntCounter::new(
+                "sentinel_cp_sweep_corrections_total",
+                "Work that a periodic scan found and no wake-up had told.",
+            )?,
+        };
+        registry.register(Box::new(m.decision_seconds.clone()))?;
+        registry.register(Box::new(m.propagation_seconds.clone()))?;
+        registry.register(Box::new(m.sweep_corrections.clone()))?;
+        Ok(m)
+    }
+}
+
+impl Rollouts {
+    pub(crate) fn new(
+        plane: Weak<Inner>,
+        env: &Env,
+        registry: &prometheus::Registry,
+    ) -> Result<Rollouts, prometheus::Error> {
+        let (for_start, for_list) = (plane.clone(), plane.clone());
+        let spec = FamilySpec::new(
+            "rollout",
+            Restart::Transient,
+            move |id: &RolloutId| (RolloutActor, (for_start.clone(), *id)),
+            move |id, why| give_up(plane.clone(), id, why),
+        )
+        .starting_with(move || {
+            let plane = for_list.clone();
+            async move {
+                let inner = plane.upgrade().ok_or("the control plane has ended")?;
+                let plane = ControlPlane { inner };
+                let mine = plane
+                    .inner
+                    .store
+                    .acquire_rollouts(plane.inner.instance, plane.now(), ACQUIRE_BATCH)
+                    .await
+                    .map_err(|e| e.to_string())?;
+                Ok(mine.into_iter().map(|a| a.id).collect())
+            }
+        });
+        Ok(Rollouts { family: Family::new(spec, env), metrics: RolloutMetrics::register(registry)? })
+    }
+}
+
+/// A rollout whose actor failed too often is stored as paused: it fails closed, audited, and sends no assignment.
+async fn give_up(plane: Weak<Inner>, id: RolloutId, why: GivenUp) {
+    let Some(inner) = plane.upgrade() else { return };
+    let plane = ControlPlane { inner };
+    tracing::error!(rollout = %id, failures = why.failures, last = %why.last, "rollout given up");
+    let event = Event::ControllerFailed { note: why.last };
+    if let Err(e) = plane.decide_detached(id, &event, &Attempt::system()).await {
+        tracing::error!(rollout = %id, error = ?e, "a given-up rollout could not be paused");
+    }
+}
+
+impl ControlPlane {
+    /// Take over whatever nobody owns, and start its actors. Answers how many.
+    pub(crate) async fn acquire_rollouts(&self) -> CommandResult<usize> {
+        let now = self.now();
+        let mine = self.inner.store.acquire_rollouts(self.inner.instance, now, ACQUIRE_BATCH).await?;
+        let mut started = 0;
+        for a in mine {
+            if self.inner.rollouts.family.lookup(&a.id).is_none() {
+                started += 1;
+                if let Err(e) = self.inner.rollouts.family.start_child(a.id).await {
+                    tracing::warn!(rollout = %a.id, error = %e, "a rollout could not be started here");
+                }
+            }
+        }
+        Ok(started)
+    }
+
+    /// Make sure somebody works on the rollout: here, unless another live instance does.
+    pub(crate) async fn ensure_rollout(&self, id: RolloutId) {
+        if self.inner.rollouts.family.lookup(&id).is_some() {
+            return;
+        }
+        if let Err(e) = self.inner.rollouts.family.start_child(id).await {
+            // The scan finds it again.
+            tracing::warn!(rollout = %id, error = %e, "rollout not started yet");
+        }
+    }
+
+    /// Hand a node's news to the rollout that holds it, or just store them. Acknowledged only once committed.
+    pub(crate) async fn deliver(
+        &self,
+        node: NodeId,
+        project: ProjectId,
+        desired: Option<RolloutId>,
+        delivery: Delivery,
+    ) -> CommandResult<Delivered> {
+        let mut delivery = delivery;
+        if let Some(actor) = desired.and_then(|r| self.inner.rollouts.family.lookup(&r)) {
+            match self.ask_rollout(&actor, node, delivery).await? {
+                Taken::Yes(done) => return Ok(done),
+                Taken::NotMine(back) => delivery = *back,
+            }
+        }
+        let holder = match self.inner.store.holder_of(node).await? {
+            Some(r) => Some(r),
+            None => self.inner.store.debt_of_node(node).await?.map(|d| d.rollout),
+        };
+        let Some(rollout) = holder else { return self.only_store(delivery).await };
+        if self.inner.rollouts.family.lookup(&rollout).is_none() {
+            if let Some(owner) = self.inner.store.owner_of(rollout).await?
+                && owner.instance != self.inner.instance
+            {
+                return self.post(rollout, node, delivery).await;
+            }
+            self.ensure_rollout(rollout).await;
+        }
+        match self.inner.rollouts.family.lookup(&rollout) {
+            Some(actor) => match self.ask_rollout(&actor, node, delivery).await? {
+                Taken::Yes(done) => Ok(done),
+                Taken::NotMine(back) => self.only_store(*back).await,
+            },
+            None => match self.inner.store.owner_of(rollout).await? {
+                Some(owner) if owner.instance != self.inner.instance => self.post(rollout, node, delivery).await,
+                Some(_) | None => {
+                    tracing::debug!(%project, %node, %rollout, "the rollout's actor is not there");
+                    Err(CommandError::Unavailable("the rollout is being taken over".into()))
+                }
+            },
+        }
+    }
+
+    async fn ask_rollout(
+        &self,
+        actor: &ractor::ActorRef<RolloutMsg>,
+        node: NodeId,
+        delivery: Delivery,
+    ) -> CommandResult<Taken> {
+        let begun = self.now();
+        let delivery = Box::new(delivery);
+        match call_with_deadline(actor, ROLLOUT_DEADLINE, |reply| RolloutMsg::Input { node, delivery, begun, reply }).await {
+            Ok(answer) => answer,
+            Err(e) if e.certainly_not_done() => Err(CommandError::Unavailable(e.to_string())),
+            Err(e) => Err(CommandError::Unknown(e.to_string())),
+        }
+    }
+
+    async fn only_store(&self, delivery: Delivery) -> CommandResult<Delivered> {
+        let write = store::Write::at(self.now());
+        self.inner.store.observe(vec![delivery.change], write).await?;
+        Ok(Delivered { state: None, unengaged: true })
+    }
+
+    /// Another instance owns the rollout: committed to its inbox, then acknowledged.
+    async fn post(&self, rollout: RolloutId, node: NodeId, delivery: Delivery) -> CommandResult<Delivered> {
+        let now = self.now();
+        self.inner.store.observe(vec![delivery.change], store::Write::at(now)).await?;
+        let mut mail = Mail { reports: delivery.reports, windows: delivery.windows, presence: Vec::new() };
+        if delivery.online {
+            mail.presence.push(PresenceChange { node, online: true, handed_over: 0 });
+        }
+        self.put_mail(rollout, &mail).await?;
+        Ok(Delivered { state: None, unengaged: false })
+    }
+
+    async fn put_mail(&self, rollout: RolloutId, mail: &Mail) -> CommandResult<()> {
+        let now = self.now();
+        let payload = serde_json::to_value(mail).map_err(|e| CommandError::Unknown(e.to_string()))?;
+        let item = store::InboxItem { id: self.fresh().uuid(now), at: now, payload };
+        self.inner.store.put_inbox(rollout, vec![item]).await?;
+        Ok(())
+    }
+
+    /// A change of presence that is stored already: tell whoever holds the node. A lost word is found when the rollout is loaded.
+    pub(crate) async fn presence_changed(
+        &self,
+        node: NodeId,
+        _project: ProjectId,
+        _desired: Option<RolloutId>,
+        online: bool,
+        handed_over: Generation,
+    ) {
+        let change = PresenceChange { node, online, handed_over };
+        if let Err(e) = self.tell_holder(node, change).await {
+            tracing::warn!(%node, error = ?e, "a change of presence did not reach its rollout");
+        }
+    }
+
+    async fn tell_holder(&self, node: NodeId, change: PresenceChange) -> CommandResult<()> {
+        let holder = match self.inner.store.holder_of(node).await? {
+            Some(r) => r,
+            None => match self.inner.store.debt_of_node(node).await? {
+                Some(d) => d.rollout,
+                None => return Ok(()),
+            },
+        };
+        self.ensure_rollout(holder).await;
+        match self.inner.rollouts.family.lookup(&holder) {
+            Some(actor) => {
+                let _ = actor.cast(RolloutMsg::Presence(change));
+                Ok(())
+            }
+            None => self.put_mail(holder, &Mail { presence: vec![change], ..Mail::default() }).await,
+        }
+    }
+
+    /// Carry out a command: by the rollout's actor if it lives here, else directly against the database, where version and
+    /// fence let only one of the two win.
+    pub(crate) async fn decide_on(&self, id: RolloutId, event: Event, attempt: Attempt) -> CommandResult<Decision> {
+        if let Some(actor) = self.inner.rollouts.family.lookup(&id) {
+            let message = |reply| RolloutMsg::Command { event: Box::new(event.clone()), attempt: Box::new(attempt.clone()), reply };
+            match call_with_deadline(&actor, ROLLOUT_DEADLINE, message).await {
+                Ok(Ok(answer)) => return answer,
+                // The actor lost a race and is being loaded again: nothing was done.
+                Ok(Err(commit::Lost)) => {}
+                Err(e) if e.certainly_not_done() => {}
+                Err(e) => return Err(CommandError::Unknown(e.to_string())),
+            }
+        }
+        self.decide_detached(id, &event, &attempt).await
+    }
+
+    pub(crate) async fn decide_detached(&self, id: RolloutId, event: &Event, attempt: &Attempt) -> CommandResult<Decision> {
+        for _ in 0..MAX_ATTEMPTS {
+            let loaded = self.inner.store.load_rollout(id).await?;
+            let (org, fence) = (loaded.org, loaded.fence);
+            let mut rollout = rollout_of(loaded);
+            match self.commit(&rollout, org, fence, event, attempt, Extra::default()).await {
+                Ok(decision) => {
+                    domain::rollout::apply_all(&mut rollout, &decision);
+                    self.act(&rollout, &decision).await;
+                    // Anything that goes on from here needs an owner.
+                    if rollout.head.phase.is_active() || rollout.head.counts.owed > 0 || rollout.head.lane_open > 0 {
+                        self.ensure_rollout(id).await;
+                    }
+                    return Ok(decision);
+                }
+                Err(commit::Failure::Refused(e)) => return Err(e),
+                Err(commit::Failure::Reload(_)) => {}
+            }
+        }
+        Err(CommandError::Unavailable("the rollout is changing too fast; try again".into()))
+    }
+}
+
+pub(crate) enum Taken {
+    Yes(Delivered),
+    /// This rollout holds the node no longer.
+    NotMine(Box<Delivery>),
+}
+
+pub(crate) fn rollout_of(loaded: store::Loaded) -> domain::rollout::Rollout {
+    domain::rollout::Rollout::load(loaded.planned)
+}

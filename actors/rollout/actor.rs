@@ -1,0 +1,500 @@
+//! The actor: gathers what arrives, decides once for all of it, commits, acts.
+
+use super::commit::{Attempt, Extra, Failure, Lost};
+use super::{Delivered, Delivery, Mail, Taken, rollout_of};
+use crate::command::{CommandError, CommandResult};
+use crate::plane::{ControlPlane, Inner};
+use crate::supervision::{TaskGuard, spawn_task};
+use domain::rollout::*;
+use domain::*;
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use std::collections::HashMap;
+use std::sync::Weak;
+
+/// Mail of other instances taken into one decision.
+const MAIL_BATCH: u32 = 1_000;
+/// When the database did not take a decision, the next try is made after this.
+const RETRY_AFTER: Span = Span::secs(1);
+
+pub(crate) enum RolloutMsg {
+    /// News of a node, from its session here. The answer comes after the commit.
+    Input { node: NodeId, delivery: Box<Delivery>, begun: Timestamp, reply: RpcReplyPort<CommandResult<Taken>> },
+    /// Stored already; nobody waits.
+    Presence(PresenceChange),
+    Command { event: Box<Event>, attempt: Box<Attempt>, reply: RpcReplyPort<Result<CommandResult<Decision>, Lost>> },
+    /// Decide on what was gathered.
+    Flush,
+    /// A timer, new mail, the next portion, or the scan: look what there is to do.
+    Wake,
+    /// Somebody else committed this version.
+    Newer(u64),
+}
+
+pub(super) struct RolloutActor;
+
+pub(super) struct Brain {
+    plane: ControlPlane,
+    org: OrgId,
+    rollout: Rollout,
+    fence: i64,
+    inputs: Vec<Input>,
+    presence: Vec<PresenceChange>,
+    flush_sent: bool,
+    /// The engine has more to assign at once; true after a start, because the effect that says so may have been lost.
+    more: bool,
+    timer: Option<TaskGuard>,
+    /// Since when the database has not taken our decisions: no clock of the rollout counts that time.
+    unavailable_since: Option<Timestamp>,
+}
+
+struct Input {
+    node: NodeId,
+    delivery: Delivery,
+    begun: Timestamp,
+    reply: RpcReplyPort<CommandResult<Taken>>,
+}
+
+type Me = ActorRef<RolloutMsg>;
+type Done = Result<(), ActorProcessingErr>;
+
+impl Actor for RolloutActor {
+    type Msg = RolloutMsg;
+    /// `None`: another live instance owns it, or it has nothing to do.
+    type State = Option<Brain>;
+    type Arguments = (Weak<Inner>, RolloutId);
+
+    async fn pre_start(&self, _: Me, (plane, id): Self::Arguments) -> Result<Option<Brain>, ActorProcessingErr> {
+        let plane = ControlPlane { inner: plane.upgrade().ok_or("the control plane has ended")? };
+        let Some(mine) = plane.inner.store.acquire_rollout(plane.inner.instance, id).await? else { return Ok(None) };
+        let loaded = plane.inner.store.load_rollout(id).await?;
+        let org = loaded.org;
+        Ok(Some(Brain {
+            org,
+            rollout: rollout_of(loaded),
+            fence: mine.fence,
+            inputs: Vec::new(),
+            presence: Vec::new(),
+            flush_sent: false,
+            more: true,
+            timer: None,
+            unavailable_since: None,
+            plane,
+        }))
+    }
+
+    async fn post_start(&self, me: Me, brain: &mut Option<Brain>) -> Done {
+        let Some(b) = brain else {
+            me.stop(None);
+            return Ok(());
+        };
+        b.took_over(&me).await?;
+        b.rest(&me).await
+    }
+
+    async fn handle(&self, me: Me, message: RolloutMsg, brain: &mut Option<Brain>) -> Done {
+        let Some(b) = brain else { return Ok(()) };
+        match message {
+            RolloutMsg::Input { node, delivery, begun, reply } => {
+                b.inputs.push(Input { node, delivery: *delivery, begun, reply });
+                b.gather(&me);
+            }
+            RolloutMsg::Presence(change) => {
+                b.presence.push(change);
+                b.gather(&me);
+            }
+            RolloutMsg::Flush => {
+                b.flush_sent = false;
+                b.flush(&me).await?;
+            }
+            RolloutMsg::Command { event, attempt, reply } => {
+                b.flush(&me).await?;
+                match b.step(&me, &event, &attempt, Extra::default()).await {
+                    Ok(decision) => {
+                        let _ = reply.send(Ok(Ok(decision)));
+                    }
+                    Err(Failure::Refused(e)) => {
+                        let _ = reply.send(Ok(Err(e)));
+                    }
+                    Err(Failure::Reload(why)) => {
+                        let _ = reply.send(Err(Lost));
+                        return Err(why.into());
+                    }
+                }
+            }
+            RolloutMsg::Wake => {
+                b.flush(&me).await?;
+                b.read_mail(&me).await?;
+                b.look(&me).await?;
+            }
+            RolloutMsg::Newer(version) => {
+                if version > b.rollout.head.version {
+                    return Err("another commit came first".into());
+                }
+            }
+        }
+        b.rest(&me).await
+    }
+}
+
+impl Brain {
+    /// What must be known before anything else is decided: how long nobody listened, and who went or came meanwhile.
+    async fn took_over(&mut self, me: &Me) -> Done {
+        let down = self.plane.inner.down_before_start();
+        let head = &self.rollout.head;
+        if down > Span::ZERO && (head.phase.is_active() || head.lane_open > 0) {
+            self.event(me, Event::OwnerStarted { down }).await?;
+        }
+        let nodes: Vec<NodeId> = self.rollout.members.keys().copied().collect();
+        let live = self.rollout.head.phase.is_active() || self.rollout.head.phase == Phase::Completed;
+        if live && !nodes.is_empty() {
+            let rows = self.plane.inner.store.fleet_nodes(nodes).await?;
+            let changes: Vec<PresenceChange> = rows
+                .iter()
+                .filter_map(|n| {
+                    let online = n.presence == domain::node::Presence::Online;
+                    let known = self.rollout.members.get(&n.id)?;
+                    (known.online != online).then_some(PresenceChange { node: n.id, online, handed_over: n.handed_over })
+                })
+                .collect();
+            if !changes.is_empty() {
+                self.event(me, Event::Presence { changes }).await?;
+            }
+        }
+        // What this rollout told nodes before a crash may not have reached their sessions.
+        let all: Vec<NodeId> =
+            self.rollout.members.values().filter(|m| m.state.in_flight()).map(|m| m.node).collect();
+        self.plane.notify_assigned(&self.rollout, &all).await;
+        self.read_mail(me).await?;
+        self.look(me).await
+    }
+
+    /// What time alone, or the database alone, makes due.
+    async fn look(&mut self, me: &Me) -> Done {
+        let now = self.plane.now();
+        if self.rollout.head.phase == Phase::Pending {
+            return self.start_if_due(me, now).await;
+        }
+        let due = self.rollout.head.wake_at.is_some_and(|t| t <= now);
+        if due || std::mem::take(&mut self.more) {
+            self.event(me, Event::Timer).await?;
+        }
+        if self.rollout.head.phase == Phase::Completed && !self.rollout.head.lane_halted {
+            self.refill_lane().await?;
+        }
+        Ok(())
+    }
+
+    async fn start_if_due(&mut self, me: &Me, now: Timestamp) -> Done {
+        let spec = &self.rollout.spec;
+        let due = spec.start && spec.scheduled_at.is_none_or(|t| t <= now) && !domain::rollout::plan::missed(spec, now);
+        if !due {
+            return Ok(());
+        }
+        let resolved = match self.plane.resolve(self.rollout.project, spec).await {
+            Ok(r) => r,
+            Err(CommandError::Unknown(e)) => return Err(e.into()),
+            Err(_) => return Ok(()),
+        };
+        if resolved.held.iter().any(|(_, r)| *r != self.rollout.id) {
+            // Waits for the overlap to end; the scan comes by again.
+            return Ok(());
+        }
+        let facts = resolved.candidates.into_iter().map(|c| c.facts).collect();
+        self.event(me, Event::Start { facts }).await
+    }
+
+    fn gather(&mut self, me: &Me) {
+        if !self.flush_sent {
+            self.flush_sent = true;
+            // Whatever is in the mailbox now comes before this and goes into the same commit.
+            let _ = me.cast(RolloutMsg::Flush);
+        }
+    }
+
+    /// Everything gathered: at most one commit each for presence, reports and gates. Whoever waits is answered after the last.
+    async fn flush(&mut self, me: &Me) -> Done {
+        let inputs = std::mem::take(&mut self.inputs);
+        let mut presence = std::mem::take(&mut self.presence);
+        if inputs.is_empty() && presence.is_empty() {
+            return Ok(());
+        }
+        let (mut reports, mut windows, mut columns, mut waiting) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for input in inputs {
+            if !self.holds(input.node) {
+                let _ = input.reply.send(Ok(Taken::NotMine(Box::new(input.delivery))));
+                continue;
+            }
+            let Delivery { change, reports: said, windows: seen, online } = input.delivery;
+            columns.push(change);
+            reports.extend(said);
+            windows.extend(seen);
+            if online {
+                presence.push(PresenceChange { node: input.node, online: true, handed_over: 0 });
+            }
+            waiting.push((input.node, input.begun, input.reply));
+        }
+        let mail = Mail { reports, windows, presence };
+        let outcome = self.observe(me, mail, columns, Vec::new()).await;
+        for (node, begun, reply) in waiting {
+            let answer = match &outcome {
+                Ok(()) => {
+                    self.plane.inner.rollouts.metrics.propagation_seconds.observe(self.plane.now().since(begun).as_secs_f64());
+                    Ok(Taken::Yes(self.delivered(node)))
+                }
+                Err(Failure::Refused(e)) => Err(e.clone()),
+                Err(Failure::Reload(why)) => Err(CommandError::Unknown(why.clone())),
+            };
+            let _ = reply.send(answer);
+        }
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(Failure::Refused(e)) => {
+                self.not_taken(&e);
+                Ok(())
+            }
+            Err(Failure::Reload(why)) => Err(why.into()),
+        }
+    }
+
+    /// The columns of the nodes' rows and the mail go with the first commit, so that nothing is stored twice or lost.
+    async fn observe(
+        &mut self,
+        me: &Me,
+        mail: Mail,
+        columns: Vec<store::NodeChange>,
+        inbox: Vec<uuid::Uuid>,
+    ) -> Result<(), Failure> {
+        let mut events = Vec::with_capacity(3);
+        if !mail.presence.is_empty() {
+            events.push(Event::Presence { changes: mail.presence });
+        }
+        if !mail.reports.is_empty() {
+            events.push(Event::Reports { reports: mail.reports });
+        }
+        if !mail.windows.is_empty() {
+            events.push(Event::Gates { windows: mail.windows });
+        }
+        let mut extra = Extra { reports: merge(columns), inbox };
+        let count = events.len();
+        for (i, event) in events.into_iter().enumerate() {
+            // Acknowledged is what the last commit contains: the mail goes with that one.
+            let with = if i + 1 == count {
+                std::mem::take(&mut extra)
+            } else {
+                Extra { reports: std::mem::take(&mut extra.reports), inbox: Vec::new() }
+            };
+            self.step(me, &event, &Attempt::system(), with).await?;
+        }
+        if count == 0 && !extra.reports.is_empty() {
+            let write = store::Write::at(self.plane.now());
+            self.plane.inner.store.observe(extra.reports, write).await.map_err(|e| Failure::Refused(e.into()))?;
+        }
+        Ok(())
+    }
+
+    async fn read_mail(&mut self, me: &Me) -> Done {
+        loop {
+            let items = self.plane.inner.store.inbox(self.rollout.id, MAIL_BATCH).await?;
+            if items.is_empty() {
+                return Ok(());
+            }
+            let mut all = Mail::default();
+            let mut ids = Vec::with_capacity(items.len());
+            for item in items {
+                ids.push(item.id);
+                match serde_json::from_value::<Mail>(item.payload) {
+                    Ok(mail) => {
+                        all.reports.extend(mail.reports);
+                        all.windows.extend(mail.windows);
+                        all.presence.extend(mail.presence);
+                    }
+                    Err(e) => tracing::error!(rollout = %self.rollout.id, error = %e, "unreadable mail dropped"),
+                }
+            }
+            match self.observe(me, all, Vec::new(), ids).await {
+                Ok(()) => {}
+                Err(Failure::Refused(e)) => {
+                    self.not_taken(&e);
+                    return Ok(());
+                }
+                Err(Failure::Reload(why)) => return Err(why.into()),
+            }
+        }
+    }
+
+    /// One event of our own: refused means the database is away, and it is tried again.
+    async fn event(&mut self, me: &Me, event: Event) -> Done {
+        match self.step(me, &event, &Attempt::system(), Extra::default()).await {
+            Ok(_) => Ok(()),
+            Err(Failure::Refused(e)) => {
+                self.not_taken(&e);
+                Ok(())
+            }
+            Err(Failure::Reload(why)) => Err(why.into()),
+        }
+    }
+
+    /// Decide, store, act.
+    async fn step(&mut self, me: &Me, event: &Event, attempt: &Attempt, extra: Extra) -> Result<Decision, Failure> {
+        if let Some(since) = self.unavailable_since {
+            // The time in which nobody could report is not counted, before anything else is decided.
+            let down = self.plane.now().since(since);
+            let e = Event::OwnerStarted { down };
+            let d =
+                self.plane.commit(&self.rollout, self.org, self.fence, &e, &Attempt::system(), Extra::default()).await?;
+            apply_all(&mut self.rollout, &d);
+            self.unavailable_since = None;
+        }
+        let decision = self.plane.commit(&self.rollout, self.org, self.fence, event, attempt, extra).await?;
+        let before = self.rollout.head.phase;
+        apply_all(&mut self.rollout, &decision);
+        self.plane.act(&self.rollout, &decision).await;
+        for effect in &decision.effects {
+            match effect {
+                Effect::Notify { .. } => {}
+                Effect::Continue => {
+                    self.more = true;
+                    let _ = me.cast(RolloutMsg::Wake);
+                }
+                Effect::FetchFacts { nodes } => self.fetch(nodes.clone()).await?,
+            }
+        }
+        if before != Phase::Completed && self.rollout.head.phase == Phase::Completed {
+            self.plane.join_missing(&self.rollout).await;
+        }
+        Ok(decision)
+    }
+
+    /// Members of the lane are back: what does the database know of them now?
+    async fn fetch(&mut self, nodes: Vec<NodeId>) -> Result<(), Failure> {
+        let id = self.rollout.id;
+        let facts = self.plane.facts_of(self.rollout.project, &self.rollout.spec, nodes.clone()).await.map_err(Failure::Refused)?;
+        let debts = self.plane.inner.store.debts_of_rollout(id).await.map_err(|e| Failure::Refused(e.into()))?;
+        let mut ready = Vec::new();
+        let mut dropped = Vec::new();
+        for (f, held) in facts {
+            let owed = self.rollout.members.get(&f.node).is_some_and(|m| m.state == NodeState::Owed);
+            if owed && !debts.iter().any(|d| d.node == f.node) {
+                // A newer commit covers the node.
+                dropped.push(f.node);
+            } else if held.is_none_or(|h| h == id) {
+                ready.push(f);
+            }
+        }
+        for event in [
+            (!dropped.is_empty()).then_some(Event::DebtsDropped { nodes: dropped }),
+            (!ready.is_empty()).then_some(Event::LaneReady { facts: ready }),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            let d = self
+                .plane
+                .commit(&self.rollout, self.org, self.fence, &event, &Attempt::system(), Extra::default())
+                .await?;
+            apply_all(&mut self.rollout, &d);
+            self.plane.act(&self.rollout, &d).await;
+        }
+        Ok(())
+    }
+
+    /// After completion: owed members that are online and found no room before.
+    async fn refill_lane(&mut self) -> Done {
+        let waiting: Vec<NodeId> = self
+            .rollout
+            .members
+            .values()
+            .filter(|m| m.online && (m.state == NodeState::Owed || (m.step.is_none() && m.state == NodeState::Pending)))
+            .map(|m| m.node)
+            .take(MAX_ASSIGN_PER_COMMIT as usize)
+            .collect();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        match self.fetch(waiting).await {
+            Ok(()) => Ok(()),
+            Err(Failure::Refused(e)) => {
+                self.not_taken(&e);
+                Ok(())
+            }
+            Err(Failure::Reload(why)) => Err(why.into()),
+        }
+    }
+
+    fn not_taken(&mut self, e: &CommandError) {
+        if matches!(e, CommandError::Unavailable(_)) {
+            let now = self.plane.now();
+            self.unavailable_since.get_or_insert(now);
+        }
+        tracing::warn!(rollout = %self.rollout.id, error = ?e, "a decision was not stored; it is made again");
+    }
+
+    /// Does anything of this node still belong to this rollout?
+    fn holds(&self, node: NodeId) -> bool {
+        let Some(m) = self.rollout.members.get(&node) else { return false };
+        if matches!(m.state, NodeState::Skipped { .. }) {
+            return false;
+        }
+        self.rollout.head.phase.is_active()
+            || m.state.in_flight()
+            || matches!(m.state, NodeState::Owed | NodeState::RollingBack { .. })
+            || (self.rollout.head.phase == Phase::Completed && m.state == NodeState::Pending)
+    }
+
+    fn delivered(&self, node: NodeId) -> Delivered {
+        Delivered {
+            state: self.rollout.members.get(&node).map(|m| m.state.kind()),
+            unengaged: !self.holds(node),
+        }
+    }
+
+    /// Set the timer; end when nothing is left to do.
+    async fn rest(&mut self, me: &Me) -> Done {
+        let head = &self.rollout.head;
+        let debts = head.counts.owed > 0 || head.lane_open > 0 || self.rollout.members.values().any(waits_after_end);
+        if head.phase.is_end() && !(debts && matches!(head.phase, Phase::Completed | Phase::RolledBack)) {
+            if self.inputs.is_empty() && self.presence.is_empty() {
+                self.plane.inner.store.release_rollout(self.plane.inner.instance, self.rollout.id, self.fence).await?;
+                me.stop(None);
+            }
+            return Ok(());
+        }
+        let clock = self.plane.clock().clone();
+        let retry = self.unavailable_since.map(|_| clock.now() + RETRY_AFTER);
+        let at = [head.wake_at, retry].into_iter().flatten().min();
+        self.timer = at.map(|at| {
+            let me = me.clone();
+            spawn_task("rollout timer", async move {
+                clock.sleep_until(at).await;
+                let _ = me.cast(RolloutMsg::Wake);
+            })
+        });
+        Ok(())
+    }
+}
+
+fn waits_after_end(m: &Member) -> bool {
+    matches!(m.state, NodeState::RollingBack { .. }) || (m.step.is_none() && m.state == NodeState::Pending)
+}
+
+
+/// One change per node, later values over earlier ones: one row is written once per commit.
+fn merge(columns: Vec<store::NodeChange>) -> Vec<store::NodeChange> {
+    let mut at: HashMap<NodeId, usize> = HashMap::with_capacity(columns.len());
+    let mut out: Vec<store::NodeChange> = Vec::with_capacity(columns.len());
+    for c in columns {
+        match at.get(&c.node) {
+            Some(i) => {
+                let o = &mut out[*i];
+                macro_rules! take { ($($f:ident),+) => { $( if c.$f.is_some() { o.$f = c.$f; } )+ } }
+                take!(expect_epoch, last_seen, presence, health, active_bundle, staged_bundle, version, ip, hostname, instance, metadata, last_error);
+                o.events.extend(c.events);
+            }
+            None => {
+                at.insert(c.node, out.len());
+                out.push(c);
+            }
+        }
+    }
+    out
+}

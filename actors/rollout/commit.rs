@@ -1,0 +1,177 @@
+//! From a decision to one transaction: event, rows, audit entries, node events, change feed.
+
+use crate::command::{Caller, CommandError, Idempotency};
+use crate::plane::ControlPlane;
+use domain::audit::NewEntry;
+use domain::rollout::*;
+use domain::*;
+use serde_json::json;
+
+/// Who asks, and what must be stored with the answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Attempt {
+    pub ctx: Ctx,
+    pub idempotency: Option<Idempotency>,
+}
+
+impl Attempt {
+    pub fn system() -> Attempt {
+        Attempt { ctx: Ctx::system(), idempotency: None }
+    }
+    pub fn of(caller: &Caller) -> Attempt {
+        Attempt { ctx: caller.ctx.clone(), idempotency: caller.idempotency.clone() }
+    }
+}
+
+/// What goes into the same transaction beside the decision.
+#[derive(Default)]
+pub(crate) struct Extra {
+    pub reports: Vec<store::NodeChange>,
+    pub inbox: Vec<uuid::Uuid>,
+}
+
+/// Why nothing was committed (or perhaps was).
+pub(crate) enum Failure {
+    /// The answer is final for the asker; the rollout in memory is as it was.
+    Refused(CommandError),
+    /// Another commit came first, or it is unknown whether ours was done: load again.
+    Reload(String),
+}
+
+/// The actor lost a race: certainly nothing was done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lost;
+
+impl ControlPlane {
+    /// Decide `event` on `rollout` and commit what follows. Nothing in memory changes.
+    pub(crate) async fn commit(
+        &self,
+        rollout: &Rollout,
+        org: OrgId,
+        fence: i64,
+        event: &Event,
+        attempt: &Attempt,
+        extra: Extra,
+    ) -> Result<Decision, Failure> {
+        let watch = self.clock().stopwatch();
+        let now = self.now();
+        let decision = match decide(rollout, event, now) {
+            Ok(d) => d,
+            Err(Rejection::AlreadySo) => return Ok(Decision::default()),
+            Err(Rejection::NotAllowed { phase, command, allowed, why }) => {
+                let why = why.map(|w| format!("; {w}")).unwrap_or_default();
+                let allowed = if allowed.is_empty() { "none".to_string() } else { allowed.join(", ") };
+                let detail = format!("{command} is not allowed while the rollout is {phase}; allowed: {allowed}{why}");
+                return Err(Failure::Refused(CommandError::Conflict { code: "invalid_state", detail }));
+            }
+        };
+        if decision.changes.is_empty() && extra.inbox.is_empty() {
+            if !extra.reports.is_empty() {
+                self.inner.store.observe(extra.reports, store::Write::at(now)).await.map_err(sort)?;
+            }
+            return Ok(decision);
+        }
+        let version = rollout.head.version;
+        let events = if decision.changes.is_empty() {
+            Vec::new()
+        } else {
+            vec![LoggedEvent {
+                seq: version + 1,
+                at: now,
+                engine_version: ENGINE_VERSION,
+                event: event.clone(),
+                decision_hash: decision.hash(),
+            }]
+        };
+        let commit = store::RolloutCommit {
+            id: rollout.id,
+            project: rollout.project,
+            expect_version: version,
+            fence,
+            events,
+            changes: decision.changes.clone(),
+            node_events: node_events(rollout, &decision, now),
+            consumed_inbox: extra.inbox,
+            reports: extra.reports,
+            budget: None,
+        };
+        let write = self.audited(rollout, org, &decision, attempt, now);
+        self.inner.store.commit_rollout(commit, write).await.map_err(sort)?;
+        self.inner.rollouts.metrics.decision_seconds.observe(watch.elapsed().as_secs_f64());
+        Ok(decision)
+    }
+
+    /// One audit entry per transition; the first carries who asked, the others say what caused them.
+    fn audited(&self, r: &Rollout, _org: OrgId, decision: &Decision, attempt: &Attempt, now: Timestamp) -> store::Write {
+        let mut write = store::Write::at(now);
+        let mut cause: Option<AuditId> = None;
+        for fact in &decision.facts {
+            let Some(action) = fact.action() else { continue };
+            let id: AuditId = self.fresh().id(now);
+            let mut changes = serde_json::to_value(fact).unwrap_or_default();
+            if let Some(c) = cause {
+                changes["caused_by"] = json!(c);
+            }
+            let first = cause.is_none();
+            let asker = if first { attempt.ctx.clone() } else { Ctx { request_id: attempt.ctx.request_id, ..Ctx::system() } };
+            cause.get_or_insert(id);
+            write = write.audit(
+                id,
+                NewEntry {
+                    actor: asker.actor,
+                    action,
+                    resource_type: "rollout",
+                    resource_id: Some(r.id.0),
+                    project: Some(r.project),
+                    changes,
+                    request_id: asker.request_id,
+                    ip: asker.address.map(|a| a.to_string()),
+                },
+            );
+        }
+        write.idem(attempt.idempotency.as_ref().map(|i| idem_record(i, "rollout", r.id.0, 200, now)))
+    }
+}
+
+/// How long an idempotency key is remembered.
+const IDEMPOTENCY_KEEP: Span = Span::secs(24 * 3600);
+
+/// What a repeated command is answered from: the kind and id of the object, which is read again.
+pub(crate) fn idem_record(i: &Idempotency, kind: &str, id: uuid::Uuid, status: u16, now: Timestamp) -> store::IdemRecord {
+    store::IdemRecord {
+        credential: i.credential.clone(),
+        route: i.route.clone(),
+        key: i.key.clone(),
+        body_hash: i.body_hash,
+        status,
+        response: json!({"kind": kind, "id": id}),
+        expires_at: now + IDEMPOTENCY_KEEP,
+    }
+}
+
+fn node_events(r: &Rollout, decision: &Decision, now: Timestamp) -> Vec<store::NodeEvent> {
+    decision
+        .facts
+        .iter()
+        .filter_map(|f| match f {
+            Fact::NodeMoved { node, from, to, detail } => Some(store::NodeEvent {
+                node: *node,
+                project: r.project,
+                at: now,
+                kind: format!("rollout.{to}"),
+                detail: json!({"from": from, "to": to, "detail": detail}),
+                rollout: Some(r.id),
+            }),
+            _ => None,
+        })
+        .collect()
+}
+
+fn sort(e: store::Error) -> Failure {
+    match e {
+        store::Error::Conflict("rollout" | "generation" | "epoch") | store::Error::Unknown(_) => {
+            Failure::Reload(e.to_string())
+        }
+        other => Failure::Refused(other.into()),
+    }
+}

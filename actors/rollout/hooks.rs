@@ -1,0 +1,155 @@
+//! What other commands mean for rollouts: a node came, changed or went; a bundle was revoked.
+
+use super::Attempt;
+use crate::command::CommandResult;
+use crate::node_session::SessionMsg;
+use crate::plane::ControlPlane;
+use domain::node::{Selector, Standing};
+use domain::rollout::{Event, Phase, Rollout, SkipReason};
+use domain::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Active rollouts of one project that a newcomer is compared with.
+const MAX_RUNNING: u32 = 500;
+
+impl ControlPlane {
+    /// A node that has no bundle at all gets the bundle of the newest completed rollout that matches it; if there is none, it
+    /// joins the one that runs.
+    pub(crate) async fn node_registered(&self, project: ProjectId, node: NodeId) {
+        if let Err(e) = self.place_newcomer(project, node).await {
+            // The sweep of nodes without a bundle comes by again.
+            tracing::warn!(%node, error = ?e, "a new node was not given its first bundle yet");
+        }
+    }
+
+    async fn place_newcomer(&self, project: ProjectId, node: NodeId) -> CommandResult<bool> {
+        let row = self.inner.store.node(Scope::Project(project), node).await?;
+        if row.standing != Standing::Adopted || row.generation > 0 {
+            return Ok(false);
+        }
+        for done in self.inner.store.newest_completed_for(project).await? {
+            if self.selects(project, &done.selector, &row).await? {
+                return self.join(done.id, project, vec![node]).await;
+            }
+        }
+        let filter = store::RolloutFilter { phases: vec![Phase::Running, Phase::Paused], bundle: None };
+        let running = self.inner.store.rollouts(Scope::Project(project), filter, store::Page::first(MAX_RUNNING)).await?;
+        for r in running.rows {
+            if self.selects(project, &r.spec.selector, &row).await? {
+                return self.join(r.id, project, vec![node]).await;
+            }
+        }
+        Ok(false)
+    }
+
+    async fn selects(&self, project: ProjectId, selector: &Selector, row: &domain::node::Node) -> CommandResult<bool> {
+        let mut groups = BTreeSet::new();
+        if let Selector::Groups { .. } = selector {
+            for g in self.inner.store.groups(project).await? {
+                let by_selector = g.selector.as_ref().is_some_and(|s| s.matches(row.id, &row.labels, &BTreeSet::new()));
+                if by_selector || g.node_ids.contains(&row.id) {
+                    groups.insert(g.name);
+                }
+            }
+        }
+        Ok(selector.matches(row.id, &row.labels, &groups))
+    }
+
+    async fn join(&self, rollout: RolloutId, project: ProjectId, nodes: Vec<NodeId>) -> CommandResult<bool> {
+        let loaded = self.inner.store.load_rollout(rollout).await?;
+        let facts = self.facts_of(project, &loaded.planned.spec, nodes).await?;
+        let facts: Vec<_> = facts.into_iter().filter(|(_, held)| held.is_none()).map(|(f, _)| f).collect();
+        if facts.is_empty() {
+            return Ok(false);
+        }
+        let again: Vec<NodeId> = facts.iter().map(|f| f.node).collect();
+        self.decide_on(rollout, Event::Joined { facts }, Attempt::system()).await?;
+        if loaded.planned.head.phase == Phase::Completed {
+            // Claimed and assigned in the lane, with facts read after the join.
+            let ready = self.facts_of(project, &loaded.planned.spec, again).await?.into_iter().map(|(f, _)| f).collect();
+            self.decide_on(rollout, Event::LaneReady { facts: ready }, Attempt::system()).await?;
+        }
+        Ok(true)
+    }
+
+    /// A rollout has just completed: nodes that match and were never told of it join now.
+    pub(crate) async fn join_missing(&self, rollout: &Rollout) {
+        let plane = self.clone();
+        let (id, project, spec) = (rollout.id, rollout.project, rollout.spec.clone());
+        let members: BTreeSet<NodeId> = rollout.members.keys().copied().collect();
+        // Beside the actor: the join is a command to that same actor.
+        crate::supervision::spawn_task("join missing nodes", async move {
+            let found = async {
+                let resolved = plane.resolve(project, &spec).await?;
+                let new: Vec<NodeId> = resolved
+                    .candidates
+                    .iter()
+                    .filter(|c| c.facts.skip.is_none() && !members.contains(&c.facts.node))
+                    .map(|c| c.facts.node)
+                    .collect();
+                if new.is_empty() { Ok(false) } else { plane.join(id, project, new).await }
+            };
+            if let Err(e) = found.await {
+                tracing::warn!(rollout = %id, error = ?e, "late joiners were not found yet");
+            }
+        })
+        .detach();
+    }
+
+    /// Labels, pin, standing or key changed, or the node was deleted.
+    pub(crate) async fn node_changed(&self, project: ProjectId, node: NodeId) {
+        self.inner.sessions.forget_credentials(node);
+        self.inner.sessions.tell(node, SessionMsg::Reload);
+        let reason = match self.inner.store.node(Scope::Project(project), node).await {
+            Ok(n) if n.standing == Standing::Revoked => Some(SkipReason::Revoked),
+            Ok(n) => {
+                self.node_registered(project, node).await;
+                self.pinned_away(&n).await
+            }
+            Err(store::Error::NotFound) => Some(SkipReason::Deleted),
+            Err(_) => None,
+        };
+        let Some(reason) = reason else { return };
+        if let Ok(Some(rollout)) = self.inner.store.holder_of(node).await {
+            let event = Event::Removed { nodes: vec![node], reason };
+            if let Err(e) = self.decide_on(rollout, event, Attempt::system()).await {
+                tracing::warn!(%rollout, %node, error = ?e, "the node was not taken out of its rollout yet");
+            }
+        }
+    }
+
+    /// A pin to another bundle than its rollout's, before that rollout assigned it.
+    async fn pinned_away(&self, node: &domain::node::Node) -> Option<SkipReason> {
+        let pin = node.pinned_bundle?;
+        let holder = self.inner.store.holder_of(node.id).await.ok()??;
+        let member = self.inner.store.rollout_member(holder, node.id).await.ok()?;
+        let summary = self.inner.store.rollout(Scope::System("a pin is compared with its rollout"), holder).await.ok()?;
+        let unassigned = member.state == domain::rollout::NodeState::Pending;
+        (summary.spec.bundle != pin && unassigned).then_some(SkipReason::Pinned)
+    }
+
+    /// Distribution has stopped with the revocation; rollouts of the bundle end or go back.
+    pub(crate) async fn bundle_revoked(&self, project: ProjectId, bundle: BundleId) {
+        self.forget_bundle(bundle);
+        let filter = store::RolloutFilter { phases: Vec::new(), bundle: Some(bundle) };
+        let listing = self.inner.store.rollouts(Scope::Project(project), filter, store::Page::first(MAX_RUNNING)).await;
+        let rows = match listing {
+            Ok(l) => l.rows,
+            Err(e) => {
+                tracing::error!(%bundle, error = %e, "rollouts of a revoked bundle could not be read");
+                return;
+            }
+        };
+        let revoked: BTreeSet<BundleId> = [bundle].into();
+        let by_id: BTreeMap<RolloutId, Phase> = rows.iter().map(|r| (r.id, r.head.phase)).collect();
+        for (id, phase) in by_id {
+            if matches!(phase, Phase::Cancelled | Phase::Failed | Phase::RolledBack) {
+                continue;
+            }
+            let event = Event::BundleRevoked { revoked: revoked.clone() };
+            if let Err(e) = self.decide_on(id, event, Attempt::system()).await {
+                tracing::error!(rollout = %id, error = ?e, "a rollout of a revoked bundle was not ended yet");
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The tree: what is started, in which order, and how it stops.
+//!
+//! ```text
+//! Root  rest-for-one
+//! |- NodeSessions -> NodeSession(id)   temporary
+//! |- Rollouts     -> Rollout(id)       transient
+//! |- CompileJobs  -> CompileJob(id)    transient
+//! |- Feed                              permanent
+//! |- one child per sweep               permanent
+//! ```
+//! The bus, the write-behind and the loader hold nothing that cannot be lost; they live with the handle.
+
+use crate::clock::Clock;
+use crate::fresh::Fresh;
+use crate::keys::Keyring;
+use crate::node_session::NodeSessions;
+use crate::periodic::{ALIVE_AT, sweeps};
+use crate::plane::{ControlPlane, Inner, PlaneConfig};
+use crate::rollout::Rollouts;
+use crate::supervision::{Backoff, Budget, ChildSpec, Env, Metrics, Restart, Root, RootSpec, TaskGuard, spawn_task};
+use artifacts::ArtifactStore;
+use domain::*;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
+
+/// Restarts of a family as a whole before the root restarts what comes after it.
+const FAMILY_RESTARTS: Budget = Budget { restarts: 5, within: Span::secs(60) };
+const ROOT_RESTARTS: Budget = Budget { restarts: 20, within: Span::secs(60) };
+const BACKOFF: Backoff = Backoff { base: Span::millis(100), cap: Span::secs(10), jitter_percent: 25 };
+/// Stopping: of this, the children get most.
+const STOP: Duration = Duration::from_secs(8);
+
+/// What an instance is made of.
+pub struct Parts {
+    pub config: PlaneConfig,
+    pub store: store::Store,
+    pub artifacts: ArtifactStore,
+    pub clock: Clock,
+    pub fresh: Fresh,
+    pub registry: prometheus::Registry,
+}
+
+/// A running instance.
+pub struct Tree {
+    pub plane: ControlPlane,
+    root: Root,
+}
+
+impl Tree {
+    /// Start everything; the store is migrated already. Start-up is restart: the same path loads what a crash left.
+    pub async fn start(parts: Parts) -> Result<Tree, String> {
+        let Parts { config, store, artifacts, clock, fresh, registry } = parts;
+        let started = clock.now();
+        let instance: InstanceId = fresh.id(started);
+        let alive = store.setting(ALIVE_AT).await.map_err(|e| e.to_string())?.and_then(|v| v.as_i64()).map(Timestamp);
+        // Up to one lease is the normal distance of two signs of life.
+        let down = alive.map_or(Span::ZERO, |t| started.since(t));
+        let down = if down > config.lease { down } else { Span::ZERO };
+        store.register_instance(instance, config.listen.clone(), config.lease).await.map_err(|e| e.to_string())?;
+        let keys = Keyring::load_or_create(&store, &config, &fresh, &clock).await?;
+        let env = Env { clock: clock.clone(), fresh: fresh.clone(), metrics: Metrics::register(&registry).map_err(|e| e.to_string())? };
+        let mut failed: Option<prometheus::Error> = None;
+        let inner = Arc::new_cyclic(|weak| {
+            // `new_cyclic` cannot fail half-way; names clash only by a mistake in this crate, found by the first start.
+            let sessions = NodeSessions::new(weak.clone(), &store, &env, &registry, Span::secs(1));
+            let rollouts = Rollouts::new(weak.clone(), &env, &registry);
+            let compiles = crate::compile_job::CompileJobs::new(weak.clone(), &env, &registry, config.compile_concurrency);
+            match (sessions, rollouts, compiles) {
+                (Ok(sessions), Ok(rollouts), Ok(compiles)) => Inner {
+                    config,
+                    instance,
+                    store,
+                    artifacts,
+                    clock,
+                    fresh,
+                    registry: registry.clone(),
+                    bus: Default::default(),
+                    keys,
+                    sessions,
+                    rollouts,
+                    compiles,
+                    bundles: Default::default(),
+                    heads: Default::default(),
+                    down: AtomicI64::new(down.0),
+                    ready_since: started,
+                },
+                (a, b, c) => {
+                    failed = a.err().or(b.err()).or(c.err());
+                    panic!("metrics are registered twice: {failed:?}")
+                }
+            }
+        });
+        let plane = ControlPlane { inner };
+        let mut children = vec![
+            plane.inner.sessions.family.child_spec(FAMILY_RESTARTS),
+            plane.inner.rollouts.family.child_spec(FAMILY_RESTARTS),
+        ];
+        children.extend(plane.inner.compiles.children(FAMILY_RESTARTS));
+        children.push(feed(&plane));
+        children.extend(sweeps(&plane));
+        let spec = RootSpec { name: "root", children, budget: ROOT_RESTARTS, backoff: BACKOFF, env };
+        let root = Root::start(spec).await?;
+        Ok(Tree { plane, root })
+    }
+
+    /// Waits until the tree ends by itself: always a failure that only a new process can mend.
+    pub async fn ended(&mut self) -> Result<(), String> {
+        self.root.ended().await
+    }
+
+    /// Stop: rollouts first finish the decision they are in; last-seen times are flushed; ownership is handed back.
+    pub async fn stop(self) -> Result<(), String> {
+        let Tree { plane, root } = self;
+        let stopped = root.stop(STOP).await;
+        plane.inner.sessions.writer.flush().await;
+        plane.flush_api_key_uses().await;
+        let (store, me) = (plane.store(), plane.instance());
+        // Without these the next instance waits one lease: worth a try, not an error.
+        let _ = store.release_all(me).await;
+        let _ = store.remove_instance(me).await;
+        stopped
+    }
+}
+
+/// The reader of the change feed.
+struct Feed;
+
+impl Actor for Feed {
+    type Msg = ();
+    type State = (TaskGuard, TaskGuard);
+    type Arguments = ControlPlane;
+
+    async fn pre_start(&self, me: ActorRef<()>, plane: ControlPlane) -> Result<Self::State, ActorProcessingErr> {
+        let (ended, watch) = tokio::sync::oneshot::channel::<()>();
+        let reader = spawn_task("change feed", async move {
+            let _ended = ended;
+            crate::feed::run(plane).await;
+        });
+        // The reader never returns; if it panics, this actor ends with it and is started again.
+        let guard = spawn_task("change feed watch", async move {
+            let _ = watch.await;
+            let _ = me.cast(());
+        });
+        Ok((reader, guard))
+    }
+
+    async fn handle(&self, _: ActorRef<()>, (): (), _: &mut Self::State) -> Result<(), ActorProcessingErr> {
+        Err("the reader of the change feed ended".into())
+    }
+}
+
+fn feed(plane: &ControlPlane) -> ChildSpec {
+    let plane = plane.clone();
+    ChildSpec::new("feed", Restart::Permanent, FAMILY_RESTARTS, move || (Feed, plane.clone())).0
+}
