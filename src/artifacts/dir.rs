@@ -54,9 +54,7 @@ impl DirStore {
                 let put = if target.try_exists()? {
                     Put::Existed
                 } else {
-                    let mut file = tempfile::Builder::new()
-                        .prefix("put-")
-                        .tempfile_in(root.join(TMP))?;
+                    let mut file = tempfile::Builder::new().prefix("put-").tempfile_in(root.join(TMP))?;
                     file.write_all(&bytes)?;
                     file.as_file().sync_all()?;
                     match file.persist_noclobber(&target) {
@@ -79,9 +77,7 @@ impl DirStore {
     pub(crate) async fn head(&self, key: &Key) -> Result<Option<Head>> {
         let path = self.path(key);
         blocking(move || match fs::metadata(&path) {
-            Ok(meta) if meta.is_file() => {
-                head(&meta).map(Some).map_err(|e| fault("head", &path, &e))
-            }
+            Ok(meta) if meta.is_file() => head(&meta).map(Some).map_err(|e| fault("head", &path, &e)),
             Ok(_) => Ok(None),
             Err(e) if is_absent(&e) => Ok(None),
             Err(e) => Err(fault("head", &path, &e)),
@@ -89,18 +85,10 @@ impl DirStore {
         .await
     }
 
-    pub(crate) async fn open_for_read(
-        &self,
-        key: &Key,
-        range: Option<Range<u64>>,
-    ) -> Result<Object> {
+    pub(crate) async fn open_for_read(&self, key: &Key, range: Option<Range<u64>>) -> Result<Object> {
         let path = self.path(key);
         let broken = |e: io::Error| {
-            if is_absent(&e) {
-                Error::NotFound
-            } else {
-                fault("open", &path, &e)
-            }
+            if is_absent(&e) { Error::NotFound } else { fault("open", &path, &e) }
         };
         let mut file = tokio::fs::File::open(&path).await.map_err(broken)?;
         let meta = file.metadata().await.map_err(broken)?;
@@ -110,15 +98,10 @@ impl DirStore {
         let head = head(&meta).map_err(broken)?;
         let range = range.unwrap_or(0..head.size);
         if range.end > head.size {
-            return Err(Error::Invalid(format!(
-                "range {range:?} of an object of {} bytes",
-                head.size
-            )));
+            return Err(Error::Invalid(format!("range {range:?} of an object of {} bytes", head.size)));
         }
         if range.start > 0 {
-            file.seek(io::SeekFrom::Start(range.start))
-                .await
-                .map_err(broken)?;
+            file.seek(io::SeekFrom::Start(range.start)).await.map_err(broken)?;
         }
         let left = range.end - range.start;
         let body = stream::try_unfold((file, left, path), |(mut file, left, path)| async move {
@@ -126,24 +109,13 @@ impl DirStore {
                 return Ok(None);
             }
             let mut piece = BytesMut::with_capacity(PIECE.min(left as usize));
-            let n = (&mut file)
-                .take(left)
-                .read_buf(&mut piece)
-                .await
-                .map_err(|e| fault("read", &path, &e))?;
+            let n = (&mut file).take(left).read_buf(&mut piece).await.map_err(|e| fault("read", &path, &e))?;
             if n == 0 {
-                return Err(Error::Corrupt(format!(
-                    "{} was cut short while it was read",
-                    path.display()
-                )));
+                return Err(Error::Corrupt(format!("{} was cut short while it was read", path.display())));
             }
             Ok(Some((piece.freeze(), (file, left - n as u64, path))))
         });
-        Ok(Object {
-            head,
-            range,
-            body: body.boxed(),
-        })
+        Ok(Object { head, range, body: body.boxed() })
     }
 
     pub(crate) async fn delete(&self, key: &Key) -> Result<()> {
@@ -157,12 +129,7 @@ impl DirStore {
     }
 
     /// Reads all names: fine for some 100,000 objects, which is more than retention leaves.
-    pub(crate) async fn list(
-        &self,
-        prefix: &str,
-        after: Option<&Key>,
-        max: usize,
-    ) -> Result<Vec<Entry>> {
+    pub(crate) async fn list(&self, prefix: &str, after: Option<&Key>, max: usize) -> Result<Vec<Entry>> {
         let (root, prefix, after) = (self.root.clone(), prefix.to_owned(), after.cloned());
         blocking(move || {
             let mut keys = Vec::new();
@@ -176,11 +143,7 @@ impl DirStore {
                 }
                 let path = root.join(key.as_str());
                 match fs::metadata(&path).and_then(|meta| head(&meta)) {
-                    Ok(Head { size, modified, .. }) => entries.push(Entry {
-                        key,
-                        size,
-                        modified,
-                    }),
+                    Ok(Head { size, modified, .. }) => entries.push(Entry { key, size, modified }),
                     Err(e) if is_absent(&e) => {} // deleted meanwhile
                     Err(e) => return Err(fault("list", &path, &e)),
                 }
@@ -195,9 +158,7 @@ impl DirStore {
         let root = self.root.clone();
         blocking(move || {
             let probe = || -> io::Result<()> {
-                let mut file = tempfile::Builder::new()
-                    .prefix("ready-")
-                    .tempfile_in(root.join(TMP))?;
+                let mut file = tempfile::Builder::new().prefix("ready-").tempfile_in(root.join(TMP))?;
                 file.write_all(b"ready")?;
                 file.as_file().sync_all()?;
                 file.close()
@@ -238,11 +199,7 @@ impl DirStore {
 fn walk(dir: &Path, name: &str, prefix: &str, keys: &mut Vec<Key>) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        let Some(key) = entry
-            .file_name()
-            .to_str()
-            .and_then(|f| Key::parse(&format!("{name}{f}")).ok())
-        else {
+        let Some(key) = entry.file_name().to_str().and_then(|f| Key::parse(&format!("{name}{f}")).ok()) else {
             continue;
         };
         let kind = entry.file_type()?;
@@ -259,17 +216,10 @@ fn walk(dir: &Path, name: &str, prefix: &str, keys: &mut Vec<Key>) -> io::Result
 }
 
 fn head(meta: &Metadata) -> io::Result<Head> {
-    let age = meta
-        .modified()?
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let age = meta.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (size, micros) = (meta.len(), age.as_micros() as i64);
     // Objects are written once: size and time of writing tell two apart as well as a hash, without reading them.
-    Ok(Head {
-        size,
-        etag: format!("\"{size:x}-{micros:x}\""),
-        modified: Timestamp(micros),
-    })
+    Ok(Head { size, etag: format!("\"{size:x}-{micros:x}\""), modified: Timestamp(micros) })
 }
 
 fn is_absent(e: &io::Error) -> bool {

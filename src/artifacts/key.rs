@@ -54,10 +54,7 @@ impl Key {
 /// Listing takes any beginning of a key, also half a segment. Errors: [`Error::Invalid`].
 pub(crate) fn check_prefix(prefix: &str) -> Result<()> {
     if prefix.len() > MAX_KEY_BYTES || !prefix.bytes().all(allowed) || prefix.contains("..") {
-        return Err(Error::Invalid(format!(
-            "prefix {:?} cannot begin a key",
-            clip(prefix)
-        )));
+        return Err(Error::Invalid(format!("prefix {:?} cannot begin a key", clip(prefix))));
     }
     Ok(())
 }
@@ -118,10 +115,7 @@ mod tests {
             "a%2e",
             &long,
         ] {
-            assert!(
-                matches!(Key::parse(bad), Err(Error::Invalid(_))),
-                "{bad:?} was taken"
-            );
+            assert!(matches!(Key::parse(bad), Err(Error::Invalid(_))), "{bad:?} was taken");
         }
         for good in ["a", "a/b", "a-b_c.d/0.tar.zst", "a..b"] {
             assert!(Key::parse(good).is_ok(), "{good:?} was refused");

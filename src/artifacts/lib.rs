@@ -90,23 +90,14 @@ impl ArtifactStore {
     ///
     /// With `expected`, the SHA-256 of the bytes, an existing object is read back and must be the same.
     /// Errors: `Corrupt` when it is not, `Invalid` when `bytes` are not `expected` or too long, `Unavailable`.
-    pub async fn put_if_absent(
-        &self,
-        key: &Key,
-        bytes: Bytes,
-        expected: Option<Digest>,
-    ) -> Result<Put> {
+    pub async fn put_if_absent(&self, key: &Key, bytes: Bytes, expected: Option<Digest>) -> Result<Put> {
         let size = bytes.len() as u64;
         if size > MAX_OBJECT_BYTES {
-            return Err(Error::Invalid(format!(
-                "object of {size} bytes, at most {MAX_OBJECT_BYTES} are stored"
-            )));
+            return Err(Error::Invalid(format!("object of {size} bytes, at most {MAX_OBJECT_BYTES} are stored")));
         }
         let digest = digest_of(bytes.clone()).await?;
         if expected.is_some_and(|e| e != digest) {
-            return Err(Error::Invalid(format!(
-                "the bytes for {key} are not the expected ones"
-            )));
+            return Err(Error::Invalid(format!("the bytes for {key} are not the expected ones")));
         }
         let put = retrying("put", TRANSFER_TIMEOUT, || async {
             match self {
@@ -116,15 +107,9 @@ impl ArtifactStore {
         })
         .await?;
         if put == Put::Existed && expected.is_some() {
-            let head = self
-                .head(key)
-                .await?
-                .ok_or_else(|| Error::unavailable("put", "the object vanished"))?;
+            let head = self.head(key).await?.ok_or_else(|| Error::unavailable("put", "the object vanished"))?;
             if head.size != size {
-                return Err(Error::Corrupt(format!(
-                    "{key} has {} bytes, expected {size}",
-                    head.size
-                )));
+                return Err(Error::Corrupt(format!("{key} has {} bytes, expected {size}", head.size)));
             }
             self.get_verified(key, size, digest).await?;
         }
@@ -137,10 +122,7 @@ impl ArtifactStore {
         retrying("get", TRANSFER_TIMEOUT, || async {
             let object = self.open_once(key, None).await?;
             if object.head.size > limit {
-                return Err(Error::Invalid(format!(
-                    "{key} has {} bytes, the limit is {limit}",
-                    object.head.size
-                )));
+                return Err(Error::Invalid(format!("{key} has {} bytes, the limit is {limit}", object.head.size)));
             }
             collect(object, key).await
         })
@@ -152,9 +134,7 @@ impl ArtifactStore {
         let bytes = self.get(key, limit).await?;
         let found = digest_of(bytes.clone()).await?;
         if found != digest {
-            return Err(Error::Corrupt(format!(
-                "{key} has hash {found}, expected {digest}"
-            )));
+            return Err(Error::Corrupt(format!("{key} has hash {found}, expected {digest}")));
         }
         Ok(bytes)
     }
@@ -174,10 +154,7 @@ impl ArtifactStore {
     }
 
     async fn open_once(&self, key: &Key, range: Option<Range<u64>>) -> Result<Object> {
-        if range
-            .as_ref()
-            .is_some_and(|r| r.start >= r.end || r.end > MAX_OBJECT_BYTES)
-        {
+        if range.as_ref().is_some_and(|r| r.start >= r.end || r.end > MAX_OBJECT_BYTES) {
             return Err(Error::Invalid(format!("range {range:?} of {key}")));
         }
         let mut object = match self {
@@ -257,10 +234,7 @@ impl ArtifactStore {
     ) -> Result<String> {
         match self {
             ArtifactStore::Dir(dir) => dir.signer().sign(node, project, bundle, now, ttl),
-            ArtifactStore::S3(s3) => {
-                s3.presign_get(&Key::bundle(project, bundle), now, ttl)
-                    .await
-            }
+            ArtifactStore::S3(s3) => s3.presign_get(&Key::bundle(project, bundle), now, ttl).await,
         }
     }
 
@@ -280,11 +254,7 @@ impl Put {
 }
 
 /// The one place of retries: the SDK's own are off.
-async fn retrying<T, F: Future<Output = Result<T>>>(
-    op: &str,
-    limit: Duration,
-    attempt: impl Fn() -> F,
-) -> Result<T> {
+async fn retrying<T, F: Future<Output = Result<T>>>(op: &str, limit: Duration, attempt: impl Fn() -> F) -> Result<T> {
     let mut pause = FIRST_PAUSE;
     let mut tries = 1;
     loop {
@@ -303,18 +273,13 @@ async fn retrying<T, F: Future<Output = Result<T>>>(
 async fn within<T>(op: &str, limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
     match tokio::time::timeout(limit, work).await {
         Ok(done) => done,
-        Err(_) => Err(Error::unavailable(
-            op,
-            format_args!("no answer within {} s", limit.as_secs()),
-        )),
+        Err(_) => Err(Error::unavailable(op, format_args!("no answer within {} s", limit.as_secs()))),
     }
 }
 
 /// File work and long hashing run where they may block. A dropped future leaves the work to end by itself: every one
 /// of these is harmless when it completes unseen.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(why) => Err(Error::unavailable("worker thread", why)),
@@ -335,17 +300,12 @@ async fn collect(mut object: Object, key: &Key) -> Result<Bytes> {
     while let Some(piece) = object.body.next().await {
         let piece = piece?;
         if (out.len() + piece.len()) as u64 > want {
-            return Err(Error::Corrupt(format!(
-                "{key} is longer than its {want} bytes"
-            )));
+            return Err(Error::Corrupt(format!("{key} is longer than its {want} bytes")));
         }
         out.extend_from_slice(&piece);
     }
     if (out.len() as u64) < want {
-        return Err(Error::Corrupt(format!(
-            "{key} ended after {} of {want} bytes",
-            out.len()
-        )));
+        return Err(Error::Corrupt(format!("{key} ended after {} of {want} bytes", out.len())));
     }
     Ok(out.freeze())
 }

@@ -15,18 +15,13 @@ pub enum Asked {
 
 /// Reads a `Range` header against an object of `size` bytes.
 pub fn parse_range(header: Option<&str>, size: u64) -> Asked {
-    let Some((first, last)) = header
-        .and_then(|h| h.trim().strip_prefix("bytes="))
-        .and_then(|r| r.split_once('-'))
+    let Some((first, last)) = header.and_then(|h| h.trim().strip_prefix("bytes=")).and_then(|r| r.split_once('-'))
     else {
         return Asked::Whole;
     };
     let number = |s: &str| -> Option<u64> {
         // `u64::from_str` takes "+5", the header's grammar does not.
-        s.bytes()
-            .all(|b| b.is_ascii_digit())
-            .then(|| s.parse().ok())
-            .flatten()
+        s.bytes().all(|b| b.is_ascii_digit()).then(|| s.parse().ok()).flatten()
     };
     let (first, last) = (first.trim(), last.trim());
     let range = match (first.is_empty(), last.is_empty()) {
@@ -44,11 +39,7 @@ pub fn parse_range(header: Option<&str>, size: u64) -> Asked {
             _ => return Asked::Whole,
         },
     };
-    if range.start >= range.end {
-        Asked::Unsatisfiable
-    } else {
-        Asked::Part(range)
-    }
+    if range.start >= range.end { Asked::Unsatisfiable } else { Asked::Part(range) }
 }
 
 #[cfg(test)]
@@ -57,9 +48,8 @@ mod tests {
 
     #[test]
     fn a_range_header_is_read_as_the_rfc_says() {
-        let check = |header: &str, size: u64, expect: Asked| {
-            assert_eq!(parse_range(Some(header), size), expect, "{header}")
-        };
+        let check =
+            |header: &str, size: u64, expect: Asked| assert_eq!(parse_range(Some(header), size), expect, "{header}");
         check("bytes=0-0", 10, Asked::Part(0..1));
         check("bytes=2-5", 10, Asked::Part(2..6));
         check("bytes=2-", 10, Asked::Part(2..10));

@@ -9,8 +9,8 @@ use crate::{Entry, Error, Head, Key, Object, Put, Result};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    BehaviorVersion, Builder, Credentials, Region, RequestChecksumCalculation,
-    ResponseChecksumValidation, StalledStreamProtectionConfig, retry::RetryConfig,
+    BehaviorVersion, Builder, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    StalledStreamProtectionConfig, retry::RetryConfig,
 };
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::presigning::PresigningConfig;
@@ -57,11 +57,8 @@ pub struct S3Store {
 impl S3Store {
     /// Makes the client; asks nothing of the server. Errors: `Invalid`.
     pub fn new(config: S3Config) -> Result<S3Store> {
-        if config.bucket.is_empty() || config.access_key.is_empty() || config.secret_key.is_empty()
-        {
-            return Err(Error::Invalid(
-                "S3 needs a bucket, an access key and a secret key".into(),
-            ));
+        if config.bucket.is_empty() || config.access_key.is_empty() || config.secret_key.is_empty() {
+            return Err(Error::Invalid("S3 needs a bucket, an access key and a secret key".into()));
         }
         if let Some(endpoint) = &config.endpoint {
             check_endpoint(endpoint, config.allow_plain_http)?;
@@ -71,28 +68,16 @@ impl S3Store {
             prefix => format!("{}/", Key::parse(prefix)?),
         };
         let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(tls::Provider::Rustls(
-                tls::rustls_provider::CryptoMode::Ring,
-            ))
+            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
             .build_https();
         let mut builder = Builder::new()
             .behavior_version(BehaviorVersion::latest())
             .http_client(http)
             .region(Region::new(config.region))
-            .credentials_provider(Credentials::new(
-                config.access_key,
-                config.secret_key,
-                None,
-                None,
-                "settings",
-            ))
+            .credentials_provider(Credentials::new(config.access_key, config.secret_key, None, None, "settings"))
             .force_path_style(config.force_path_style)
             .retry_config(RetryConfig::disabled())
-            .timeout_config(
-                TimeoutConfig::builder()
-                    .connect_timeout(CONNECT_TIMEOUT)
-                    .build(),
-            )
+            .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build())
             // `STALL_TIMEOUT` does this for both stores.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             // The SDK's newer checksums trip older servers, and put a signed header into presigned URLs that a plain
@@ -102,11 +87,7 @@ impl S3Store {
         if let Some(endpoint) = config.endpoint {
             builder = builder.endpoint_url(endpoint);
         }
-        Ok(S3Store {
-            client: Client::from_conf(builder.build()),
-            bucket: config.bucket,
-            prefix,
-        })
+        Ok(S3Store { client: Client::from_conf(builder.build()), bucket: config.bucket, prefix })
     }
 
     fn name(&self, key: &Key) -> String {
@@ -133,24 +114,14 @@ impl S3Store {
             // 412: it is there. 409: another put (or a delete) of this key is under way; look who won.
             Err(e) if matches!(status(&e), Some(412 | 409)) => match self.head(key).await? {
                 Some(_) => Ok(Put::Existed),
-                None => Err(Error::unavailable(
-                    "put",
-                    "another put of the same key failed",
-                )),
+                None => Err(Error::unavailable("put", "another put of the same key failed")),
             },
             Err(e) => Err(fault("put", &e)),
         }
     }
 
     pub(crate) async fn head(&self, key: &Key) -> Result<Option<Head>> {
-        match self
-            .client
-            .head_object()
-            .bucket(&self.bucket)
-            .key(self.name(key))
-            .send()
-            .await
-        {
+        match self.client.head_object().bucket(&self.bucket).key(self.name(key)).send().await {
             Ok(out) => Ok(Some(Head {
                 size: size(out.content_length())?,
                 etag: out.e_tag().unwrap_or_default().to_owned(),
@@ -162,20 +133,14 @@ impl S3Store {
     }
 
     pub(crate) async fn open(&self, key: &Key, range: Option<Range<u64>>) -> Result<Object> {
-        let mut get = self
-            .client
-            .get_object()
-            .bucket(&self.bucket)
-            .key(self.name(key));
+        let mut get = self.client.get_object().bucket(&self.bucket).key(self.name(key));
         if let Some(range) = &range {
             get = get.range(format!("bytes={}-{}", range.start, range.end - 1));
         }
         let out = match get.send().await {
             Ok(out) => out,
             Err(e) if status(&e) == Some(416) => {
-                return Err(Error::Invalid(format!(
-                    "range {range:?} is outside of {key}"
-                )));
+                return Err(Error::Invalid(format!("range {range:?} is outside of {key}")));
             }
             Err(e) if status(&e) == Some(404) && e.code() != Some("NoSuchBucket") => {
                 return Err(Error::NotFound);
@@ -185,9 +150,9 @@ impl S3Store {
         let length = size(out.content_length())?;
         let total = match (&range, out.content_range().and_then(|r| r.rsplit_once('/'))) {
             (None, _) => length,
-            (Some(_), Some((_, total))) => total
-                .parse()
-                .map_err(|_| Error::unavailable("get", "a Content-Range without a size"))?,
+            (Some(_), Some((_, total))) => {
+                total.parse().map_err(|_| Error::unavailable("get", "a Content-Range without a size"))?
+            }
             // A server may answer 200 with everything; then the range is not ours to cut out.
             (Some(_), None) => {
                 return Err(Error::unavailable("get", "the server ignored the range"));
@@ -195,50 +160,26 @@ impl S3Store {
         };
         let range = range.unwrap_or(0..total);
         if range.end > total || length != range.end - range.start {
-            return Err(Error::Invalid(format!(
-                "range {range:?} of an object of {total} bytes"
-            )));
+            return Err(Error::Invalid(format!("range {range:?} of an object of {total} bytes")));
         }
-        let head = Head {
-            size: total,
-            etag: out.e_tag().unwrap_or_default().to_owned(),
-            modified: time(out.last_modified()),
-        };
+        let head =
+            Head { size: total, etag: out.e_tag().unwrap_or_default().to_owned(), modified: time(out.last_modified()) };
         let body = stream::unfold(out.body, |mut body| async {
             let piece = body.next().await?;
-            Some((
-                piece.map_err(|e| Error::unavailable("read", DisplayErrorContext(&e))),
-                body,
-            ))
+            Some((piece.map_err(|e| Error::unavailable("read", DisplayErrorContext(&e))), body))
         });
-        Ok(Object {
-            head,
-            range,
-            body: body.boxed(),
-        })
+        Ok(Object { head, range, body: body.boxed() })
     }
 
     pub(crate) async fn delete(&self, key: &Key) -> Result<()> {
-        match self
-            .client
-            .delete_object()
-            .bucket(&self.bucket)
-            .key(self.name(key))
-            .send()
-            .await
-        {
+        match self.client.delete_object().bucket(&self.bucket).key(self.name(key)).send().await {
             Ok(_) => Ok(()),
             Err(e) if status(&e) == Some(404) && e.code() != Some("NoSuchBucket") => Ok(()),
             Err(e) => Err(fault("delete", &e)),
         }
     }
 
-    pub(crate) async fn list(
-        &self,
-        prefix: &str,
-        after: Option<&Key>,
-        max: usize,
-    ) -> Result<Vec<Entry>> {
+    pub(crate) async fn list(&self, prefix: &str, after: Option<&Key>, max: usize) -> Result<Vec<Entry>> {
         let mut entries = Vec::new();
         let mut after = after.map(|key| self.name(key));
         loop {
@@ -252,17 +193,9 @@ impl S3Store {
                 .send()
                 .await
                 .map_err(|e| fault("list", &e))?;
-            entries.extend(
-                page.contents()
-                    .iter()
-                    .filter_map(|object| self.entry(object)),
-            );
+            entries.extend(page.contents().iter().filter_map(|object| self.entry(object)));
             // A page can be short of entries because of foreign names: only the server knows whether it was the last.
-            after = page
-                .contents()
-                .last()
-                .and_then(|object| object.key())
-                .map(str::to_owned);
+            after = page.contents().last().and_then(|object| object.key()).map(str::to_owned);
             if entries.len() >= max || page.is_truncated() != Some(true) || after.is_none() {
                 return Ok(entries);
             }
@@ -271,11 +204,7 @@ impl S3Store {
 
     fn entry(&self, object: &aws_sdk_s3::types::Object) -> Option<Entry> {
         let key = Key::parse(object.key()?.strip_prefix(&self.prefix)?).ok()?;
-        Some(Entry {
-            key,
-            size: size(object.size()).ok()?,
-            modified: time(object.last_modified()),
-        })
+        Some(Entry { key, size: size(object.size()).ok()?, modified: time(object.last_modified()) })
     }
 
     pub(crate) async fn ready(&self) -> Result<()> {
@@ -294,15 +223,8 @@ impl S3Store {
             .expires_in(ttl)
             .build()
             .map_err(|e| Error::Invalid(e.to_string()))?;
-        let get = self
-            .client
-            .get_object()
-            .bucket(&self.bucket)
-            .key(self.name(key));
-        let url = get
-            .presigned(config)
-            .await
-            .map_err(|e| fault("presign", &e))?;
+        let get = self.client.get_object().bucket(&self.bucket).key(self.name(key));
+        let url = get.presigned(config).await.map_err(|e| fault("presign", &e))?;
         Ok(url.uri().to_owned())
     }
 }
@@ -313,31 +235,22 @@ fn check_endpoint(endpoint: &str, allow_plain_http: bool) -> Result<()> {
         return Ok(());
     }
     let Some(rest) = endpoint.strip_prefix("http://") else {
-        return Err(Error::Invalid(
-            "the S3 endpoint must begin with https:// or http://".into(),
-        ));
+        return Err(Error::Invalid("the S3 endpoint must begin with https:// or http://".into()));
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     // Like `http://localhost@elsewhere`: what stands before the @ is not the host.
     if authority.contains('@') {
-        return Err(Error::Invalid(
-            "the S3 endpoint must not have a user name".into(),
-        ));
+        return Err(Error::Invalid("the S3 endpoint must not have a user name".into()));
     }
     let host = match authority.strip_prefix('[').and_then(|a| a.split_once(']')) {
         Some((v6, _)) => v6,
         None => authority.split(':').next().unwrap_or_default(),
     };
-    let loopback = host == "localhost"
-        || host
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback());
+    let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
     if loopback || allow_plain_http {
         return Ok(());
     }
-    Err(Error::Invalid(format!(
-        "the S3 endpoint {host} is plain http and not on this machine"
-    )))
+    Err(Error::Invalid(format!("the S3 endpoint {host} is plain http and not on this machine")))
 }
 
 fn status<E>(e: &SdkError<E>) -> Option<u16> {
@@ -349,18 +262,13 @@ where
     E: std::error::Error + ProvideErrorMetadata + 'static,
 {
     match (status(e), e.code()) {
-        (Some(status), code) => Error::unavailable(
-            op,
-            format_args!("{status} {}", code.unwrap_or("without a code")),
-        ),
+        (Some(status), code) => Error::unavailable(op, format_args!("{status} {}", code.unwrap_or("without a code"))),
         (None, _) => Error::unavailable(op, DisplayErrorContext(e)),
     }
 }
 
 fn size(length: Option<i64>) -> Result<u64> {
-    length
-        .and_then(|n| u64::try_from(n).ok())
-        .ok_or_else(|| Error::unavailable("read", "no length in the answer"))
+    length.and_then(|n| u64::try_from(n).ok()).ok_or_else(|| Error::unavailable("read", "no length in the answer"))
 }
 
 fn time(at: Option<&DateTime>) -> Timestamp {
@@ -379,10 +287,7 @@ impl fmt::Debug for S3Config {
 }
 impl fmt::Debug for S3Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("S3Store")
-            .field("bucket", &self.bucket)
-            .field("prefix", &self.prefix)
-            .finish_non_exhaustive()
+        f.debug_struct("S3Store").field("bucket", &self.bucket).field("prefix", &self.prefix).finish_non_exhaustive()
     }
 }
 
@@ -394,11 +299,7 @@ mod tests {
     #[test]
     fn plain_http_needs_loopback_or_permission() {
         let check = |endpoint: &str, allowed: bool, ok: bool| {
-            assert_eq!(
-                check_endpoint(endpoint, allowed).is_ok(),
-                ok,
-                "{endpoint} {allowed}"
-            );
+            assert_eq!(check_endpoint(endpoint, allowed).is_ok(), ok, "{endpoint} {allowed}");
         };
         check("https://s3.example.com", false, true);
         check("http://127.0.0.1:9000", false, true);

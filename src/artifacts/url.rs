@@ -57,10 +57,7 @@ pub enum UrlError {
 impl UrlSigner {
     /// `public_url` is the origin that nodes reach, with or without a path, e.g. `https://cp.example.com`.
     pub fn new(secret: [u8; 32], public_url: &str) -> UrlSigner {
-        UrlSigner {
-            secret,
-            public_url: public_url.trim_end_matches('/').to_owned(),
-        }
+        UrlSigner { secret, public_url: public_url.trim_end_matches('/').to_owned() }
     }
 
     /// A URL for `node` to fetch the bundle until `now + ttl`, rounded up to a second.
@@ -76,10 +73,7 @@ impl UrlSigner {
         check_ttl(ttl)?;
         let exp = ((now + ttl).0 as u64).div_ceil(1_000_000);
         let sig = hex::encode(self.mac(node, project, bundle, exp).finalize().into_bytes());
-        Ok(format!(
-            "{}/artifacts/{project}/{bundle}.tar.zst?node={node}&exp={exp}&sig={sig}",
-            self.public_url
-        ))
+        Ok(format!("{}/artifacts/{project}/{bundle}.tar.zst?node={node}&exp={exp}&sig={sig}", self.public_url))
     }
 
     /// Checks a request. The signature is compared in constant time, and before the expiry is looked at.
@@ -87,31 +81,16 @@ impl UrlSigner {
         let bad = UrlError::Malformed;
         let project: ProjectId = parts.project.parse().map_err(|_| bad)?;
         let node: NodeId = parts.node.parse().map_err(|_| bad)?;
-        let bundle = parts
-            .file
-            .strip_suffix(".tar.zst")
-            .and_then(ContentId::parse)
-            .ok_or(bad)?;
+        let bundle = parts.file.strip_suffix(".tar.zst").and_then(ContentId::parse).ok_or(bad)?;
         let exp: u64 = parts.exp.parse().map_err(|_| bad)?;
         let mut sig = [0u8; 32];
         hex::decode_to_slice(parts.sig, &mut sig).map_err(|_| bad)?;
-        self.mac(node, project, bundle, exp)
-            .verify_slice(&sig)
-            .map_err(|_| UrlError::BadSignature)?;
-        let expires_at = Timestamp(
-            i64::try_from(exp)
-                .unwrap_or(i64::MAX)
-                .saturating_mul(1_000_000),
-        );
+        self.mac(node, project, bundle, exp).verify_slice(&sig).map_err(|_| UrlError::BadSignature)?;
+        let expires_at = Timestamp(i64::try_from(exp).unwrap_or(i64::MAX).saturating_mul(1_000_000));
         if now >= expires_at {
             return Err(UrlError::Expired);
         }
-        Ok(Grant {
-            node,
-            project,
-            bundle,
-            expires_at,
-        })
+        Ok(Grant { node, project, bundle, expires_at })
     }
 
     /// Over parsed values, not over text: another spelling of the same ids means, and allows, the same.
@@ -131,10 +110,7 @@ impl<'a> UrlParts<'a> {
     pub fn from_path_and_query(s: &'a str) -> Result<UrlParts<'a>, UrlError> {
         let bad = UrlError::Malformed;
         let (path, query) = s.split_once('?').ok_or(bad)?;
-        let (project, file) = path
-            .strip_prefix("/artifacts/")
-            .and_then(|p| p.split_once('/'))
-            .ok_or(bad)?;
+        let (project, file) = path.strip_prefix("/artifacts/").and_then(|p| p.split_once('/')).ok_or(bad)?;
         let (mut node, mut exp, mut sig) = (None, None, None);
         for pair in query.split('&') {
             let (name, value) = pair.split_once('=').ok_or(bad)?;
@@ -148,39 +124,25 @@ impl<'a> UrlParts<'a> {
                 return Err(bad);
             }
         }
-        Ok(UrlParts {
-            project,
-            file,
-            node: node.ok_or(bad)?,
-            exp: exp.ok_or(bad)?,
-            sig: sig.ok_or(bad)?,
-        })
+        Ok(UrlParts { project, file, node: node.ok_or(bad)?, exp: exp.ok_or(bad)?, sig: sig.ok_or(bad)? })
     }
 }
 
 pub(crate) fn check_ttl(ttl: Span) -> Result<()> {
     if ttl <= Span::ZERO || ttl > MAX_URL_TTL {
-        return Err(Error::Invalid(format!(
-            "a download URL cannot live {} s",
-            ttl.as_secs_f64()
-        )));
+        return Err(Error::Invalid(format!("a download URL cannot live {} s", ttl.as_secs_f64())));
     }
     Ok(())
 }
 
 impl fmt::Debug for UrlSigner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UrlSigner")
-            .field("public_url", &self.public_url)
-            .finish_non_exhaustive()
+        f.debug_struct("UrlSigner").field("public_url", &self.public_url).finish_non_exhaustive()
     }
 }
 impl fmt::Debug for UrlParts<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UrlParts")
-            .field("project", &self.project)
-            .field("file", &self.file)
-            .finish_non_exhaustive()
+        f.debug_struct("UrlParts").field("project", &self.project).field("file", &self.file).finish_non_exhaustive()
     }
 }
 
@@ -193,15 +155,7 @@ mod tests {
 
     fn signed() -> (UrlSigner, String) {
         let signer = UrlSigner::new([7; 32], "https://cp.example.com/");
-        let url = signer
-            .sign(
-                NodeId::NIL,
-                ProjectId::NIL,
-                ContentId::of(b"b"),
-                NOW,
-                Span::secs(60),
-            )
-            .unwrap();
+        let url = signer.sign(NodeId::NIL, ProjectId::NIL, ContentId::of(b"b"), NOW, Span::secs(60)).unwrap();
         (signer, url)
     }
 
@@ -214,20 +168,10 @@ mod tests {
         let (signer, url) = signed();
         let parts = UrlParts::from_path_and_query(path(&url)).unwrap();
         let grant = signer.verify(&parts, NOW).unwrap();
-        assert_eq!(
-            (grant.node, grant.project, grant.bundle),
-            (NodeId::NIL, ProjectId::NIL, ContentId::of(b"b"))
-        );
-        assert_eq!(
-            grant.expires_at,
-            Timestamp(1_795_296_961_000_000),
-            "rounded up to a whole second"
-        );
+        assert_eq!((grant.node, grant.project, grant.bundle), (NodeId::NIL, ProjectId::NIL, ContentId::of(b"b")));
+        assert_eq!(grant.expires_at, Timestamp(1_795_296_961_000_000), "rounded up to a whole second");
         assert!(signer.verify(&parts, grant.expires_at - Span(1)).is_ok());
-        assert_eq!(
-            signer.verify(&parts, grant.expires_at),
-            Err(UrlError::Expired)
-        );
+        assert_eq!(signer.verify(&parts, grant.expires_at), Err(UrlError::Expired));
     }
 
     #[test]
@@ -238,29 +182,13 @@ mod tests {
         let file = format!("{}.tar.zst", ContentId::of(b"c"));
         let sig = "0".repeat(64);
         for tampered in [
-            UrlParts {
-                node: other,
-                ..parts
-            },
-            UrlParts {
-                project: other,
-                ..parts
-            },
-            UrlParts {
-                file: &file,
-                ..parts
-            },
-            UrlParts {
-                exp: "1795296962",
-                ..parts
-            },
+            UrlParts { node: other, ..parts },
+            UrlParts { project: other, ..parts },
+            UrlParts { file: &file, ..parts },
+            UrlParts { exp: "1795296962", ..parts },
             UrlParts { sig: &sig, ..parts },
         ] {
-            assert_eq!(
-                signer.verify(&tampered, NOW),
-                Err(UrlError::BadSignature),
-                "{tampered:?}"
-            );
+            assert_eq!(signer.verify(&tampered, NOW), Err(UrlError::BadSignature), "{tampered:?}");
         }
         let stranger = UrlSigner::new([8; 32], "https://cp.example.com");
         assert_eq!(stranger.verify(&parts, NOW), Err(UrlError::BadSignature));
@@ -272,23 +200,13 @@ mod tests {
         let parts = UrlParts::from_path_and_query(path(&url)).unwrap();
         for bad in [
             UrlParts { node: "x", ..parts },
-            UrlParts {
-                project: "x",
-                ..parts
-            },
-            UrlParts {
-                file: "x.tar.zst",
-                ..parts
-            },
+            UrlParts { project: "x", ..parts },
+            UrlParts { file: "x.tar.zst", ..parts },
             UrlParts { file: "x", ..parts },
             UrlParts { exp: "-1", ..parts },
             UrlParts { sig: "00", ..parts },
         ] {
-            assert_eq!(
-                signer.verify(&bad, NOW),
-                Err(UrlError::Malformed),
-                "{bad:?}"
-            );
+            assert_eq!(signer.verify(&bad, NOW), Err(UrlError::Malformed), "{bad:?}");
         }
         for bad in [
             "/artifacts/a/b",
@@ -297,11 +215,7 @@ mod tests {
             "/artifacts/a/b?node=1&node=1&exp=1&sig=1",
             "/artifacts/a/b?node=1&exp=1&sig=1&x=1",
         ] {
-            assert_eq!(
-                UrlParts::from_path_and_query(bad),
-                Err(UrlError::Malformed),
-                "{bad}"
-            );
+            assert_eq!(UrlParts::from_path_and_query(bad), Err(UrlError::Malformed), "{bad}");
         }
     }
 

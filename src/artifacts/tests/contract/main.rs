@@ -25,22 +25,12 @@ impl Place {
         let root = tempfile::tempdir().unwrap();
         let signer = UrlSigner::new([7; 32], "http://cp.test");
         let store = ArtifactStore::Dir(DirStore::open(root.path(), signer).unwrap());
-        Place {
-            name: "dir",
-            store,
-            peer: None,
-            root,
-        }
+        Place { name: "dir", store, peer: None, root }
     }
 
     pub async fn s3() -> Place {
         let peer = peer::Peer::start().await;
-        Place {
-            name: "s3",
-            store: peer.store(),
-            peer: Some(peer),
-            root: tempfile::tempdir().unwrap(),
-        }
+        Place { name: "s3", store: peer.store(), peer: Some(peer), root: tempfile::tempdir().unwrap() }
     }
 
     pub fn path(&self, key: &Key) -> PathBuf {
@@ -60,12 +50,7 @@ pub fn key(n: u8) -> Key {
 }
 
 pub fn now() -> Timestamp {
-    Timestamp(
-        SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap()
-            .as_micros() as i64,
-    )
+    Timestamp(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros() as i64)
 }
 
 /// Longer than one piece of a stream, and no piece like another.
@@ -78,85 +63,33 @@ async fn what_was_put_can_be_got_headed_listed_and_deleted() {
     for Place { name, store, .. } in &both().await {
         let (key, bytes) = (key(1), long());
         assert_eq!(store.head(&key).await.unwrap(), None, "{name}");
-        assert_eq!(
-            store.get(&key, 1 << 20).await,
-            Err(Error::NotFound),
-            "{name}"
-        );
-        assert!(
-            matches!(store.open(&key, None).await, Err(Error::NotFound)),
-            "{name}"
-        );
-        assert_eq!(
-            store
-                .put_if_absent(&key, bytes.clone(), None)
-                .await
-                .unwrap(),
-            Put::Created,
-            "{name}"
-        );
+        assert_eq!(store.get(&key, 1 << 20).await, Err(Error::NotFound), "{name}");
+        assert!(matches!(store.open(&key, None).await, Err(Error::NotFound)), "{name}");
+        assert_eq!(store.put_if_absent(&key, bytes.clone(), None).await.unwrap(), Put::Created, "{name}");
 
         let head = store.head(&key).await.unwrap().unwrap();
         assert_eq!(head.size, bytes.len() as u64, "{name}");
-        assert!(
-            head.etag.starts_with('"') && head.etag.ends_with('"') && head.etag.len() > 2,
-            "{name}: {}",
-            head.etag
-        );
-        assert!(
-            now().since(head.modified).as_secs() < 60 && head.modified.0 > 0,
-            "{name}: {:?}",
-            head.modified
-        );
-        assert_eq!(
-            store.get(&key, bytes.len() as u64).await.unwrap(),
-            bytes,
-            "{name}"
-        );
-        assert_eq!(
-            store
-                .get_verified(&key, 1 << 20, Digest::of(&bytes))
-                .await
-                .unwrap(),
-            bytes,
-            "{name}"
-        );
+        assert!(head.etag.starts_with('"') && head.etag.ends_with('"') && head.etag.len() > 2, "{name}: {}", head.etag);
+        assert!(now().since(head.modified).as_secs() < 60 && head.modified.0 > 0, "{name}: {:?}", head.modified);
+        assert_eq!(store.get(&key, bytes.len() as u64).await.unwrap(), bytes, "{name}");
+        assert_eq!(store.get_verified(&key, 1 << 20, Digest::of(&bytes)).await.unwrap(), bytes, "{name}");
         let listed = store.list("bundles/", None, 10).await.unwrap();
-        assert_eq!(
-            listed.iter().map(|e| (&e.key, e.size)).collect::<Vec<_>>(),
-            [(&key, head.size)],
-            "{name}"
-        );
+        assert_eq!(listed.iter().map(|e| (&e.key, e.size)).collect::<Vec<_>>(), [(&key, head.size)], "{name}");
 
         store.delete(&key).await.unwrap();
         store.delete(&key).await.unwrap();
         assert_eq!(store.head(&key).await.unwrap(), None, "{name}");
         assert_eq!(store.list("", None, 10).await.unwrap(), [], "{name}");
-        assert_eq!(
-            store.put_if_absent(&key, bytes, None).await.unwrap(),
-            Put::Created,
-            "{name}: after a delete"
-        );
+        assert_eq!(store.put_if_absent(&key, bytes, None).await.unwrap(), Put::Created, "{name}: after a delete");
     }
 }
 
 #[tokio::test]
 async fn an_empty_object_is_an_object() {
     for Place { name, store, .. } in &both().await {
-        assert_eq!(
-            store
-                .put_if_absent(&key(1), Bytes::new(), None)
-                .await
-                .unwrap(),
-            Put::Created,
-            "{name}"
-        );
+        assert_eq!(store.put_if_absent(&key(1), Bytes::new(), None).await.unwrap(), Put::Created, "{name}");
         assert_eq!(store.get(&key(1), 0).await.unwrap(), Bytes::new(), "{name}");
-        assert_eq!(
-            store.head(&key(1)).await.unwrap().unwrap().size,
-            0,
-            "{name}"
-        );
+        assert_eq!(store.head(&key(1)).await.unwrap().unwrap().size, 0, "{name}");
     }
 }
 
@@ -164,15 +97,8 @@ async fn an_empty_object_is_an_object() {
 async fn an_existing_object_is_never_overwritten() {
     for Place { name, store, .. } in &both().await {
         let (old, new) = (Bytes::from_static(b"old"), Bytes::from_static(b"new"));
-        store
-            .put_if_absent(&key(1), old.clone(), None)
-            .await
-            .unwrap();
-        assert_eq!(
-            store.put_if_absent(&key(1), new, None).await.unwrap(),
-            Put::Existed,
-            "{name}"
-        );
+        store.put_if_absent(&key(1), old.clone(), None).await.unwrap();
+        assert_eq!(store.put_if_absent(&key(1), new, None).await.unwrap(), Put::Existed, "{name}");
         assert_eq!(store.get(&key(1), 9).await.unwrap(), old, "{name}");
     }
 }
@@ -181,26 +107,13 @@ async fn an_existing_object_is_never_overwritten() {
 async fn a_put_with_a_digest_checks_the_object_that_exists() {
     for Place { name, store, .. } in &both().await {
         let key1 = key(1);
-        let put = |bytes: &'static [u8]| {
-            store.put_if_absent(&key1, Bytes::from(bytes), Some(Digest::of(bytes)))
-        };
+        let put = |bytes: &'static [u8]| store.put_if_absent(&key1, Bytes::from(bytes), Some(Digest::of(bytes)));
         assert_eq!(put(b"old").await.unwrap(), Put::Created, "{name}");
         assert_eq!(put(b"old").await.unwrap(), Put::Existed, "{name}");
-        assert!(
-            matches!(put(b"new").await, Err(Error::Corrupt(_))),
-            "{name}: same length"
-        );
-        assert!(
-            matches!(put(b"longer").await, Err(Error::Corrupt(_))),
-            "{name}: other length"
-        );
-        let lie = store
-            .put_if_absent(&key(2), Bytes::from_static(b"x"), Some(Digest::of(b"y")))
-            .await;
-        assert!(
-            matches!(lie, Err(Error::Invalid(_))),
-            "{name}: bytes that are not what the caller says"
-        );
+        assert!(matches!(put(b"new").await, Err(Error::Corrupt(_))), "{name}: same length");
+        assert!(matches!(put(b"longer").await, Err(Error::Corrupt(_))), "{name}: other length");
+        let lie = store.put_if_absent(&key(2), Bytes::from_static(b"x"), Some(Digest::of(b"y"))).await;
+        assert!(matches!(lie, Err(Error::Invalid(_))), "{name}: bytes that are not what the caller says");
         assert_eq!(store.head(&key(2)).await.unwrap(), None, "{name}");
     }
 }
@@ -213,10 +126,7 @@ async fn of_racing_puts_one_creates_and_the_object_is_its() {
                 let store = store.clone();
                 tokio::spawn(async move {
                     let bytes = Bytes::from(vec![n; 100_000]);
-                    (
-                        n,
-                        store.put_if_absent(&key(round), bytes, None).await.unwrap(),
-                    )
+                    (n, store.put_if_absent(&key(round), bytes, None).await.unwrap())
                 })
             });
             let mut winners = Vec::new();
@@ -236,37 +146,16 @@ async fn ranges_give_exactly_their_bytes() {
     for Place { name, store, .. } in &both().await {
         let bytes = long();
         let size = bytes.len() as u64;
-        store
-            .put_if_absent(&key(1), bytes.clone(), None)
-            .await
-            .unwrap();
-        for range in [
-            0..1,
-            0..size,
-            1..2,
-            65_535..65_537,
-            100_000..size,
-            size - 1..size,
-        ] {
+        store.put_if_absent(&key(1), bytes.clone(), None).await.unwrap();
+        for range in [0..1, 0..size, 1..2, 65_535..65_537, 100_000..size, size - 1..size] {
             let part = store.get_range(&key(1), range.clone()).await.unwrap();
-            assert_eq!(
-                part,
-                bytes[range.start as usize..range.end as usize],
-                "{name} {range:?}"
-            );
+            assert_eq!(part, bytes[range.start as usize..range.end as usize], "{name} {range:?}");
         }
         for range in [size..size + 1, 0..size + 1, 5..5, u64::MAX - 1..u64::MAX] {
             let part = store.get_range(&key(1), range.clone()).await;
-            assert!(
-                matches!(part, Err(Error::Invalid(_))),
-                "{name} {range:?}: {part:?}"
-            );
+            assert!(matches!(part, Err(Error::Invalid(_))), "{name} {range:?}: {part:?}");
         }
-        assert_eq!(
-            store.get_range(&key(2), 0..1).await,
-            Err(Error::NotFound),
-            "{name}"
-        );
+        assert_eq!(store.get_range(&key(2), 0..1).await, Err(Error::NotFound), "{name}");
     }
 }
 
@@ -274,10 +163,7 @@ async fn ranges_give_exactly_their_bytes() {
 async fn a_stream_tells_its_size_first_and_then_gives_all_pieces() {
     for Place { name, store, .. } in &both().await {
         let bytes = long();
-        store
-            .put_if_absent(&key(1), bytes.clone(), None)
-            .await
-            .unwrap();
+        store.put_if_absent(&key(1), bytes.clone(), None).await.unwrap();
         let head = store.head(&key(1)).await.unwrap().unwrap();
         for range in [None, Some(7..200_000)] {
             let object = store.open(&key(1), range.clone()).await.unwrap();
@@ -288,11 +174,7 @@ async fn a_stream_tells_its_size_first_and_then_gives_all_pieces() {
                 "{name}"
             );
             let pieces: Vec<Bytes> = object.body.map(Result::unwrap).collect().await;
-            assert_eq!(
-                pieces.concat(),
-                bytes[want.start as usize..want.end as usize],
-                "{name}"
-            );
+            assert_eq!(pieces.concat(), bytes[want.start as usize..want.end as usize], "{name}");
         }
     }
 }
@@ -300,14 +182,8 @@ async fn a_stream_tells_its_size_first_and_then_gives_all_pieces() {
 #[tokio::test]
 async fn nothing_longer_than_the_callers_limit_is_read() {
     for Place { name, store, .. } in &both().await {
-        store
-            .put_if_absent(&key(1), Bytes::from_static(b"12345"), None)
-            .await
-            .unwrap();
-        assert!(
-            matches!(store.get(&key(1), 4).await, Err(Error::Invalid(_))),
-            "{name}"
-        );
+        store.put_if_absent(&key(1), Bytes::from_static(b"12345"), None).await.unwrap();
+        assert!(matches!(store.get(&key(1), 4).await, Err(Error::Invalid(_))), "{name}");
         assert_eq!(store.get(&key(1), 5).await.unwrap(), "12345", "{name}");
     }
 }
@@ -316,16 +192,11 @@ async fn nothing_longer_than_the_callers_limit_is_read() {
 async fn listing_goes_on_where_it_stopped_in_byte_order() {
     for Place { name, store, .. } in &both().await {
         // '-' < '.' < '/': a walk of directories by name would give another order.
-        let mut keys: Vec<Key> = ["a-b/1", "a.b", "a/1", "a/2", "a/2x/3", "b/1"]
-            .iter()
-            .map(|k| Key::parse(k).unwrap())
-            .collect();
+        let mut keys: Vec<Key> =
+            ["a-b/1", "a.b", "a/1", "a/2", "a/2x/3", "b/1"].iter().map(|k| Key::parse(k).unwrap()).collect();
         keys.sort();
         for key in keys.iter().rev() {
-            store
-                .put_if_absent(key, Bytes::from_static(b"x"), None)
-                .await
-                .unwrap();
+            store.put_if_absent(key, Bytes::from_static(b"x"), None).await.unwrap();
         }
         for max in [1, 2, 5, 6, 7] {
             let (mut seen, mut after) = (Vec::new(), None);
@@ -344,33 +215,19 @@ async fn listing_goes_on_where_it_stopped_in_byte_order() {
             page.iter().map(|e| e.key.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(names("a/").await, ["a/1", "a/2", "a/2x/3"], "{name}");
-        assert_eq!(
-            names("a/2").await,
-            ["a/2", "a/2x/3"],
-            "{name}: also half a segment"
-        );
+        assert_eq!(names("a/2").await, ["a/2", "a/2x/3"], "{name}: also half a segment");
         assert_eq!(names("a/2x/").await, ["a/2x/3"], "{name}");
         assert_eq!(names("c/").await, [""; 0], "{name}");
-        assert!(
-            matches!(store.list("../", None, 9).await, Err(Error::Invalid(_))),
-            "{name}"
-        );
+        assert!(matches!(store.list("../", None, 9).await, Err(Error::Invalid(_))), "{name}");
     }
 }
 
 #[tokio::test]
 async fn a_store_that_works_is_ready() {
     for Place { name, store, .. } in &both().await {
-        store
-            .ready()
-            .await
-            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        store.ready().await.unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(store.clean(now()).await.unwrap(), 0, "{name}");
-        assert_eq!(
-            store.list("", None, 9).await.unwrap(),
-            [],
-            "{name}: being asked leaves nothing behind"
-        );
+        assert_eq!(store.list("", None, 9).await.unwrap(), [], "{name}: being asked leaves nothing behind");
     }
 }
 
@@ -379,38 +236,20 @@ async fn bytes_changed_behind_our_back_are_found_corrupt() {
     for place in &both().await {
         let (name, store) = (place.name, &place.store);
         let bytes = long();
-        store
-            .put_if_absent(&key(1), bytes.clone(), None)
-            .await
-            .unwrap();
+        store.put_if_absent(&key(1), bytes.clone(), None).await.unwrap();
         let mut bad = bytes.to_vec();
         bad[1234] ^= 1;
         std::fs::write(place.path(&key(1)), &bad).unwrap();
-        let got = store
-            .get_verified(&key(1), 1 << 20, Digest::of(&bytes))
-            .await;
-        assert!(
-            matches!(got, Err(Error::Corrupt(_))),
-            "{name}: a flipped bit: {got:?}"
-        );
-        let put = store
-            .put_if_absent(&key(1), bytes.clone(), Some(Digest::of(&bytes)))
-            .await;
+        let got = store.get_verified(&key(1), 1 << 20, Digest::of(&bytes)).await;
+        assert!(matches!(got, Err(Error::Corrupt(_))), "{name}: a flipped bit: {got:?}");
+        let put = store.put_if_absent(&key(1), bytes.clone(), Some(Digest::of(&bytes))).await;
         assert!(matches!(put, Err(Error::Corrupt(_))), "{name}: {put:?}");
         std::fs::write(place.path(&key(1)), &bytes[..99]).unwrap();
-        let got = store
-            .get_verified(&key(1), 1 << 20, Digest::of(&bytes))
-            .await;
-        assert!(
-            matches!(got, Err(Error::Corrupt(_))),
-            "{name}: cut short: {got:?}"
-        );
+        let got = store.get_verified(&key(1), 1 << 20, Digest::of(&bytes)).await;
+        assert!(matches!(got, Err(Error::Corrupt(_))), "{name}: cut short: {got:?}");
         store.delete(&key(1)).await.unwrap();
         assert_eq!(
-            store
-                .put_if_absent(&key(1), bytes.clone(), Some(Digest::of(&bytes)))
-                .await
-                .unwrap(),
+            store.put_if_absent(&key(1), bytes.clone(), Some(Digest::of(&bytes))).await.unwrap(),
             Put::Created,
             "{name}: deleting and putting again heals it"
         );

@@ -52,24 +52,16 @@ impl Peer {
                 let mut connections = tokio::task::JoinSet::new();
                 while let Ok((socket, _)) = listener.accept().await {
                     let (service, faults, root) = (service.clone(), faults.clone(), root.clone());
-                    let serve = service_fn(move |req| {
-                        answer(service.clone(), faults.clone(), root.clone(), req)
-                    });
+                    let serve = service_fn(move |req| answer(service.clone(), faults.clone(), root.clone(), req));
                     connections.spawn(async move {
-                        let http =
-                            hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                        let http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                         // A client may hang up.
                         let _ = http.serve_connection(TokioIo::new(socket), serve).await;
                     });
                 }
             }
         });
-        Peer {
-            addr,
-            faults,
-            root,
-            accept,
-        }
+        Peer { addr, faults, root, accept }
     }
 
     pub fn config(&self) -> S3Config {
@@ -112,20 +104,13 @@ async fn answer(
     req: Request<Incoming>,
 ) -> Result<Response<s3s::Body>, s3s::HttpError> {
     faults.seen.fetch_add(1, Ordering::SeqCst);
-    let fail = faults
-        .fail_first
-        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1))
-        .is_ok();
+    let fail = faults.fail_first.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
     if fail {
         let mut response = Response::new(s3s::Body::empty());
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         return Ok(response);
     }
-    let _one = if req.method() == Method::PUT {
-        Some(faults.one_put.lock().await)
-    } else {
-        None
-    };
+    let _one = if req.method() == Method::PUT { Some(faults.one_put.lock().await) } else { None };
     if req.method() == Method::PUT && faults.ignore_if_none_match.load(Ordering::SeqCst) {
         // The header is signed and cannot be taken away; with the old object gone it has no effect.
         let _ = std::fs::remove_file(root.join(req.uri().path().trim_start_matches('/')));
