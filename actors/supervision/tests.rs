@@ -142,7 +142,7 @@ impl Actor for Probe {
             Ask::Do(act) => act.out().await?,
             Ask::Block(until) => {
                 self.script.note("block", self.key);
-                drop(until.recv());
+                let _ = until.recv();
             }
             Ask::End => myself.stop(None),
         }
