@@ -1,0 +1,1 @@
+-- The first schema is not taken back; a database without it is an empty one.

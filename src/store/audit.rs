@@ -1,0 +1,144 @@
+//! Reading the audit log and checking its chains.
+
+use crate::Store;
+use crate::error::{Q, Result};
+use crate::types::{Listing, Page, Where};
+use crate::value::{Bind, Cells, p};
+use crate::write::{Write, chain_of, finish, read_head};
+use domain::audit::{Entry, Head, Verdict, Verifier};
+use domain::{AuditId, ProjectId, Scope, Timestamp};
+use uuid::Uuid;
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AuditFilter {
+    /// Exact, or with a trailing dot a prefix: `rollout.`.
+    pub action: Option<String>,
+    pub actor: Option<Uuid>,
+    pub actor_type: Option<String>,
+    pub resource: Option<Uuid>,
+    pub resource_type: Option<String>,
+    /// Inclusive.
+    pub since: Option<Timestamp>,
+    /// Exclusive.
+    pub until: Option<Timestamp>,
+}
+
+const ENTRY: &str = "a.id, a.seq, a.at, a.actor_type, a.actor_id, a.action, a.resource_type, a.resource_id, a.project_id, a.changes, \
+                     a.request_id, a.ip, a.prev_hash, a.hash";
+
+fn read_entry(r: &mut Cells) -> Q<Entry> {
+    Ok(Entry {
+        id: r.get()?,
+        seq: r.get()?,
+        at: r.get()?,
+        actor_type: r.get()?,
+        actor_id: r.get()?,
+        action: r.get()?,
+        resource_type: r.get()?,
+        resource_id: r.get()?,
+        project_id: r.get()?,
+        changes: r.json()?,
+        request_id: r.get()?,
+        ip: r.get()?,
+        prev_hash: r.get()?,
+        hash: r.get()?,
+    })
+}
+
+/// Entries that `audit_verify` reads at once.
+const VERIFY_PAGE: u32 = 1_000;
+
+impl Store {
+    /// Entries that go with no other row.
+    pub async fn append_audit(&self, w: Write) -> Result<()> {
+        self.write("audit.append", w, |c, w| Box::pin(finish(c, w))).await
+    }
+
+    /// Newest first. `Scope::Org` sees its projects' chains; the system's chain is for `Scope::System`.
+    pub async fn audit_entries(&self, scope: Scope, filter: AuditFilter, page: Page) -> Result<Listing<Entry>> {
+        self.read("audit.list", (scope, filter, page), |c, (scope, f, page)| {
+            Box::pin(async move {
+                let mut w = Where::new("1 = 1");
+                match scope {
+                    Scope::Org(org) => w.and("a.project_id IN (SELECT id FROM projects WHERE org_id = ?)", [org.v()]),
+                    Scope::Project(id) => w.and("a.chain = ?", [id.v()]),
+                    Scope::System(_) => {}
+                }
+                match f.action.as_deref() {
+                    // The first string behind every one with this prefix: '.' is followed by '/'.
+                    Some(prefix) if prefix.ends_with('.') => {
+                        w.and("a.action >= ? AND a.action < ?", [prefix.v(), format!("{}/", prefix.trim_end_matches('.')).v()]);
+                    }
+                    action => w.and_if("a.action = ?", action),
+                }
+                w.and_if("a.actor_id = ?", f.actor);
+                w.and_if("a.actor_type = ?", f.actor_type.as_ref());
+                w.and_if("a.resource_id = ?", f.resource);
+                w.and_if("a.resource_type = ?", f.resource_type.as_ref());
+                w.and_if("a.at >= ?", f.since);
+                w.and_if("a.at < ?", f.until);
+                let total = c.one(format!("SELECT count(*) FROM audit_entries a WHERE {}", w.sql), w.params.clone(), |r| r.get()).await?;
+                if let Some(cursor) = &page.cursor {
+                    let parsed = cursor.split_once('_').and_then(|(at, id)| Some((at.parse::<i64>().ok()?, id.parse::<AuditId>().ok()?)));
+                    let (at, id) = parsed.ok_or_else(|| crate::error::Fail::invalid("the cursor is not one of this list"))?;
+                    w.and("(a.at, a.id) < (?, ?)", p![at, id]);
+                }
+                let sql =
+                    format!("SELECT {ENTRY} FROM audit_entries a WHERE {} ORDER BY a.at DESC, a.id DESC LIMIT {}", w.sql, page.limit() + 1);
+                let rows = c.rows(sql, w.params, read_entry).await?;
+                Ok(Listing::cut(rows, total, page, |e| format!("{}_{}", e.at.0, e.id)))
+            })
+        })
+        .await
+    }
+
+    /// In order of the chain; `None` is the system's.
+    pub async fn audit_after(&self, chain: Option<ProjectId>, seq: i64, limit: u32) -> Result<Vec<Entry>> {
+        self.read("audit.after", (chain, seq, limit), |c, (chain, seq, limit)| {
+            Box::pin(async move {
+                let sql = format!("SELECT {ENTRY} FROM audit_entries a WHERE a.chain = ? AND a.seq > ? ORDER BY a.seq LIMIT ?");
+                c.rows(sql, p![chain_of(*chain), *seq, *limit], read_entry).await
+            })
+        })
+        .await
+    }
+
+    pub async fn audit_head(&self, chain: Option<ProjectId>) -> Result<Head> {
+        self.read("audit.head", chain, |c, chain| {
+            Box::pin(async move {
+                let found = c.maybe("SELECT seq, hash FROM audit_heads WHERE chain = ?", p![chain_of(*chain)], read_head).await?;
+                Ok(found.unwrap_or(Head::EMPTY))
+            })
+        })
+        .await
+    }
+
+    pub async fn audit_chains(&self) -> Result<Vec<(Option<ProjectId>, Head)>> {
+        self.read("audit.chains", (), |c, ()| {
+            Box::pin(async move {
+                c.rows("SELECT chain, seq, hash FROM audit_heads ORDER BY chain", vec![], |r| {
+                    let chain: Uuid = r.get()?;
+                    Ok(((!chain.is_nil()).then_some(ProjectId(chain)), read_head(r)?))
+                })
+                .await
+            })
+        })
+        .await
+    }
+
+    /// Follows a chain up to the head it has now, a page at a time.
+    pub async fn audit_verify(&self, chain: Option<ProjectId>) -> Result<Verdict> {
+        let head = self.audit_head(chain).await?;
+        let mut verifier = Verifier::default();
+        let mut seq = 0;
+        loop {
+            let entries = self.audit_after(chain, seq, VERIFY_PAGE).await?;
+            // Entries behind the head that was read are later ones; their turn is another time.
+            entries.iter().filter(|e| e.seq <= head.seq).for_each(|e| verifier.feed(e));
+            match entries.last() {
+                Some(last) if last.seq < head.seq => seq = last.seq,
+                _ => return Ok(verifier.finish(Some(head))),
+            }
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The one door to SQL: every operation goes through [`Store::run`], which measures, bounds and repeats it.
+//!
+//! Repeated is only what is certainly not done: serialization failures, deadlocks, busy locks before the commit.
+//! A commit whose answer is lost is `Unknown` and never repeated.
+
+use crate::conn::{Conn, Link};
+use crate::error::{Error, Fail, Q, Result};
+use crate::lite::Queue;
+use crate::pg;
+use crate::{Backing, Store};
+use diesel::connection::SimpleConnection as _;
+use diesel_async::{AnsiTransactionManager, AsyncConnection, AsyncPgConnection, SimpleAsyncConnection as _, TransactionManager};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+type PgTx = <AsyncPgConnection as AsyncConnection>::TransactionManager;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// One statement, or several that need not agree.
+    Read,
+    /// Several statements that see one state.
+    Snapshot,
+    Write,
+}
+
+/// The function of an operation: may be called again with the same arguments.
+pub(crate) trait Op<A, R>: for<'c> Fn(&'c mut Conn, &'c A) -> BoxFuture<'c, Q<R>> + Send + Sync + 'static {}
+impl<A, R, F> Op<A, R> for F where F: for<'c> Fn(&'c mut Conn, &'c A) -> BoxFuture<'c, Q<R>> + Send + Sync + 'static {}
+
+const QUEUED: u8 = 0;
+const STARTED: u8 = 1;
+const GIVEN_UP: u8 = 2;
+
+/// Ends as given up when the caller stops waiting before the job began.
+struct Ticket(Arc<AtomicU8>);
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let _ = self.0.compare_exchange(QUEUED, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire);
+    }
+}
+
+impl Store {
+    pub(crate) async fn read<A, R>(&self, op: &'static str, args: A, f: impl for<'c> Fn(&'c mut Conn, &'c A) -> BoxFuture<'c, Q<R>> + Send + Sync + 'static) -> Result<R>
+    where
+        A: Send + Sync + 'static,
+        R: Send + 'static,
+    {
+        self.run(op, Kind::Read, args, f).await
+    }
+
+    pub(crate) async fn snapshot<A, R>(&self, op: &'static str, args: A, f: impl for<'c> Fn(&'c mut Conn, &'c A) -> BoxFuture<'c, Q<R>> + Send + Sync + 'static) -> Result<R>
+    where
+        A: Send + Sync + 'static,
+        R: Send + 'static,
+    {
+        self.run(op, Kind::Snapshot, args, f).await
+    }
+
+    pub(crate) async fn write<A, R>(&self, op: &'static str, args: A, f: impl for<'c> Fn(&'c mut Conn, &'c A) -> BoxFuture<'c, Q<R>> + Send + Sync + 'static) -> Result<R>
+    where
+        A: Send + Sync + 'static,
+        R: Send + 'static,
+    {
+        self.run(op, Kind::Write, args, f).await
+    }
+
+    async fn run<A, R, F>(&self, op: &'static str, kind: Kind, args: A, f: F) -> Result<R>
+    where
+        A: Send + Sync + 'static,
+        R: Send + 'static,
+        F: Op<A, R>,
+    {
+        self.inner.statements.fetch_add(1, Ordering::Relaxed);
+        let began = Instant::now();
+        let (args, f) = (Arc::new(args), Arc::new(f));
+        let mut attempt = 0;
+        let answer = loop {
+            let tried = match &self.inner.backing {
+                Backing::Lite(l) => {
+                    let queue = if kind == Kind::Write { &l.writer } else { &l.readers };
+                    self.lite(queue, kind, args.clone(), f.clone()).await
+                }
+                Backing::Pg(pool) => self.pg(pool, kind, &*args, &*f).await,
+            };
+            match tried {
+                Ok(r) => break Ok(r),
+                Err(Fail::Own(e)) => break Err(e),
+                Err(Fail::Retry(why)) if attempt >= self.inner.config.retries => break Err(Error::Unavailable(why)),
+                Err(Fail::Retry(_)) => {
+                    attempt += 1;
+                    self.inner.retries.with_label_values(&[op]).inc();
+                    // 2, 4, 8 ... ms, spread by the operation count so that two rivals do not meet again.
+                    let spread = self.inner.statements.load(Ordering::Relaxed) % 5;
+                    tokio::time::sleep(Duration::from_millis((1 << attempt.min(7)) + spread)).await;
+                }
+            }
+        };
+        self.inner.seconds.with_label_values(&[op]).observe(began.elapsed().as_secs_f64());
+        if let Err(e @ (Error::Unavailable(_) | Error::Unknown(_) | Error::Invalid(_))) = &answer {
+            tracing::warn!(op, error = %e, "database operation failed");
+        }
+        answer
+    }
+
+    async fn lite<A, R, F>(&self, queue: &Queue, kind: Kind, args: Arc<A>, f: Arc<F>) -> Q<R>
+    where
+        A: Send + Sync + 'static,
+        R: Send + 'static,
+        F: Op<A, R>,
+    {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let state = Arc::new(AtomicU8::new(QUEUED));
+        let ticket = Ticket(state.clone());
+        let bell = self.inner.bell.clone();
+        queue.push(Box::new(move |conn| {
+            if state.compare_exchange(QUEUED, STARTED, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                // The caller may be gone by now; then nobody hears the answer, as with a lost connection.
+                let done = lite_job(conn, kind, &*args, &*f);
+                if std::mem::take(&mut conn.rang) && done.is_ok() {
+                    bell.send_modify(|n| *n += 1);
+                }
+                let _ = reply.send(done);
+            }
+        }))?;
+        match tokio::time::timeout(self.inner.config.op_timeout, answer).await {
+            Ok(Ok(r)) => r,
+            Ok(Err(_)) => Err(Error::Unavailable("the store is closed".into()).into()),
+            Err(_) => {
+                let never_began = ticket.0.compare_exchange(QUEUED, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_ok();
+                Err(if never_began || kind != Kind::Write {
+                    Error::Unavailable("timed out waiting for the database".into())
+                } else {
+                    Error::Unknown("timed out while the database was writing".into())
+                }
+                .into())
+            }
+        }
+    }
+
+    async fn pg<A, R, F>(&self, pool: &pg::Pool, kind: Kind, args: &A, f: &F) -> Q<R>
+    where
+        A: Send + Sync + 'static,
+        R: Send + 'static,
+        F: Op<A, R>,
+    {
+        let config = &self.inner.config;
+        let committing = AtomicBool::new(false);
+        let work = async {
+            let mut conn = Conn::new(Link::Pg(pg::checkout(pool).await?));
+            let begin = match kind {
+                Kind::Read if config.statement_cache => None,
+                Kind::Read => Some("BEGIN READ ONLY"),
+                Kind::Snapshot => Some("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+                Kind::Write => Some("BEGIN"),
+            };
+            let Some(begin) = begin else { return f(&mut conn, args).await };
+            if let Link::Pg(c) = &mut conn.link {
+                AnsiTransactionManager::begin_transaction_sql(&mut **c, begin).await?;
+                if !config.statement_cache {
+                    c.batch_execute(&pg::session_settings(config, true)).await?;
+                }
+            }
+            let done = f(&mut conn, args).await;
+            let rang = conn.rang;
+            let Link::Pg(c) = &mut conn.link else { return done };
+            match done {
+                Ok(r) => {
+                    committing.store(true, Ordering::Release);
+                    match PgTx::commit_transaction(&mut **c).await {
+                        Ok(()) => {
+                            if rang {
+                                self.inner.bell.send_modify(|n| *n += 1);
+                                // After the commit: a NOTIFY inside it would make all commits wait for each other.
+                                // A lost one is made up for by polling.
+                                let notify = c.batch_execute("NOTIFY sentinel_changes");
+                                let _ = tokio::time::timeout(Duration::from_millis(200), notify).await;
+                            }
+                            Ok(r)
+                        }
+                        Err(_) if kind != Kind::Write => Ok(r),
+                        Err(e) => Err(match Fail::from(e) {
+                            Fail::Retry(why) => Fail::Retry(why),
+                            // Anything else may have come after the commit record was written.
+                            Fail::Own(e) => Fail::Own(Error::Unknown(e.to_string())),
+                        }),
+                    }
+                }
+                Err(e) => {
+                    // A connection that cannot roll back is closed by the pool, which rolls back too.
+                    let _ = PgTx::rollback_transaction(&mut **c).await;
+                    Err(e)
+                }
+            }
+        };
+        match tokio::time::timeout(config.op_timeout, work).await {
+            Ok(r) => r,
+            Err(_) if committing.load(Ordering::Acquire) && kind == Kind::Write => {
+                Err(Error::Unknown("timed out during the commit".into()).into())
+            }
+            // The dropped future leaves an open transaction; the pool closes that connection.
+            Err(_) => Err(Error::Unavailable("timed out waiting for the database".into()).into()),
+        }
+    }
+}
+
+fn batch(conn: &mut Conn, sql: &str) -> Q<()> {
+    match &mut conn.link {
+        Link::Lite(c) => Ok(c.batch_execute(sql)?),
+        Link::Pg(_) => Err(Fail::invalid("not a connection of SQLite")),
+    }
+}
+
+fn lite_job<A, R, F: Op<A, R>>(conn: &mut Conn, kind: Kind, args: &A, f: &F) -> Q<R> {
+    match kind {
+        Kind::Read => {}
+        Kind::Snapshot => batch(conn, "BEGIN")?,
+        // IMMEDIATE: the lock is taken first, so the transaction can never fail half-way for a lock.
+        Kind::Write => batch(conn, "BEGIN IMMEDIATE")?,
+    }
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| f(conn, args).now_or_never()));
+    let done = match done {
+        Ok(Some(r)) => r,
+        Ok(None) => Err(Fail::invalid("an operation waited for something inside its transaction")),
+        Err(_) => Err(Error::Unavailable("an operation panicked; it was rolled back".into()).into()),
+    };
+    match (kind, done) {
+        (Kind::Read, done) => done,
+        (_, Err(e)) => {
+            let _ = batch(conn, "ROLLBACK");
+            Err(e)
+        }
+        (Kind::Snapshot, Ok(r)) => batch(conn, "COMMIT").map(|()| r),
+        (Kind::Write, Ok(r)) => match batch(conn, "COMMIT") {
+            Ok(()) => Ok(r),
+            Err(e) => {
+                // If SQLite still holds the transaction it was not done, and this ends it.
+                let undone = batch(conn, "ROLLBACK").is_ok();
+                Err(match e {
+                    _ if undone => Fail::Own(Error::Unavailable("the commit failed and was rolled back".into())),
+                    Fail::Retry(why) | Fail::Own(Error::Unavailable(why)) => Fail::Own(Error::Unknown(why)),
+                    Fail::Own(e) => Fail::Own(Error::Unknown(e.to_string())),
+                })
+            }
+        },
+    }
+}

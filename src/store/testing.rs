@@ -1,0 +1,263 @@
+//! Throwaway databases for tests and benches of any crate.
+//!
+//! SQLite: a file in a temporary directory. PostgreSQL: one cluster per process, one database per test, copied from a migrated
+//! template. A watcher process holds a pipe of ours: when it closes, however we ended, it stops the server and removes the files.
+
+pub mod seed;
+
+use crate::{Error, Store, StoreConfig};
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::OnceCell;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    Sqlite,
+    Postgres,
+}
+
+impl Backend {
+    pub const ALL: [Backend; 2] = [Backend::Sqlite, Backend::Postgres];
+}
+
+/// A store on a fresh, migrated database. Derefs to [`Store`].
+pub struct Opened {
+    pub backend: Backend,
+    pub store: Store,
+    pub config: StoreConfig,
+    /// Removed with the value.
+    dir: Option<tempfile::TempDir>,
+}
+
+impl Deref for Opened {
+    type Target = Store;
+    fn deref(&self) -> &Store {
+        &self.store
+    }
+}
+
+impl Opened {
+    /// Another store on the same database, as another process would have (PostgreSQL only: SQLite refuses a second).
+    pub async fn again(&self) -> crate::Result<Store> {
+        Store::open(self.config.clone(), &prometheus::Registry::new()).await
+    }
+    /// Where the files of SQLite are.
+    pub fn dir(&self) -> Option<&Path> {
+        self.dir.as_ref().map(|d| d.path())
+    }
+}
+
+/// A fresh database. Panics, saying what to install, when the programs of PostgreSQL are missing.
+pub async fn open(backend: Backend) -> Opened {
+    open_with(backend, |_| {}).await
+}
+
+/// A fresh database, opened with other settings.
+pub async fn open_with(backend: Backend, change: impl FnOnce(&mut StoreConfig)) -> Opened {
+    let (mut config, dir) = match backend {
+        Backend::Sqlite => {
+            let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("no temporary directory: {e}"));
+            (StoreConfig::sqlite(dir.path().join("sentinel.db")), Some(dir))
+        }
+        Backend::Postgres => (StoreConfig::postgres(new_database().await), None),
+    };
+    // Many small databases at once: a pool of 16 for each would use up the server's connections.
+    config.pool_size = 8;
+    config.readers = 2;
+    change(&mut config);
+    let store = Store::open(config.clone(), &prometheus::Registry::new()).await;
+    let store = store.unwrap_or_else(|e| panic!("cannot open the {backend:?} test database: {e}"));
+    store.migrate().await.unwrap_or_else(|e| panic!("cannot migrate the {backend:?} test database: {e}"));
+    Opened { backend, store, config, dir }
+}
+
+/// Run a test on both databases, one after the other.
+pub async fn for_each_backend<F, Fut>(test: F)
+where
+    F: Fn(Opened) -> Fut,
+    Fut: Future<Output = ()>,
+{
+    for backend in Backend::ALL {
+        test(open(backend).await).await;
+    }
+}
+
+/// The cluster of this process.
+struct Cluster {
+    socket_dir: PathBuf,
+    /// Holds the pipe whose end stops the server.
+    _watcher: Child,
+}
+
+static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
+static NEXT: AtomicU32 = AtomicU32::new(1);
+
+const PORT: u16 = 5432;
+/// The unprivileged user for a server that refuses to run as root: `nobody` on every Linux.
+const NOBODY: &str = "65534";
+
+impl Cluster {
+    fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@{}:{PORT}/{database}", self.socket_dir.display().to_string().replace('/', "%2F"))
+    }
+}
+
+async fn new_database() -> String {
+    let cluster = CLUSTER.get_or_init(start).await;
+    let name = format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let admin = admin(cluster).await;
+    let made = admin.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE migrated")).await;
+    made.unwrap_or_else(|e| panic!("cannot create a test database: {e}"));
+    cluster.url(&name)
+}
+
+/// A connection for one statement; its task ends with it.
+struct Admin(String);
+
+async fn admin(cluster: &Cluster) -> Admin {
+    Admin(cluster.url("postgres"))
+}
+
+impl Admin {
+    async fn batch_execute(&self, sql: &str) -> Result<(), tokio_postgres::Error> {
+        let (client, connection) = tokio_postgres::connect(&self.0, tokio_postgres::NoTls).await?;
+        let work = client.batch_execute(sql);
+        tokio::select! {
+            done = work => done,
+            broken = connection => broken,
+        }
+    }
+}
+
+/// The programs: on PATH, where `pg_config` says, or in Debian's versioned folders.
+fn bindir() -> PathBuf {
+    let mut places: Vec<PathBuf> = std::env::var_os("PATH").map(|p| std::env::split_paths(&p).collect()).unwrap_or_default();
+    if let Ok(out) = Command::new("pg_config").arg("--bindir").output() {
+        places.push(PathBuf::from(String::from_utf8_lossy(&out.stdout).trim()));
+    }
+    let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+        .map(|d| d.flatten().map(|e| e.path().join("bin")).collect())
+        .unwrap_or_default();
+    versions.sort();
+    places.extend(versions.into_iter().rev());
+    let found = places.into_iter().find(|p| p.join("initdb").is_file() && p.join("postgres").is_file());
+    found.unwrap_or_else(|| {
+        panic!(
+            "the tests on PostgreSQL need its server programs (initdb, postgres): looked on PATH, at `pg_config --bindir` and in \
+             /usr/lib/postgresql/*/bin. On Debian or Ubuntu: apt-get install --no-install-recommends postgresql"
+        )
+    })
+}
+
+/// As root the server must run as somebody else.
+fn as_user(program: &Path, root: bool) -> Command {
+    if !root {
+        return Command::new(program);
+    }
+    let mut c = Command::new("setpriv");
+    c.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--"]).arg(program);
+    c
+}
+
+async fn start() -> Cluster {
+    let built = tokio::task::spawn_blocking(start_server).await;
+    let cluster = built.unwrap_or_else(|e| panic!("the test cluster could not be started: {e}"));
+    wait_until_up(&cluster).await;
+    let admin = admin(&cluster).await;
+    let made = admin.batch_execute("CREATE DATABASE migrated").await;
+    made.unwrap_or_else(|e| panic!("cannot create the template database: {e}"));
+    let template = Store::open(StoreConfig::postgres(cluster.url("migrated")), &prometheus::Registry::new()).await;
+    let template = template.unwrap_or_else(|e| panic!("cannot open the template database: {e}"));
+    template.migrate().await.unwrap_or_else(|e| panic!("cannot migrate the template database: {e}"));
+    drop(template);
+    // A template must have no connections; those of the pool end a moment after it.
+    let begun = Instant::now();
+    loop {
+        match admin.batch_execute("CREATE DATABASE probe TEMPLATE migrated; ").await {
+            Ok(()) => return cluster,
+            Err(e) if begun.elapsed() > Duration::from_secs(10) => panic!("the template database stays in use: {e}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+async fn wait_until_up(cluster: &Cluster) {
+    let begun = Instant::now();
+    let admin = admin(cluster).await;
+    while let Err(e) = admin.batch_execute("SELECT 1").await {
+        if begun.elapsed() > Duration::from_secs(30) {
+            let log = std::fs::read_to_string(cluster.socket_dir.join("log")).unwrap_or_default();
+            panic!("the test cluster does not answer: {e}\n{log}");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn start_server() -> Cluster {
+    use std::os::unix::fs::MetadataExt as _;
+    let bin = bindir();
+    // Short: the path of a socket has at most 107 bytes.
+    let dir = tempfile::Builder::new().prefix("pg").tempdir_in("/tmp").unwrap_or_else(|e| panic!("no temporary directory: {e}"));
+    let dir = dir.keep();
+    let root = std::fs::metadata("/proc/self").map(|m| m.uid() == 0).unwrap_or(false);
+    if root {
+        std::os::unix::fs::chown(&dir, Some(65534), Some(65534)).unwrap_or_else(|e| panic!("chown: {e}"));
+    }
+    let data = dir.join("data");
+    let out = as_user(&bin.join("initdb"), root)
+        .args(["-A", "trust", "--no-sync", "-U", "postgres", "-E", "UTF8", "--locale=C", "-D"])
+        .arg(&data)
+        .current_dir("/tmp")
+        .output()
+        .unwrap_or_else(|e| panic!("cannot run initdb (as root it needs setpriv of util-linux): {e}"));
+    assert!(out.status.success(), "initdb failed: {}", String::from_utf8_lossy(&out.stderr));
+    let server = as_user(&bin.join("postgres"), root);
+    let mut words: Vec<String> = vec![server.get_program().to_string_lossy().into_owned()];
+    words.extend(server.get_args().map(|a| a.to_string_lossy().into_owned()));
+    // The script's standard input is a pipe that this process holds: its end is the only signal.
+    let script = r#"dir="$1"; shift
+"$@" >"$dir/log" 2>&1 </dev/null &
+pid=$!
+trap '' INT TERM HUP
+cat >/dev/null
+kill -QUIT $pid 2>/dev/null
+wait $pid 2>/dev/null
+rm -rf "$dir""#;
+    let socket = dir.to_string_lossy().into_owned();
+    let mut watcher = Command::new("sh");
+    watcher.args(["-c", script, "sh"]).arg(&dir).args(&words).arg("-D").arg(&data).arg("-k").arg(&socket);
+    for setting in [
+        "listen_addresses=",
+        "port=5432",
+        "fsync=off",
+        "synchronous_commit=off",
+        "full_page_writes=off",
+        "max_connections=300",
+        "shared_buffers=64MB",
+        "autovacuum=off",
+    ] {
+        watcher.arg("-c").arg(setting);
+    }
+    use std::os::unix::process::CommandExt as _;
+    // A group of its own: an interrupt from the terminal must not kill the watcher before it has cleaned up.
+    let watcher = watcher.process_group(0).current_dir("/tmp").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let watcher = watcher.unwrap_or_else(|e| panic!("cannot start the test cluster: {e}"));
+    Cluster { socket_dir: dir, _watcher: watcher }
+}
+
+/// The URL of a new, empty database of the test cluster (not migrated).
+pub async fn empty_postgres() -> String {
+    let cluster = CLUSTER.get_or_init(start).await;
+    let name = format!("e{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let made = admin(cluster).await.batch_execute(&format!("CREATE DATABASE {name}")).await;
+    made.unwrap_or_else(|e| panic!("cannot create a test database: {e}"));
+    cluster.url(&name)
+}
+
+/// Is this the error of a store that refuses?
+pub fn is_conflict(e: &Error, what: &str) -> bool {
+    matches!(e, Error::Conflict(w) if *w == what)
+}
