@@ -107,10 +107,7 @@ impl From<store::Error> for CommandError {
                 "the key was used for another request, or the same request is being carried out",
             ),
             store::Error::Conflict(what) => CommandError::Conflict { code: what, detail: format!("conflict: {what}") },
-            store::Error::Claimed(nodes) => CommandError::Conflict {
-                code: "overlap",
-                detail: overlap_text(&nodes),
-            },
+            store::Error::Claimed(nodes) => CommandError::Conflict { code: "overlap", detail: overlap_text(&nodes) },
             store::Error::Unavailable(text) => CommandError::Unavailable(text),
             store::Error::Unknown(text) => CommandError::Unknown(text),
             store::Error::Invalid(text) => CommandError::invalid("value", text),

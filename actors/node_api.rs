@@ -62,7 +62,10 @@ pub struct HeartbeatAnswer {
 #[derive(Clone, Debug, PartialEq)]
 pub enum PollAnswer {
     /// Nothing new. `assignment` is the signed envelope when there is a desired generation.
-    NoUpdate { assignment: Option<serde_json::Value>, poll_after_s: u32 },
+    NoUpdate {
+        assignment: Option<serde_json::Value>,
+        poll_after_s: u32,
+    },
     Update(Box<Update>),
 }
 

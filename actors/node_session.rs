@@ -54,10 +54,7 @@ impl SessionMetrics {
         let m = SessionMetrics {
             heartbeats: IntCounter::new("sentinel_cp_heartbeats_total", "Heartbeats answered.")?,
             sessions: IntGauge::new("sentinel_cp_node_sessions", "Node sessions that live here.")?,
-            polls: IntCounterVec::new(
-                Opts::new("sentinel_cp_polls_total", "Polls answered, by result."),
-                &["result"],
-            )?,
+            polls: IntCounterVec::new(Opts::new("sentinel_cp_polls_total", "Polls answered, by result."), &["result"])?,
         };
         registry.register(Box::new(m.heartbeats.clone()))?;
         registry.register(Box::new(m.sessions.clone()))?;
@@ -112,11 +109,9 @@ impl NodeSessions {
         }
     }
 
-    pub fn len(&self) -> usize {
+    /// How many live here.
+    pub fn count(&self) -> usize {
         self.family.directory().len()
-    }
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
@@ -141,7 +136,7 @@ impl ControlPlane {
         Ok(Some(auth))
     }
 
-    async fn session(&self, node: NodeId) -> CommandResult<ractor::ActorRef<SessionMsg>> {
+    async fn node_session(&self, node: NodeId) -> CommandResult<ractor::ActorRef<SessionMsg>> {
         let family = &self.inner.sessions.family;
         match family.lookup(&node) {
             Some(actor) => Ok(actor),
@@ -154,9 +149,8 @@ impl ControlPlane {
         node: NodeId,
         question: impl FnOnce(ractor::RpcReplyPort<CommandResult<R>>) -> SessionMsg,
     ) -> CommandResult<R> {
-        let _ticket =
-            self.inner.sessions.admission.admit().map_err(|e| CommandError::Unavailable(e.to_string()))?;
-        let actor = self.session(node).await?;
+        let _ticket = self.inner.sessions.admission.admit().map_err(|e| CommandError::Unavailable(e.to_string()))?;
+        let actor = self.node_session(node).await?;
         match call_with_deadline(&actor, SESSION_DEADLINE, question).await {
             Ok(answer) => answer,
             Err(e) if e.certainly_not_done() => Err(CommandError::Unavailable(e.to_string())),
@@ -210,7 +204,13 @@ impl ControlPlane {
         kind: ReportKind,
         body: ReportBody,
     ) -> CommandResult<ReportAnswer> {
-        self.ask_session(auth.node, |reply| SessionMsg::Report { auth, bundle, kind: Box::new(kind), body: Box::new(body), reply })
-            .await
+        self.ask_session(auth.node, |reply| SessionMsg::Report {
+            auth,
+            bundle,
+            kind: Box::new(kind),
+            body: Box::new(body),
+            reply,
+        })
+        .await
     }
 }

@@ -124,8 +124,7 @@ async fn staleness(plane: ControlPlane) -> Result<(), String> {
     }
     let before = now - stale - lag;
     let silent = plane.store().stale_candidates(before, BATCH).await.map_err(text)?;
-    let silent: Vec<NodeId> =
-        silent.into_iter().filter(|n| plane.inner.sessions.family.lookup(n).is_none()).collect();
+    let silent: Vec<NodeId> = silent.into_iter().filter(|n| plane.inner.sessions.family.lookup(n).is_none()).collect();
     if silent.is_empty() {
         return Ok(());
     }

@@ -4,17 +4,17 @@
 
 use crate::bus::Bus;
 use crate::clock::Clock;
+use crate::command::{CommandError, CommandResult};
 use crate::compile_job::CompileJobs;
 use crate::fresh::Fresh;
 use crate::keys::Keyring;
+use crate::node_api::BundleRef;
 use crate::node_session::NodeSessions;
 use crate::rollout::Rollouts;
+use ::bundle::child::ChildValidator;
+use ::bundle::keys::MasterKey;
+use ::bundle::trust::Assignment;
 use artifacts::ArtifactStore;
-use bundle::child::ChildValidator;
-use bundle::keys::MasterKey;
-use crate::command::{CommandError, CommandResult};
-use crate::node_api::BundleRef;
-use bundle::trust::Assignment;
 use dashmap::DashMap;
 use domain::*;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ pub(crate) struct Inner {
     pub(crate) compiles: CompileJobs,
     pub(crate) bundles: BundleIndex,
     /// Heads of audit chains, at most a second old: what signed assignments carry.
-    pub(crate) heads: DashMap<ProjectId, (Timestamp, bundle::trust::AuditHead)>,
+    pub(crate) heads: DashMap<ProjectId, (Timestamp, ::bundle::trust::AuditHead)>,
     /// How long nobody could receive reports before this process was ready, microseconds.
     pub(crate) down: AtomicI64,
     /// Since when this instance can receive reports.
@@ -132,7 +132,11 @@ impl ControlPlane {
 
 impl ControlPlane {
     /// The row and content of a bundle as a node names it. `None`: not a bundle of this project.
-    pub(crate) async fn bundle_named(&self, project: ProjectId, r: BundleRef) -> CommandResult<Option<(BundleId, Option<ContentId>)>> {
+    pub(crate) async fn bundle_named(
+        &self,
+        project: ProjectId,
+        r: BundleRef,
+    ) -> CommandResult<Option<(BundleId, Option<ContentId>)>> {
         let index = &self.inner.bundles;
         let wanted = match r {
             BundleRef::Baseline => return Ok(None),
@@ -177,22 +181,28 @@ impl ControlPlane {
         self.inner.bundles.contents.remove(&id);
     }
 
-    pub(crate) async fn download_url(&self, project: ProjectId, content: ContentId, node: NodeId, now: Timestamp) -> CommandResult<String> {
+    pub(crate) async fn download_url(
+        &self,
+        project: ProjectId,
+        content: ContentId,
+        node: NodeId,
+        now: Timestamp,
+    ) -> CommandResult<String> {
         self.inner
             .artifacts
-            .download_url(project, content, node, now, LINK_VALIDITY)
+            .download_url(node, project, content, now, LINK_VALIDITY)
             .await
             .map_err(|e| CommandError::Unavailable(e.to_string()))
     }
 
     /// The head of the project's audit chain, at most a second old.
-    pub(crate) async fn audit_head(&self, project: ProjectId) -> CommandResult<bundle::trust::AuditHead> {
+    pub(crate) async fn audit_head(&self, project: ProjectId) -> CommandResult<::bundle::trust::AuditHead> {
         let now = self.now();
         if let Some(kept) = self.inner.heads.get(&project).filter(|k| now.since(k.0) < HEAD_AGE) {
             return Ok(kept.1.clone());
         }
         let head = self.inner.store.audit_head(Some(project)).await?;
-        let head = bundle::trust::AuditHead { seq: head.seq as u64, hash: head.hash.to_string() };
+        let head = ::bundle::trust::AuditHead { seq: head.seq as u64, hash: head.hash.to_string() };
         self.inner.heads.insert(project, (now, head.clone()));
         Ok(head)
     }

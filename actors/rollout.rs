@@ -15,7 +15,7 @@ pub(crate) use commit::{Attempt, Extra, idem_record};
 
 use crate::command::{CommandError, CommandResult};
 use crate::plane::{ControlPlane, Inner};
-use crate::supervision::{Env, Family, FamilySpec, GivenUp, Restart, call_with_deadline};
+use crate::supervision::{Backoff, Budget, Env, Family, FamilySpec, GivenUp, Restart, call_with_deadline};
 use actor::RolloutActor;
 use domain::node::{GateWindow, Generation};
 use domain::rollout::{Decision, Event, NodeStateKind, PresenceChange, Report};
@@ -29,6 +29,9 @@ use std::time::Duration;
 const ROLLOUT_DEADLINE: Duration = Duration::from_secs(20);
 /// How often a command is tried again when another commit came first.
 const MAX_ATTEMPTS: u32 = 8;
+/// With the back-off below these take about eight minutes: a database that is away for less pauses no rollout.
+const CHILD_BUDGET: Budget = Budget { restarts: 15, within: Span::secs(900) };
+const BACKOFF: Backoff = Backoff { base: Span::millis(200), cap: Span::secs(60), jitter_percent: 25 };
 /// Rollouts taken over in one go.
 const ACQUIRE_BATCH: u32 = 500;
 
@@ -123,6 +126,9 @@ impl Rollouts {
                 Ok(mine.into_iter().map(|a| a.id).collect())
             }
         });
+        let mut spec = spec;
+        spec.child_budget = CHILD_BUDGET;
+        spec.backoff = BACKOFF;
         Ok(Rollouts { family: Family::new(spec, env), metrics: RolloutMetrics::register(registry)? })
     }
 }
@@ -217,7 +223,9 @@ impl ControlPlane {
     ) -> CommandResult<Taken> {
         let begun = self.now();
         let delivery = Box::new(delivery);
-        match call_with_deadline(actor, ROLLOUT_DEADLINE, |reply| RolloutMsg::Input { node, delivery, begun, reply }).await {
+        match call_with_deadline(actor, ROLLOUT_DEADLINE, |reply| RolloutMsg::Input { node, delivery, begun, reply })
+            .await
+        {
             Ok(answer) => answer,
             Err(e) if e.certainly_not_done() => Err(CommandError::Unavailable(e.to_string())),
             Err(e) => Err(CommandError::Unknown(e.to_string())),
@@ -287,7 +295,11 @@ impl ControlPlane {
     /// fence let only one of the two win.
     pub(crate) async fn decide_on(&self, id: RolloutId, event: Event, attempt: Attempt) -> CommandResult<Decision> {
         if let Some(actor) = self.inner.rollouts.family.lookup(&id) {
-            let message = |reply| RolloutMsg::Command { event: Box::new(event.clone()), attempt: Box::new(attempt.clone()), reply };
+            let message = |reply| RolloutMsg::Command {
+                event: Box::new(event.clone()),
+                attempt: Box::new(attempt.clone()),
+                reply,
+            };
             match call_with_deadline(&actor, ROLLOUT_DEADLINE, message).await {
                 Ok(Ok(answer)) => return answer,
                 // The actor lost a race and is being loaded again: nothing was done.
@@ -299,7 +311,12 @@ impl ControlPlane {
         self.decide_detached(id, &event, &attempt).await
     }
 
-    pub(crate) async fn decide_detached(&self, id: RolloutId, event: &Event, attempt: &Attempt) -> CommandResult<Decision> {
+    pub(crate) async fn decide_detached(
+        &self,
+        id: RolloutId,
+        event: &Event,
+        attempt: &Attempt,
+    ) -> CommandResult<Decision> {
         for _ in 0..MAX_ATTEMPTS {
             let loaded = self.inner.store.load_rollout(id).await?;
             let (org, fence) = (loaded.org, loaded.fence);

@@ -59,14 +59,19 @@ impl Tree {
         let down = alive.map_or(Span::ZERO, |t| started.since(t));
         let down = if down > config.lease { down } else { Span::ZERO };
         store.register_instance(instance, config.listen.clone(), config.lease).await.map_err(|e| e.to_string())?;
-        let keys = Keyring::load_or_create(&store, &config, &fresh, &clock).await?;
-        let env = Env { clock: clock.clone(), fresh: fresh.clone(), metrics: Metrics::register(&registry).map_err(|e| e.to_string())? };
+        let keys = Keyring::load_or_create(&store, &artifacts, &config, &fresh, &clock).await?;
+        let env = Env {
+            clock: clock.clone(),
+            fresh: fresh.clone(),
+            metrics: Metrics::register(&registry).map_err(|e| e.to_string())?,
+        };
         let mut failed: Option<prometheus::Error> = None;
         let inner = Arc::new_cyclic(|weak| {
             // `new_cyclic` cannot fail half-way; names clash only by a mistake in this crate, found by the first start.
             let sessions = NodeSessions::new(weak.clone(), &store, &env, &registry, Span::secs(1));
             let rollouts = Rollouts::new(weak.clone(), &env, &registry);
-            let compiles = crate::compile_job::CompileJobs::new(weak.clone(), &env, &registry, config.compile_concurrency);
+            let compiles =
+                crate::compile_job::CompileJobs::new(weak.clone(), &env, &registry, config.compile_concurrency);
             match (sessions, rollouts, compiles) {
                 (Ok(sessions), Ok(rollouts), Ok(compiles)) => Inner {
                     config,

@@ -1,1 +1,136 @@
-fn main() {}
+//! `sentinel-cp`: one binary for the control plane, its demo, the simulated fleet and administration.
+
+mod boot;
+mod config;
+mod demo;
+
+use boot::Failure;
+use clap::{Parser, Subcommand};
+use config::{Config, Written};
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Control plane for fleets of Sentinel / Zentinel proxies.
+#[derive(Parser)]
+#[command(name = "sentinel-cp", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+#[allow(clippy::large_enum_variant)] // parsed once
+enum Command {
+    /// Run the control plane. Needs no configuration
+    Serve {
+        #[command(flatten)]
+        settings: Written,
+        /// Show the settings as used, secrets hidden, and exit
+        #[arg(long)]
+        print_config: bool,
+    },
+    /// Run the control plane with a demo project, a simulated fleet and two rollouts
+    Demo {
+        #[command(flatten)]
+        settings: Written,
+        #[command(flatten)]
+        demo: demo::DemoArgs,
+    },
+    /// Run a simulated fleet against any control plane, over HTTP
+    Sim(sim::SimArgs),
+    /// Bring the database to this version's schema
+    Migrate {
+        #[command(flatten)]
+        settings: Written,
+    },
+    /// Print the OpenAPI 3.1 document
+    Openapi,
+    /// Validate a configuration from standard input (used by the control plane itself)
+    #[command(name = boot::VALIDATE_CHILD, hide = true)]
+    ValidateChild,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::ValidateChild => {
+            return ExitCode::from(bundle::child::run_child_main(std::io::stdin(), std::io::stdout()).clamp(0, 255) as u8);
+        }
+        Command::Openapi => {
+            println!("{:#}", web::openapi());
+            Ok(())
+        }
+        Command::Serve { settings, print_config } => resolve(settings).and_then(|config| {
+            if print_config {
+                print!("{}", config.printed());
+                return Ok(());
+            }
+            log_as(&config);
+            block_on(serve(config))
+        }),
+        Command::Demo { settings, demo } => resolve(demo.settings(settings)).and_then(|config| {
+            log_as(&config);
+            block_on(demo::run(config, demo))
+        }),
+        Command::Migrate { settings } => resolve(settings).and_then(|config| {
+            log_as(&config);
+            block_on(migrate(config))
+        }),
+        Command::Sim(args) => block_on(simulate(args)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("sentinel-cp: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn resolve(settings: Written) -> Result<Config, Failure> {
+    settings.resolve(&std::env::vars().collect()).map_err(|e| e.to_string().into())
+}
+
+fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+}
+
+fn log_as(config: &Config) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_new(&config.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if config.log_json { builder.json().init() } else { builder.init() }
+}
+
+async fn serve(config: Config) -> Result<(), Failure> {
+    let instance = boot::start(&config).await?;
+    println!("sentinel-cp listens on {}", instance.public_url);
+    if let Some(password) = &instance.printed_password {
+        println!("first start: sign in as {} with password {password} (shown only now)", config.admin_email);
+    }
+    instance.run().await
+}
+
+async fn migrate(config: Config) -> Result<(), Failure> {
+    std::fs::create_dir_all(&config.data_dir)?;
+    let store = boot::open_store(&config, &prometheus::Registry::new()).await?;
+    let applied = store.migrate().await?;
+    match applied.as_slice() {
+        [] => println!("the schema is current"),
+        names => println!("applied: {}", names.join(", ")),
+    }
+    store.close().await;
+    Ok(())
+}
+
+async fn simulate(args: sim::SimArgs) -> Result<(), Failure> {
+    let json = args.json;
+    let stop = async {
+        let _ = tokio::signal::ctrl_c().await;
+    };
+    let report = sim::run(args, stop).await?;
+    if json { println!("{}", serde_json::to_string_pretty(&report)?) } else { println!("{report}") }
+    Ok(())
+}

@@ -3,5 +3,10 @@
 pub mod access;
 pub mod bundles;
 pub mod nodes;
+mod password;
 pub mod projects;
 pub mod rollouts;
+mod write;
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,27 @@
 //! What operators do to nodes. What nodes do themselves is in `node_session`.
 
+use super::write::*;
 use crate::command::*;
 use crate::node_api::{Registered, Registration};
 use crate::plane::ControlPlane;
-use domain::node::Node;
+use domain::bundle::BundleStatus;
+use domain::node::{HealthClass, Labels, Node, Presence, Standing, check_labels, check_node_name};
+use domain::project::Project;
 use domain::*;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use store::{ChangeKind, EnrolmentToken, Write};
+
+/// Capabilities a node may name, and characters of each.
+const MAX_CAPABILITIES: usize = 64;
+/// Characters of version, address and host name.
+const MAX_FACT: usize = 255;
+/// Bytes of a node's metadata as JSON.
+const MAX_METADATA: usize = 16 * 1024;
+/// Polls of a node that has nothing to do, before a session tells it better: 10,000 nodes make 333 a second.
+const POLL_INTERVAL_S: i64 = 30;
+/// Heartbeats likewise; never more than a third of the stale time, so that one may be lost.
+const HEARTBEAT_INTERVAL_S: i64 = 30;
 
 #[derive(Clone, Debug, Default)]
 pub struct NodePatch {
@@ -15,30 +31,308 @@ pub struct NodePatch {
 }
 
 impl ControlPlane {
-    /// `token`: the enrolment token's text; without one only where the project allows open registration.
+    /// `token`: the enrolment token's text; without one only where the project allows open registration. `Forbidden` is
+    /// always about the token: it is missing, unknown, of another project, expired or used up.
     pub async fn register_node(
         &self,
-        _project: ProjectId,
-        _token: Option<&str>,
-        _registration: Registration,
-        _ctx: &Ctx,
+        project: ProjectId,
+        token: Option<&str>,
+        registration: Registration,
+        ctx: &Ctx,
     ) -> CommandResult<Registered> {
-        todo!()
+        let project = self.project_by_id(project).await?;
+        let token = self.enrolment(&project, token).await?;
+        let r = checked(registration)?;
+        let labels = labels_of(token.as_ref(), r.labels);
+        if let Err(why) = check_labels(&labels) {
+            return Err(CommandError::invalid("labels", why));
+        }
+        // Before anything is written: a registration that cannot be answered must not use up the token.
+        let trust = self.inner.keys.trust(project.org).await?;
+        let key = secret_text(self.fresh(), "snk_");
+        let now = self.now();
+        let standing = match &token {
+            Some(_) => Standing::Adopted,
+            None if project.settings.adopt_on_registration => Standing::Adopted,
+            None => Standing::Quarantined,
+        };
+        let node = Node {
+            id: self.fresh().id(now),
+            org: project.org,
+            project: project.id,
+            name: r.name,
+            standing,
+            key_hash: secret_hash(&key),
+            credential_epoch: 1,
+            labels,
+            capabilities: r.capabilities,
+            version: r.version,
+            ip: r.ip,
+            hostname: r.hostname,
+            metadata: r.metadata,
+            presence: Presence::Online,
+            health: HealthClass::Absent,
+            last_seen: Some(now),
+            instance: None,
+            generation: 0,
+            handed_over: 0,
+            desired_bundle: None,
+            desired_rollout: None,
+            traffic_weight: 100,
+            active_bundle: None,
+            staged_bundle: None,
+            verified_bundle: None,
+            pinned_bundle: None,
+            last_error: None,
+            inserted_at: now,
+            updated_at: now,
+        };
+        let write = self.registered_write(ctx, "node.registered", &node, token.as_ref());
+        let (id, replaced) =
+            match self.inner.store.register_node(token.as_ref().map(|t| t.id), node.clone(), write).await {
+                Ok(()) => (node.id, false),
+                Err(store::Error::Conflict("name")) => (self.replace_node(ctx, token.as_ref(), node).await?, true),
+                Err(store::Error::Conflict("token")) => {
+                    return Err(no_enrolment("the enrolment token is used up or expired"));
+                }
+                Err(e) => return Err(e.into()),
+            };
+        match replaced {
+            true => self.node_changed(project.id, id).await,
+            false => self.node_registered(project.id, id).await,
+        }
+        let third = self.inner.config.stale_after.as_secs() / 3;
+        Ok(Registered {
+            node: id,
+            key,
+            replaced,
+            poll_interval_s: POLL_INTERVAL_S.min(third).max(1) as u32,
+            heartbeat_interval_s: HEARTBEAT_INTERVAL_S.min(third).max(1) as u32,
+            trust,
+        })
     }
-    pub async fn patch_node(&self, _caller: &Caller, _project: ProjectId, _node: NodeId, _patch: NodePatch) -> CommandResult<Node> {
-        todo!()
+
+    pub async fn patch_node(
+        &self,
+        caller: &Caller,
+        project: ProjectId,
+        node: NodeId,
+        patch: NodePatch,
+    ) -> CommandResult<Node> {
+        let old = self.node_by_id(project, node).await?;
+        let labels = patch.labels.map(|changes| {
+            let mut labels = old.labels.clone();
+            for (key, value) in changes {
+                match value {
+                    Some(value) => labels.insert(key, value),
+                    None => labels.remove(&key),
+                };
+            }
+            labels
+        });
+        let mut faults = Faults::default();
+        if let Some(labels) = &labels {
+            faults.check("labels", check_labels(labels));
+        }
+        let mut pinned = patch.pinned_bundle;
+        if let Some(Some(wanted)) = &mut pinned {
+            match self.inner.store.bundle_by_id(Scope::Project(project), *wanted).await {
+                Ok(b) if matches!(b.status, BundleStatus::Compiled | BundleStatus::Deprecated) => *wanted = b.id,
+                Ok(b) => {
+                    faults.add("pinned_bundle_id", format!("is {}: only a compiled bundle can be pinned", b.status))
+                }
+                Err(store::Error::NotFound) => faults.add("pinned_bundle_id", "is not a bundle of this project"),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        faults.done()?;
+        let labels = labels.filter(|l| *l != old.labels);
+        let pinned = pinned.filter(|p| *p != old.pinned_bundle);
+        if labels.is_none() && pinned.is_none() {
+            return Ok(old);
+        }
+        let mut changes = serde_json::Map::new();
+        if let Some(labels) = &labels {
+            changes.insert("labels".into(), json!({"from": old.labels, "to": labels}));
+        }
+        if let Some(pinned) = pinned {
+            changes.insert("pinned_bundle_id".into(), json!({"from": old.pinned_bundle, "to": pinned}));
+        }
+        let write = self.node_write(caller, "node.updated", &old, Value::Object(changes), 200);
+        let patch = store::NodePatch { labels, pinned_bundle: pinned };
+        let new =
+            self.inner.store.patch_node(Scope::Project(project), node, patch, write).await.map_err(missing("node"))?;
+        self.node_changed(project, node).await;
+        Ok(new)
     }
+
     /// The new key is answered once; the old one is void at once.
-    pub async fn rotate_node_key(&self, _caller: &Caller, _project: ProjectId, _node: NodeId) -> CommandResult<String> {
-        todo!()
+    pub async fn rotate_node_key(&self, caller: &Caller, project: ProjectId, node: NodeId) -> CommandResult<String> {
+        let old = self.node_by_id(project, node).await?;
+        if old.standing == Standing::Revoked {
+            return Err(CommandError::Conflict {
+                code: "node_revoked",
+                detail: "the node is revoked: it has to register again".into(),
+            });
+        }
+        let key = secret_text(self.fresh(), "snk_");
+        let changes = json!({"credential_epoch": {"from": old.credential_epoch, "to": old.credential_epoch + 1}});
+        let write = self.node_write(caller, "node.key_rotated", &old, changes, 200);
+        let hash = secret_hash(&key);
+        self.inner.store.rotate_node_key(Scope::Project(project), node, hash, write).await.map_err(missing("node"))?;
+        self.node_changed(project, node).await;
+        Ok(key)
     }
-    pub async fn revoke_node(&self, _caller: &Caller, _project: ProjectId, _node: NodeId) -> CommandResult<Done> {
-        todo!()
+
+    pub async fn revoke_node(&self, caller: &Caller, project: ProjectId, node: NodeId) -> CommandResult<Done> {
+        let old = self.node_by_id(project, node).await?;
+        let changes = json!({"standing": {"from": old.standing, "to": Standing::Revoked}});
+        let write = self.node_write(caller, "node.revoked", &old, changes, 200);
+        let done = self.inner.store.revoke_node(Scope::Project(project), node, write).await.map_err(missing("node"))?;
+        // Also when it was revoked already: the command before may have ended in between.
+        self.node_changed(project, node).await;
+        Ok(if done.changed { Done::Changed } else { Done::Already })
     }
-    pub async fn adopt_node(&self, _caller: &Caller, _project: ProjectId, _node: NodeId) -> CommandResult<Done> {
-        todo!()
+
+    pub async fn adopt_node(&self, caller: &Caller, project: ProjectId, node: NodeId) -> CommandResult<Done> {
+        let old = self.node_by_id(project, node).await?;
+        if old.standing == Standing::Revoked {
+            return Err(CommandError::Conflict {
+                code: "node_revoked",
+                detail: "the node is revoked: it has to register again".into(),
+            });
+        }
+        let changes = json!({"standing": {"from": old.standing, "to": Standing::Adopted}});
+        let write = self.node_write(caller, "node.adopted", &old, changes, 200);
+        let done = self.inner.store.adopt_node(Scope::Project(project), node, write).await.map_err(missing("node"))?;
+        if done.changed {
+            self.node_changed(project, node).await;
+        }
+        Ok(if done.changed { Done::Changed } else { Done::Already })
     }
-    pub async fn delete_node(&self, _caller: &Caller, _project: ProjectId, _node: NodeId) -> CommandResult<()> {
-        todo!()
+
+    pub async fn delete_node(&self, caller: &Caller, project: ProjectId, node: NodeId) -> CommandResult<()> {
+        let old = self.node_by_id(project, node).await?;
+        let write = self.node_write(caller, "node.deleted", &old, json!({"name": old.name}), 204);
+        self.inner.store.delete_node(Scope::Project(project), node, write).await.map_err(missing("node"))?;
+        self.node_changed(project, node).await;
+        Ok(())
     }
+
+    async fn node_by_id(&self, project: ProjectId, node: NodeId) -> CommandResult<Node> {
+        self.inner.store.node(Scope::Project(project), node).await.map_err(missing("node"))
+    }
+
+    /// The token, if it is good here. `None`: open registration.
+    async fn enrolment(&self, project: &Project, token: Option<&str>) -> CommandResult<Option<EnrolmentToken>> {
+        let Some(text) = token else {
+            return match project.settings.open_registration {
+                true => Ok(None),
+                false => Err(no_enrolment("an enrolment token is required")),
+            };
+        };
+        let token = match self.inner.store.enrolment_token_by_hash(secret_hash(text)).await {
+            Ok(token) if token.project == project.id => token,
+            // Of another project: no more is said than about one that does not exist.
+            Ok(_) | Err(store::Error::NotFound) => return Err(no_enrolment("the enrolment token is not valid here")),
+            Err(e) => return Err(e.into()),
+        };
+        let now = self.now();
+        if token.revoked_at.is_some() || token.expires_at.is_some_and(|at| at <= now) {
+            return Err(no_enrolment("the enrolment token is expired"));
+        }
+        if token.max_uses.is_some_and(|most| token.uses >= most) {
+            return Err(no_enrolment("the enrolment token is used up"));
+        }
+        Ok(Some(token))
+    }
+
+    /// The place of an offline node of the same name, where the token allows it.
+    async fn replace_node(&self, ctx: &Ctx, token: Option<&EnrolmentToken>, new: Node) -> CommandResult<NodeId> {
+        let taken = |detail: String| CommandError::Conflict { code: "name_taken", detail };
+        let Some(token) = token.filter(|t| t.allow_replace) else {
+            return Err(taken(format!("there is a node {:?} in this project", new.name)));
+        };
+        let old = match self.inner.store.node_by_name(new.project, &new.name).await {
+            Ok(old) => old,
+            Err(store::Error::NotFound) => return Err(taken("the name was taken a moment ago: try again".into())),
+            Err(e) => return Err(e.into()),
+        };
+        let write = self.registered_write(ctx, "node.replaced", &Node { id: old.id, ..new.clone() }, Some(token));
+        let replace = store::ReplaceNode {
+            project: new.project,
+            name: new.name,
+            key_hash: new.key_hash,
+            labels: new.labels,
+            capabilities: new.capabilities,
+            version: new.version,
+            ip: new.ip,
+            hostname: new.hostname,
+            metadata: new.metadata,
+        };
+        match self.inner.store.replace_node(token.id, replace, write).await {
+            Ok(node) => Ok(node.id),
+            Err(store::Error::Conflict("name")) => {
+                Err(taken(format!("the node {:?} is not offline: only an offline node is replaced", old.name)))
+            }
+            Err(store::Error::Conflict("token")) => Err(no_enrolment("the enrolment token is used up or expired")),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn registered_write(&self, ctx: &Ctx, action: &'static str, node: &Node, token: Option<&EnrolmentToken>) -> Write {
+        // Nobody is signed in at this call: the one who acts is the node.
+        let ctx = match ctx.actor {
+            Actor::System => Ctx { actor: Actor::Node(node.id), ..ctx.clone() },
+            Actor::User(_) | Actor::ApiKey(_) | Actor::Node(_) => ctx.clone(),
+        };
+        let changes = json!({
+            "name": node.name, "labels": node.labels, "standing": node.standing, "enrolment_token_id": token.map(|t| t.id),
+        });
+        let (kind, project) = (ChangeKind::Node, Some(node.project));
+        self.write(&ctx, Said { action, kind, id: node.id.0, project, changes })
+    }
+
+    fn node_write(&self, caller: &Caller, action: &'static str, node: &Node, changes: Value, status: u16) -> Write {
+        let (kind, project, now) = (ChangeKind::Node, Some(node.project), self.now());
+        let idem = idem(caller, now, status, kind, node.id.0);
+        self.write_at(now, &caller.ctx, Said { action, kind, id: node.id.0, project, changes }).idem(idem)
+    }
+}
+
+fn no_enrolment(why: &str) -> CommandError {
+    CommandError::Forbidden(why.into())
+}
+
+/// What the token gives, over those of the node's own that the token lets through.
+fn labels_of(token: Option<&EnrolmentToken>, own: Labels) -> Labels {
+    let Some(token) = token else { return own };
+    let allowed = |key: &String| token.allowed_label_keys.iter().any(|a| a == "*" || a == key);
+    let mut labels: Labels = own.into_iter().filter(|(key, _)| allowed(key)).collect();
+    labels.extend(token.labels.clone());
+    labels
+}
+
+/// All faults at once. Labels are checked as sent, so that a node learns of a bad one that would not even count.
+fn checked(r: Registration) -> CommandResult<Registration> {
+    let mut faults = Faults::default();
+    faults.check("name", check_node_name(&r.name));
+    faults.check("labels", check_labels(&r.labels));
+    if r.capabilities.len() > MAX_CAPABILITIES {
+        faults.add("capabilities", format!("at most {MAX_CAPABILITIES}"));
+    }
+    for capability in r.capabilities.iter().take(MAX_CAPABILITIES) {
+        faults.text("capabilities", capability, MAX_CAPABILITIES);
+    }
+    for (field, text) in [("version", &r.version), ("ip", &r.ip), ("hostname", &r.hostname)] {
+        faults.text(field, text.as_deref().unwrap_or_default(), MAX_FACT);
+    }
+    if !r.metadata.is_object() && !r.metadata.is_null() {
+        faults.add("metadata", "must be an object");
+    } else if r.metadata.to_string().len() > MAX_METADATA {
+        faults.add("metadata", format!("must have at most {MAX_METADATA} bytes as JSON"));
+    }
+    faults.done()?;
+    let metadata = if r.metadata.is_null() { json!({}) } else { r.metadata };
+    Ok(Registration { metadata, ..r })
 }

@@ -91,7 +91,10 @@ impl ControlPlane {
             Some(_) => {}
         }
         if !resolved.held.is_empty() {
-            warnings.push(format!("{} nodes are held by another active rollout: start would be refused", resolved.held.len()));
+            warnings.push(format!(
+                "{} nodes are held by another active rollout: start would be refused",
+                resolved.held.len()
+            ));
         }
         let hash_input = json!({"spec": spec, "steps": planned.steps});
         let plan_hash = Digest::of(&serde_json::to_vec(&hash_input).unwrap_or_default());
@@ -106,7 +109,12 @@ impl ControlPlane {
         })
     }
 
-    pub async fn create_rollout(&self, caller: &Caller, project: ProjectId, mut spec: Spec) -> CommandResult<RolloutView> {
+    pub async fn create_rollout(
+        &self,
+        caller: &Caller,
+        project: ProjectId,
+        mut spec: Spec,
+    ) -> CommandResult<RolloutView> {
         let now = self.now();
         spec.stale_after = self.config().stale_after;
         check(&spec)?;
@@ -117,7 +125,8 @@ impl ControlPlane {
         if !spec.allow_failed && self.inner.store.was_rolled_back(project, spec.bundle).await? {
             return Err(CommandError::Conflict {
                 code: "bundle_rolled_back",
-                detail: "this bundle was rolled back automatically; allow_failed: true rolls it out all the same".into(),
+                detail: "this bundle was rolled back automatically; allow_failed: true rolls it out all the same"
+                    .into(),
             });
         }
         let resolved = self.resolve(project, &spec).await?;
@@ -149,15 +158,16 @@ impl ControlPlane {
             Actor::ApiKey(k) => Some(k),
             Actor::User(_) | Actor::Node(_) | Actor::System => None,
         };
-        let new = store::NewRollout {
-            planned,
-            org: row.org,
-            created_by: caller.user,
-            created_by_key,
-            options: json!({}),
-        };
+        let new =
+            store::NewRollout { planned, org: row.org, created_by: caller.user, created_by_key, options: json!({}) };
         self.inner.store.insert_rollout(new, write).await?;
-        self.inner.bus.publish(crate::bus::Notice { seq: 0, kind: "rollout", id: id.0, version: 0, project: Some(project) });
+        self.inner.bus.publish(crate::bus::Notice {
+            seq: 0,
+            kind: "rollout",
+            id: id.0,
+            version: 0,
+            project: Some(project),
+        });
         if at_once {
             // Its actor starts it; whatever prevents that is found and shown as the rollout's reason.
             self.ensure_rollout(id).await;
@@ -247,7 +257,9 @@ impl ControlPlane {
         let found = self.inner.store.bundle(Scope::Project(project), project, store::BundleRef::Row(spec.bundle)).await;
         let bundle = match found {
             Ok(b) => b,
-            Err(store::Error::NotFound) => return Err(CommandError::invalid("bundle_id", "no such bundle in this project")),
+            Err(store::Error::NotFound) => {
+                return Err(CommandError::invalid("bundle_id", "no such bundle in this project"));
+            }
             Err(e) => return Err(e.into()),
         };
         let refuse = |code, detail: &str| Err(CommandError::Conflict { code, detail: detail.to_string() });

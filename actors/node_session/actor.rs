@@ -18,8 +18,16 @@ use tokio::sync::oneshot;
 const LEAST_NAP: Span = Span::millis(200);
 
 pub enum SessionMsg {
-    Beat { auth: NodeAuth, beat: Box<Heartbeat>, reply: RpcReplyPort<CommandResult<HeartbeatAnswer>> },
-    Poll { auth: NodeAuth, waiter: Option<oneshot::Sender<()>>, reply: RpcReplyPort<CommandResult<PollStep>> },
+    Beat {
+        auth: NodeAuth,
+        beat: Box<Heartbeat>,
+        reply: RpcReplyPort<CommandResult<HeartbeatAnswer>>,
+    },
+    Poll {
+        auth: NodeAuth,
+        waiter: Option<oneshot::Sender<()>>,
+        reply: RpcReplyPort<CommandResult<PollStep>>,
+    },
     Report {
         auth: NodeAuth,
         bundle: BundleRef,

@@ -222,7 +222,7 @@ pub(super) fn beat_after(s: &Session) -> u32 {
 
 /// At least `least` and at most `most` seconds, by the size of the fleet, with 10 % of jitter downwards.
 pub(super) fn spread(s: &Session, least: u32, most: u32) -> u32 {
-    let by_load = (s.plane.inner.sessions.len() / BEATS_PER_SECOND) as u32;
+    let by_load = (s.plane.inner.sessions.count() / BEATS_PER_SECOND) as u32;
     let base = by_load.max(least).min(most);
     let jitter = (s.plane.fresh_chance() % u64::from(base / 10 + 1)) as u32;
     (base - jitter).max(1)

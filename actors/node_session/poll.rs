@@ -5,7 +5,7 @@ use super::beat::spread;
 use crate::command::{CommandError, CommandResult};
 use crate::loader::Answer;
 use crate::node_api::*;
-use bundle::trust::{ASSIGNMENT_TYPE, ASSIGNMENT_VALIDITY, Assignment};
+use ::bundle::trust::{ASSIGNMENT_TYPE, ASSIGNMENT_VALIDITY, Assignment};
 use domain::node::Generation;
 use domain::*;
 use tokio::sync::oneshot;
@@ -126,10 +126,7 @@ async fn current_envelope(s: &mut Session, now: Timestamp) -> CommandResult<Opti
 
 fn cached(s: &Session, generation: Generation, now: Timestamp) -> Option<serde_json::Value> {
     let half = Span(ASSIGNMENT_VALIDITY.0 / 2);
-    s.envelope
-        .as_ref()
-        .filter(|e| e.generation == generation && now.since(e.signed_at) < half)
-        .map(|e| e.value.clone())
+    s.envelope.as_ref().filter(|e| e.generation == generation && now.since(e.signed_at) < half).map(|e| e.value.clone())
 }
 
 async fn sign(s: &mut Session, row: &store::AssignmentAnswer, now: Timestamp) -> CommandResult<serde_json::Value> {

@@ -18,10 +18,19 @@ const RETRY_AFTER: Span = Span::secs(1);
 
 pub(crate) enum RolloutMsg {
     /// News of a node, from its session here. The answer comes after the commit.
-    Input { node: NodeId, delivery: Box<Delivery>, begun: Timestamp, reply: RpcReplyPort<CommandResult<Taken>> },
+    Input {
+        node: NodeId,
+        delivery: Box<Delivery>,
+        begun: Timestamp,
+        reply: RpcReplyPort<CommandResult<Taken>>,
+    },
     /// Stored already; nobody waits.
     Presence(PresenceChange),
-    Command { event: Box<Event>, attempt: Box<Attempt>, reply: RpcReplyPort<Result<CommandResult<Decision>, Lost>> },
+    Command {
+        event: Box<Event>,
+        attempt: Box<Attempt>,
+        reply: RpcReplyPort<Result<CommandResult<Decision>, Lost>>,
+    },
     /// Decide on what was gathered.
     Flush,
     /// A timer, new mail, the next portion, or the scan: look what there is to do.
@@ -128,7 +137,7 @@ impl Actor for RolloutActor {
             }
             RolloutMsg::Newer(version) => {
                 if version > b.rollout.head.version {
-                    return Err("another commit came first".into());
+                    b.reload().await?;
                 }
             }
         }
@@ -153,7 +162,11 @@ impl Brain {
                 .filter_map(|n| {
                     let online = n.presence == domain::node::Presence::Online;
                     let known = self.rollout.members.get(&n.id)?;
-                    (known.online != online).then_some(PresenceChange { node: n.id, online, handed_over: n.handed_over })
+                    (known.online != online).then_some(PresenceChange {
+                        node: n.id,
+                        online,
+                        handed_over: n.handed_over,
+                    })
                 })
                 .collect();
             if !changes.is_empty() {
@@ -161,11 +174,21 @@ impl Brain {
             }
         }
         // What this rollout told nodes before a crash may not have reached their sessions.
-        let all: Vec<NodeId> =
-            self.rollout.members.values().filter(|m| m.state.in_flight()).map(|m| m.node).collect();
+        let all: Vec<NodeId> = self.rollout.members.values().filter(|m| m.state.in_flight()).map(|m| m.node).collect();
         self.plane.notify_assigned(&self.rollout, &all).await;
         self.read_mail(me).await?;
         self.look(me).await
+    }
+
+    /// Another instance committed a command: certainly nothing of ours is half done, so only the memory is renewed.
+    async fn reload(&mut self) -> Done {
+        let store = &self.plane.inner.store;
+        let id = self.rollout.id;
+        let mine = store.acquire_rollout(self.plane.inner.instance, id).await?.ok_or("another instance owns it now")?;
+        self.rollout = rollout_of(store.load_rollout(id).await?);
+        self.fence = mine.fence;
+        self.more = true;
+        Ok(())
     }
 
     /// What time alone, or the database alone, makes due.
@@ -238,7 +261,12 @@ impl Brain {
         for (node, begun, reply) in waiting {
             let answer = match &outcome {
                 Ok(()) => {
-                    self.plane.inner.rollouts.metrics.propagation_seconds.observe(self.plane.now().since(begun).as_secs_f64());
+                    self.plane
+                        .inner
+                        .rollouts
+                        .metrics
+                        .propagation_seconds
+                        .observe(self.plane.now().since(begun).as_secs_f64());
                     Ok(Taken::Yes(self.delivered(node)))
                 }
                 Err(Failure::Refused(e)) => Err(e.clone()),
@@ -340,8 +368,10 @@ impl Brain {
             // The time in which nobody could report is not counted, before anything else is decided.
             let down = self.plane.now().since(since);
             let e = Event::OwnerStarted { down };
-            let d =
-                self.plane.commit(&self.rollout, self.org, self.fence, &e, &Attempt::system(), Extra::default()).await?;
+            let d = self
+                .plane
+                .commit(&self.rollout, self.org, self.fence, &e, &Attempt::system(), Extra::default())
+                .await?;
             apply_all(&mut self.rollout, &d);
             self.unavailable_since = None;
         }
@@ -368,7 +398,11 @@ impl Brain {
     /// Members of the lane are back: what does the database know of them now?
     async fn fetch(&mut self, nodes: Vec<NodeId>) -> Result<(), Failure> {
         let id = self.rollout.id;
-        let facts = self.plane.facts_of(self.rollout.project, &self.rollout.spec, nodes.clone()).await.map_err(Failure::Refused)?;
+        let facts = self
+            .plane
+            .facts_of(self.rollout.project, &self.rollout.spec, nodes.clone())
+            .await
+            .map_err(Failure::Refused)?;
         let debts = self.plane.inner.store.debts_of_rollout(id).await.map_err(|e| Failure::Refused(e.into()))?;
         let mut ready = Vec::new();
         let mut dropped = Vec::new();
@@ -442,10 +476,7 @@ impl Brain {
     }
 
     fn delivered(&self, node: NodeId) -> Delivered {
-        Delivered {
-            state: self.rollout.members.get(&node).map(|m| m.state.kind()),
-            unengaged: !self.holds(node),
-        }
+        Delivered { state: self.rollout.members.get(&node).map(|m| m.state.kind()), unengaged: !self.holds(node) }
     }
 
     /// Set the timer; end when nothing is left to do.
@@ -477,7 +508,6 @@ fn waits_after_end(m: &Member) -> bool {
     matches!(m.state, NodeState::RollingBack { .. }) || (m.step.is_none() && m.state == NodeState::Pending)
 }
 
-
 /// One change per node, later values over earlier ones: one row is written once per commit.
 fn merge(columns: Vec<store::NodeChange>) -> Vec<store::NodeChange> {
     let mut at: HashMap<NodeId, usize> = HashMap::with_capacity(columns.len());
@@ -487,7 +517,20 @@ fn merge(columns: Vec<store::NodeChange>) -> Vec<store::NodeChange> {
             Some(i) => {
                 let o = &mut out[*i];
                 macro_rules! take { ($($f:ident),+) => { $( if c.$f.is_some() { o.$f = c.$f; } )+ } }
-                take!(expect_epoch, last_seen, presence, health, active_bundle, staged_bundle, version, ip, hostname, instance, metadata, last_error);
+                take!(
+                    expect_epoch,
+                    last_seen,
+                    presence,
+                    health,
+                    active_bundle,
+                    staged_bundle,
+                    version,
+                    ip,
+                    hostname,
+                    instance,
+                    metadata,
+                    last_error
+                );
                 o.events.extend(c.events);
             }
             None => {

@@ -102,7 +102,14 @@ impl ControlPlane {
     }
 
     /// One audit entry per transition; the first carries who asked, the others say what caused them.
-    fn audited(&self, r: &Rollout, _org: OrgId, decision: &Decision, attempt: &Attempt, now: Timestamp) -> store::Write {
+    fn audited(
+        &self,
+        r: &Rollout,
+        _org: OrgId,
+        decision: &Decision,
+        attempt: &Attempt,
+        now: Timestamp,
+    ) -> store::Write {
         let mut write = store::Write::at(now);
         let mut cause: Option<AuditId> = None;
         for fact in &decision.facts {
@@ -113,7 +120,8 @@ impl ControlPlane {
                 changes["caused_by"] = json!(c);
             }
             let first = cause.is_none();
-            let asker = if first { attempt.ctx.clone() } else { Ctx { request_id: attempt.ctx.request_id, ..Ctx::system() } };
+            let asker =
+                if first { attempt.ctx.clone() } else { Ctx { request_id: attempt.ctx.request_id, ..Ctx::system() } };
             cause.get_or_insert(id);
             write = write.audit(
                 id,
@@ -137,7 +145,13 @@ impl ControlPlane {
 const IDEMPOTENCY_KEEP: Span = Span::secs(24 * 3600);
 
 /// What a repeated command is answered from: the kind and id of the object, which is read again.
-pub(crate) fn idem_record(i: &Idempotency, kind: &str, id: uuid::Uuid, status: u16, now: Timestamp) -> store::IdemRecord {
+pub(crate) fn idem_record(
+    i: &Idempotency,
+    kind: &str,
+    id: uuid::Uuid,
+    status: u16,
+    now: Timestamp,
+) -> store::IdemRecord {
     store::IdemRecord {
         credential: i.credential.clone(),
         route: i.route.clone(),

@@ -42,7 +42,12 @@ impl ControlPlane {
     }
 
     /// The facts of these nodes now, whatever the selector says.
-    pub(crate) async fn facts_of(&self, project: ProjectId, spec: &Spec, nodes: Vec<NodeId>) -> CommandResult<Vec<(Facts, Option<RolloutId>)>> {
+    pub(crate) async fn facts_of(
+        &self,
+        project: ProjectId,
+        spec: &Spec,
+        nodes: Vec<NodeId>,
+    ) -> CommandResult<Vec<(Facts, Option<RolloutId>)>> {
         let rows = self.inner.store.candidates_of(nodes).await?;
         let held: HashMap<NodeId, RolloutId> = rows.iter().filter_map(|r| r.claimed_by.map(|c| (r.id, c))).collect();
         let candidates = self.candidates_from(project, spec, rows).await?;
@@ -64,8 +69,7 @@ impl ControlPlane {
         Ok(rows
             .into_iter()
             .map(|r| {
-                let mut previous =
-                    histories.get(&r.id).map(|h| previous_bundles(h, spec.bundle)).unwrap_or_default();
+                let mut previous = histories.get(&r.id).map(|h| previous_bundles(h, spec.bundle)).unwrap_or_default();
                 // What it runs verified now comes first, whatever the history says of older times.
                 if let Some(v) = r.verified_bundle.filter(|v| *v != spec.bundle) {
                     previous.retain(|b| *b != v);
@@ -84,7 +88,9 @@ impl ControlPlane {
                     online: r.presence == Presence::Online,
                     health: r.health,
                     previous,
-                    first_config: r.verified_bundle.is_none() && r.active_bundle.is_none() && r.desired_bundle.is_none(),
+                    first_config: r.verified_bundle.is_none()
+                        && r.active_bundle.is_none()
+                        && r.desired_bundle.is_none(),
                     skip,
                 };
                 let spread = spec.spread_by.as_ref().and_then(|k| r.labels.get(k).cloned());

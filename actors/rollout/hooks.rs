@@ -33,7 +33,8 @@ impl ControlPlane {
             }
         }
         let filter = store::RolloutFilter { phases: vec![Phase::Running, Phase::Paused], bundle: None };
-        let running = self.inner.store.rollouts(Scope::Project(project), filter, store::Page::first(MAX_RUNNING)).await?;
+        let running =
+            self.inner.store.rollouts(Scope::Project(project), filter, store::Page::first(MAX_RUNNING)).await?;
         for r in running.rows {
             if self.selects(project, &r.spec.selector, &row).await? {
                 return self.join(r.id, project, vec![node]).await;
@@ -66,7 +67,8 @@ impl ControlPlane {
         self.decide_on(rollout, Event::Joined { facts }, Attempt::system()).await?;
         if loaded.planned.head.phase == Phase::Completed {
             // Claimed and assigned in the lane, with facts read after the join.
-            let ready = self.facts_of(project, &loaded.planned.spec, again).await?.into_iter().map(|(f, _)| f).collect();
+            let ready =
+                self.facts_of(project, &loaded.planned.spec, again).await?.into_iter().map(|(f, _)| f).collect();
             self.decide_on(rollout, Event::LaneReady { facts: ready }, Attempt::system()).await?;
         }
         Ok(true)
@@ -123,7 +125,8 @@ impl ControlPlane {
         let pin = node.pinned_bundle?;
         let holder = self.inner.store.holder_of(node.id).await.ok()??;
         let member = self.inner.store.rollout_member(holder, node.id).await.ok()?;
-        let summary = self.inner.store.rollout(Scope::System("a pin is compared with its rollout"), holder).await.ok()?;
+        let summary =
+            self.inner.store.rollout(Scope::System("a pin is compared with its rollout"), holder).await.ok()?;
         let unassigned = member.state == domain::rollout::NodeState::Pending;
         (summary.spec.bundle != pin && unassigned).then_some(SkipReason::Pinned)
     }

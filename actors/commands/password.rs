@@ -1,0 +1,111 @@
+//! Passwords: argon2id in PHC form, on a pool that leaves the processor to others.
+//!
+//! Invariant: at most [`AT_ONCE`] run at once and [`WAITING`] wait; whoever comes beyond that is told to come back.
+
+use crate::command::{CommandError, CommandResult};
+use crate::fresh::Fresh;
+use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use argon2::{Argon2, PasswordHash};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// 19 MiB and some 30 ms of one core each; two cores are all there may be.
+const AT_ONCE: usize = 2;
+/// 32 x 30 ms / 2: half a second at the end of the queue.
+const WAITING: usize = 32;
+/// The least characters of a password that a person chooses.
+pub const MIN_PASSWORD: usize = 8;
+/// The most bytes: argon2 takes more, but nobody needs to send them.
+pub const MAX_PASSWORD_BYTES: usize = 1_024;
+
+/// Of a password that nobody has: verified against for unknown users, so that both answers take the same time.
+const DUMMY: &str = "$argon2id$v=19$m=19456,t=2,p=1$c2VudGluZWwtZHVtbXktcw$Hq0+0fB8AcEzYy2Kf3Ij7mC2dGQ5oU4oNf4o2eXr5bM";
+
+#[derive(Clone, Debug)]
+pub(crate) struct Pool {
+    running: Arc<Semaphore>,
+    admitted: Arc<Semaphore>,
+}
+
+impl Default for Pool {
+    fn default() -> Pool {
+        Pool { running: Arc::new(Semaphore::new(AT_ONCE)), admitted: Arc::new(Semaphore::new(AT_ONCE + WAITING)) }
+    }
+}
+
+/// Length only: composition rules make passwords worse.
+pub(crate) fn check_password(password: &str) -> Result<(), String> {
+    if password.chars().count() < MIN_PASSWORD {
+        return Err(format!("must have at least {MIN_PASSWORD} characters"));
+    }
+    if password.len() > MAX_PASSWORD_BYTES {
+        return Err(format!("must have at most {MAX_PASSWORD_BYTES} bytes"));
+    }
+    Ok(())
+}
+
+impl Pool {
+    /// The PHC string of a new hash with its own salt.
+    pub(crate) async fn hash(&self, fresh: &Fresh, password: &str) -> CommandResult<String> {
+        let (password, salt): (String, [u8; 16]) = (password.to_string(), fresh.bytes());
+        self.run(move || {
+            let hash: Result<PasswordHash, _> = Argon2::default().hash_password_with_salt(password.as_bytes(), &salt);
+            hash.map(|h| h.to_string()).map_err(|e| CommandError::Unavailable(format!("hashing the password: {e}")))
+        })
+        .await?
+    }
+
+    /// Is `password` the one of `hash`? Without a hash it takes as long and is false.
+    pub(crate) async fn verify(&self, hash: Option<String>, password: &str) -> CommandResult<bool> {
+        if password.len() > MAX_PASSWORD_BYTES {
+            return Ok(false);
+        }
+        let password = password.to_string();
+        self.run(move || {
+            let known = hash.is_some();
+            let right =
+                Argon2::default().verify_password(password.as_bytes(), hash.as_deref().unwrap_or(DUMMY)).is_ok();
+            known && right
+        })
+        .await
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> CommandResult<T> {
+        let busy = || CommandError::Unavailable("too many sign-ins at once".into());
+        let admitted = self.admitted.clone().try_acquire_owned().map_err(|_| busy())?;
+        let running = self.running.clone().acquire_owned().await.map_err(|_| busy())?;
+        // The permits go along: a caller that hangs up does not free a place that is still in use.
+        let done = tokio::task::spawn_blocking(move || {
+            let _places = (admitted, running);
+            work()
+        });
+        done.await.map_err(|e| CommandError::Unavailable(format!("the password thread: {e}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_right_password_verifies_and_nobody_has_the_dummy_one() {
+        let pool = Pool::default();
+        let hash = pool.hash(&Fresh::seeded(1), "correct horse").await.unwrap();
+        assert!(hash.starts_with("$argon2id$v=19$"));
+        assert!(pool.verify(Some(hash.clone()), "correct horse").await.unwrap());
+        assert!(!pool.verify(Some(hash), "correct horsf").await.unwrap());
+        assert!(!pool.verify(None, "correct horse").await.unwrap());
+        // A dummy that does not parse would be told by its speed.
+        assert!(PasswordHash::new(DUMMY).is_ok());
+    }
+
+    #[tokio::test]
+    async fn beyond_its_queue_the_pool_says_come_back() {
+        let pool = Pool::default();
+        let all = pool.admitted.clone().try_acquire_many_owned((AT_ONCE + WAITING) as u32).unwrap();
+        assert!(matches!(pool.verify(None, "x").await, Err(CommandError::Unavailable(_))));
+        drop(all);
+        assert!(!pool.verify(None, "x").await.unwrap());
+    }
+}

@@ -1,0 +1,223 @@
+//! The composition root: settings become a running instance, and a signal ends it in order.
+
+use crate::config::{Config, Storage};
+use actors::clock::Clock;
+use actors::commands::access::FirstStart;
+use actors::fresh::Fresh;
+use actors::{Parts, PlaneConfig, Tree};
+use artifacts::{ArtifactStore, DirStore, S3Config, S3Store, UrlSigner};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bundle::child::ChildValidator;
+use bundle::keys::MasterKey;
+use domain::Span;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use store::{Store, StoreConfig};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// The hidden command in which configurations are validated.
+pub const VALIDATE_CHILD: &str = "validate-child";
+/// Draining ends within this, whatever still hangs.
+const DRAIN: std::time::Duration = std::time::Duration::from_secs(9);
+
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// A running instance.
+pub struct Instance {
+    pub tree: Tree,
+    pub address: SocketAddr,
+    pub public_url: String,
+    /// The administrator's password, when it was made just now.
+    pub printed_password: Option<String>,
+    stop: watch::Sender<bool>,
+    web: tokio::task::JoinHandle<()>,
+}
+
+/// Start everything that `config` describes, on a migrated database.
+pub async fn start(config: &Config) -> Result<Instance, Failure> {
+    make_private_dir(&config.data_dir)?;
+    let registry = prometheus::Registry::new();
+    let store = open_store(config, &registry).await?;
+    let applied = store.migrate().await?;
+    if !applied.is_empty() {
+        tracing::info!(migrations = applied.len(), "database migrated");
+    }
+    let listener = TcpListener::bind(config.listen).await.map_err(|e| format!("listen: {}: {e}", config.listen))?;
+    let address = listener.local_addr()?;
+    let public_url = config.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
+    let master = MasterKey::new(master_key(config)?);
+    let url_secret = actors::keys::derive(&master, "artifact-urls");
+    let artifacts = artifact_store(config, &public_url, url_secret)?;
+    let exe = std::env::current_exe()?;
+    let tree = Tree::start(Parts {
+        config: PlaneConfig {
+            stale_after: Span::secs(config.stale_after.into()),
+            lease: Span::secs(config.lease_seconds.into()),
+            listen: address.to_string(),
+            public_url: public_url.clone(),
+            master_key: master,
+            validator: ChildValidator::new(exe, [VALIDATE_CHILD]),
+            compile_concurrency: config.compile_concurrency,
+        },
+        store,
+        artifacts,
+        clock: Clock::system(),
+        fresh: Fresh::system(),
+        registry,
+    })
+    .await?;
+    let first = FirstStart {
+        admin_email: config.admin_email.clone(),
+        admin_password: config.admin_password.clone(),
+        bootstrap_api_key: config.bootstrap_api_key.clone(),
+    };
+    let done = tree.plane.first_start(first).await.map_err(|e| format!("first start: {e:?}"))?;
+    let (stop, stopping) = watch::channel(false);
+    let web_config = web::WebConfig {
+        listener,
+        https: public_url.starts_with("https://"),
+        max_body_bytes: config.max_body_bytes,
+        rate_limit_per_key: config.rate_limit_per_key,
+        metrics_here: config.metrics_listen.is_none(),
+        metrics_token: config.metrics_token.clone(),
+        trusted_proxies: config.trusted_proxies.iter().map(|t| t.parse()).collect::<Result<_, _>>().map_err(|e| format!("trusted_proxies: {e}"))?,
+    };
+    let plane = tree.plane.clone();
+    let metrics = match config.metrics_listen {
+        Some(at) => Some(TcpListener::bind(at).await.map_err(|e| format!("metrics_listen: {at}: {e}"))?),
+        None => None,
+    };
+    let metrics_token = config.metrics_token.clone();
+    let mut web_stop = stopping.clone();
+    let mut metrics_stop = stopping;
+    let web = tokio::spawn(async move {
+        let stop = async move {
+            let _ = web_stop.wait_for(|s| *s).await;
+        };
+        let served = web::serve(web_config, plane.clone(), stop);
+        match metrics {
+            None => finish("the web server", served.await),
+            Some(listener) => {
+                let stop = async move {
+                    let _ = metrics_stop.wait_for(|s| *s).await;
+                };
+                let (a, b) = tokio::join!(served, web::serve_metrics(listener, plane, metrics_token, stop));
+                finish("the web server", a);
+                finish("the metrics server", b);
+            }
+        }
+    });
+    Ok(Instance { tree, address, public_url, printed_password: done.and_then(|d| d.printed_password), stop, web })
+}
+
+fn finish<E: std::fmt::Display>(what: &str, outcome: Result<(), E>) {
+    if let Err(e) = outcome {
+        tracing::error!(error = %e, "{what} failed");
+    }
+}
+
+impl Instance {
+    /// Runs until a signal asks to stop, or the tree ends by itself.
+    pub async fn run(mut self) -> Result<(), Failure> {
+        let signal = tokio::select! {
+            name = stop_signal() => Some(name?),
+            ended = self.tree.ended() => {
+                tracing::error!(reason = ?ended, "the supervision tree ended");
+                None
+            }
+        };
+        if let Some(name) = signal {
+            tracing::info!(signal = name, "draining");
+        }
+        let by_itself = signal.is_none();
+        self.shut_down().await?;
+        if by_itself { Err("the supervision tree ended; exiting so that the service manager starts a new process".into()) } else { Ok(()) }
+    }
+
+    /// Readiness turns 503, long polls are answered, writes are flushed.
+    pub async fn shut_down(self) -> Result<(), Failure> {
+        let Instance { tree, stop, web, .. } = self;
+        let _ = stop.send(true);
+        let drained = async {
+            let _ = web.await;
+            tree.stop().await
+        };
+        match tokio::time::timeout(DRAIN, drained).await {
+            Ok(outcome) => outcome.map_err(Into::into),
+            Err(_) => Err("draining took too long".into()),
+        }
+    }
+}
+
+async fn stop_signal() -> std::io::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(tokio::select! {
+        _ = term.recv() => "SIGTERM",
+        _ = int.recv() => "SIGINT",
+    })
+}
+
+pub async fn open_store(config: &Config, registry: &prometheus::Registry) -> Result<Store, Failure> {
+    let store = StoreConfig::from_url(&config.database_url)?;
+    Ok(Store::open(store, registry).await?)
+}
+
+fn artifact_store(config: &Config, public_url: &str, secret: [u8; 32]) -> Result<ArtifactStore, Failure> {
+    Ok(match &config.storage {
+        Storage::Dir(dir) => ArtifactStore::Dir(DirStore::open(dir.clone(), UrlSigner::new(secret, public_url))?),
+        Storage::S3 { bucket, prefix } => {
+            let need = |name: &str, v: &Option<String>| v.clone().ok_or_else(|| format!("{name}: needed for s3:// storage"));
+            ArtifactStore::S3(S3Store::new(S3Config {
+                endpoint: config.s3_endpoint.clone(),
+                region: config.s3_region.clone(),
+                access_key: need("s3_access_key_id", &config.s3_access_key_id)?,
+                secret_key: need("s3_secret_access_key", &config.s3_secret_access_key)?,
+                force_path_style: config.s3_force_path_style,
+                bucket: bucket.clone(),
+                prefix: prefix.clone(),
+                allow_plain_http: config.s3_endpoint.as_deref().is_some_and(|e| e.starts_with("http://")),
+            })?)
+        }
+    })
+}
+
+fn make_private_dir(dir: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|e| format!("data_dir: {}: {e}", dir.display()).into())
+}
+
+/// From the settings, or from the data directory, where it is made on first use, readable by the owner only.
+fn master_key(config: &Config) -> Result<[u8; 32], Failure> {
+    let decode = |text: &str, from: &str| -> Result<[u8; 32], Failure> {
+        let bytes = BASE64.decode(text.trim()).map_err(|e| format!("{from}: not base64: {e}"))?;
+        bytes.try_into().map_err(|b: Vec<u8>| format!("{from}: {} bytes instead of 32", b.len()).into())
+    };
+    if let Some(text) = &config.master_key {
+        return decode(text, "master_key");
+    }
+    let path = config.data_dir.join("master.key");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => decode(&text, &path.display().to_string()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let key: [u8; 32] = Fresh::system().bytes();
+            let temporary = config.data_dir.join("master.key.new");
+            let _ = std::fs::remove_file(&temporary);
+            let mut f = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+            writeln!(f, "{}", BASE64.encode(key))?;
+            f.sync_all()?;
+            std::fs::rename(&temporary, &path)?;
+            std::fs::File::open(&config.data_dir)?.sync_all()?;
+            Ok(key)
+        }
+        Err(e) => Err(format!("{}: {e}", path.display()).into()),
+    }
+}
