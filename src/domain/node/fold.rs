@@ -10,6 +10,10 @@ use crate::node::Generation;
 use crate::rollout::spec::{GateSpec, OnNoTraffic};
 use crate::time::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+
+#[cfg(test)]
+mod tests;
 
 text_enum! {
     /// What the engine is told of a node's gates.
@@ -52,6 +56,19 @@ enum Answer {
     Unknown,
 }
 
+/// What is known of the requests since activation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Counted {
+    NotSaid,
+    /// The first reading: it spans the activation and is only what the next ones are counted from.
+    Base,
+    Requests(u64),
+}
+
+/// At most this many values of one bare metric are remembered; then neighbours are merged, the worse one lasting longer.
+/// 64 falling values at one heartbeat in five seconds are more than five minutes.
+const MAX_KEPT: usize = 64;
+
 /// How many times pass may turn to fail before the node counts as flapping.
 const MAX_FLAPS: u8 = 3;
 
@@ -65,10 +82,12 @@ pub struct Fold {
     skip_next_bare: bool,
     ever_health: bool,
     base: Option<(u64, u64, u64)>,
+    /// The last heartbeat was after activation, so counts since then are of this bundle.
+    counts_clean: bool,
     requests: u64,
     errors: u64,
-    worst_rate: Option<(Timestamp, f64)>,
-    worst_p99: Option<(Timestamp, f64)>,
+    worst_rate: VecDeque<(Timestamp, f64)>,
+    worst_p99: VecDeque<(Timestamp, f64)>,
     last: Option<Answer>,
     last_pass: Option<Timestamp>,
     first_pass: Option<Timestamp>,
@@ -97,10 +116,11 @@ impl Fold {
             skip_next_bare: !by_heartbeat,
             ever_health,
             base: None,
+            counts_clean: by_heartbeat,
             requests: 0,
             errors: 0,
-            worst_rate: None,
-            worst_p99: None,
+            worst_rate: VecDeque::new(),
+            worst_p99: VecDeque::new(),
             last: None,
             last_pass: None,
             first_pass: None,
@@ -117,6 +137,11 @@ impl Fold {
         self.generation
     }
 
+    /// The engine could not use what it was told last (it came too late, say): tell it again when it still holds.
+    pub fn retell(&mut self) {
+        self.soak_told = false;
+    }
+
     /// Judge one observation. `Some` when the engine must hear of it.
     pub fn observe(&mut self, o: &Observation, spec: &GateSpec) -> Option<GateWindow> {
         let measured = match o.measured() {
@@ -124,13 +149,14 @@ impl Fold {
             None if o.verified_report => o.received,
             None if self.skip_next_bare => {
                 self.skip_next_bare = false;
-                self.ever_health |= o.health.is_some();
+                self.counts_clean = true;
+                self.ever_health |= says_health(o);
                 return None;
             }
             None => o.received,
         };
         let fresh = measured > self.activated && o.received.since(measured) <= spec.freshness;
-        self.ever_health |= o.health.is_some();
+        self.ever_health |= says_health(o);
         if !fresh {
             // Old data says nothing: neither an edge nor a reset; the next fresh one measures the gap itself.
             return None;
@@ -153,6 +179,7 @@ impl Fold {
                         // A silence longer than the freshness is unknown time: the soak starts again.
                         self.soaked = Span::ZERO;
                         self.first_pass = Some(measured);
+                        self.soak_told = false;
                     }
                 }
                 _ => {
@@ -255,58 +282,67 @@ impl Fold {
             }
         }
         if g.max_error_rate.is_some() || g.max_latency_ms.is_some() {
-            let counted = self.count(&m);
-            if let Some(counted) = counted.filter(|c| *c < spec.min_requests) {
-                let answer = match spec.on_no_traffic {
-                    OnNoTraffic::Pass => Answer::NoTraffic,
-                    OnNoTraffic::Hold => Answer::Unknown,
-                };
-                take(answer, &|| format!("no traffic: {counted} of {} requests", spec.min_requests));
-                return (all, worst);
-            }
+            // Kept up even where it is not judged: the worst of the window must know all of it.
+            let bare = worst_of(&mut self.worst_rate, m.error_rate, measured, spec.freshness);
+            let p99 = worst_of(&mut self.worst_p99, m.latency_p99_ms, measured, spec.freshness);
+            let rate = match self.count(&m) {
+                Counted::Base => {
+                    take(Answer::Unknown, &|| "traffic: the first reading is what the next are counted from".into());
+                    return (all, worst);
+                }
+                Counted::Requests(n) if n < spec.min_requests => {
+                    let answer = match spec.on_no_traffic {
+                        OnNoTraffic::Pass => Answer::NoTraffic,
+                        OnNoTraffic::Hold => Answer::Unknown,
+                    };
+                    take(answer, &|| format!("no traffic: {n} of {} requests", spec.min_requests));
+                    return (all, worst);
+                }
+                Counted::Requests(n) if n > 0 => Some(100.0 * self.errors as f64 / n as f64),
+                Counted::Requests(_) | Counted::NotSaid => bare,
+            };
             if let Some(limit) = g.max_error_rate {
-                let rate = match counted {
-                    Some(n) if n > 0 => Some(100.0 * self.errors as f64 / n as f64),
-                    _ => worst_of(&mut self.worst_rate, m.error_rate, measured, spec.freshness),
-                };
                 take(compare(rate, limit), &|| describe("max_error_rate", rate, limit));
             }
             if let Some(limit) = g.max_latency_ms {
-                let p99 = worst_of(&mut self.worst_p99, m.latency_p99_ms, measured, spec.freshness);
                 take(compare(p99, limit), &|| describe("max_latency_ms", p99, limit));
             }
         }
         (all, worst)
     }
 
-    /// Requests since activation, by the best evidence: cumulative counters, else counts since the last heartbeat. `None`: not said.
-    fn count(&mut self, m: &Metrics) -> Option<u64> {
+    /// Requests since activation, by the best evidence: cumulative counters, else counts since the last heartbeat.
+    fn count(&mut self, m: &Metrics) -> Counted {
+        let clean = std::mem::replace(&mut self.counts_clean, true);
         if let (Some(total), Some(errors)) = (m.requests_total, m.errors_total) {
             let epoch = m.counter_epoch.unwrap_or(0);
-            match self.base {
+            let before = self.base.replace((epoch, total, errors));
+            let (more, more_errors) = match before {
                 Some((e, base_total, base_errors)) if e == epoch && total >= base_total && errors >= base_errors => {
-                    self.requests += total - base_total;
-                    self.errors += errors - base_errors;
+                    (total - base_total, errors - base_errors)
                 }
-                // A new epoch started from zero after activation: all of it counts. The very first reading is only a base.
-                Some(_) => {
-                    self.requests += total;
-                    self.errors += errors;
-                }
-                None => {}
-            }
-            self.base = Some((epoch, total, errors));
-            return Some(self.requests);
+                // A new epoch started from zero after activation: all of it counts.
+                Some(_) => (total, errors),
+                None => return Counted::Base,
+            };
+            self.requests = self.requests.saturating_add(more);
+            self.errors = self.errors.saturating_add(more_errors);
+            return Counted::Requests(self.requests);
         }
         match (m.request_count, m.error_count) {
+            (Some(_), _) if !clean => Counted::Base,
             (Some(n), errors) => {
-                self.requests += n;
-                self.errors += errors.unwrap_or(0);
-                Some(self.requests)
+                self.requests = self.requests.saturating_add(n);
+                self.errors = self.errors.saturating_add(errors.unwrap_or(0));
+                Counted::Requests(self.requests)
             }
-            (None, _) => None,
+            (None, _) => Counted::NotSaid,
         }
     }
+}
+
+fn says_health(o: &Observation) -> bool {
+    o.health.is_some_and(|h| h != HealthClass::Absent)
 }
 
 fn compare(value: Option<f64>, limit: f64) -> Answer {
@@ -324,15 +360,21 @@ fn describe(name: &str, value: Option<f64>, limit: f64) -> String {
     }
 }
 
-/// The worst value seen within the freshness; percentiles and bare rates are never averaged.
-fn worst_of(kept: &mut Option<(Timestamp, f64)>, value: Option<f64>, at: Timestamp, freshness: Span) -> Option<f64> {
+/// The worst value seen within the freshness; percentiles and bare rates are never averaged. `kept` falls from its front.
+fn worst_of(kept: &mut VecDeque<(Timestamp, f64)>, value: Option<f64>, at: Timestamp, freshness: Span) -> Option<f64> {
     let v = value?;
-    let keep = match *kept {
-        Some((when, old)) if at.since(when) <= freshness && old > v => (when, old),
-        _ => (at, v),
-    };
-    *kept = Some(keep);
-    Some(keep.1)
+    while kept.front().is_some_and(|(when, _)| at.since(*when) > freshness) {
+        kept.pop_front();
+    }
+    while kept.back().is_some_and(|(_, old)| *old <= v) {
+        kept.pop_back();
+    }
+    let full = kept.len() >= MAX_KEPT;
+    match kept.back_mut().filter(|_| full) {
+        Some(last) => last.0 = at,
+        None => kept.push_back((at, v)),
+    }
+    kept.front().map(|(_, worst)| *worst)
 }
 
 impl HealthClass {

@@ -46,6 +46,18 @@ impl Draft<'_> {
         }
     }
 
+    /// The step that runs will not be finished.
+    fn fail_step(&mut self, error: &str) {
+        let k = self.head.step;
+        if self.step(k).is_some_and(|s| s.state == StepState::Running) {
+            self.edit_step(k, |s| {
+                s.state = StepState::Failed;
+                s.error = Some(error.to_string());
+            });
+            self.fact(Fact::StepFailed { step: k, error: error.to_string() });
+        }
+    }
+
     pub fn complete_step(&mut self, k: u32) {
         let now = self.now;
         self.edit_step(k, |s| {
@@ -90,11 +102,11 @@ impl Draft<'_> {
                 }
             }
             OnFailure::Fail => self.fail(note, &BTreeSet::new()),
+            // Judged once: when the outage of all is over, taking the change back would still be wrong. A person looks.
+            OnFailure::Rollback if self.head.causes.contains(&PauseCause::FleetWide) => {}
             OnFailure::Rollback => {
                 if let Some(why) = self.fleet_wide() {
-                    if !self.head.causes.contains(&PauseCause::FleetWide) {
-                        self.pause(PauseCause::FleetWide, Some(why));
-                    }
+                    self.pause(PauseCause::FleetWide, Some(why));
                 } else {
                     self.begin_rollback(true, Some(note), None, &BTreeSet::new(), &BTreeSet::new());
                 }
@@ -134,7 +146,7 @@ impl Draft<'_> {
     }
 
     /// May this pending, online member be assigned now? One that does not serve takes no new slot.
-    fn has_slot(&self, m: &Member) -> bool {
+    pub fn has_slot(&self, m: &Member) -> bool {
         if m.first_config || is_unavailable(m) {
             return true;
         }
@@ -156,16 +168,16 @@ impl Draft<'_> {
             }
         }
         let base = self.base;
-        let order = base.step_nodes(k);
         let mut cursor = self.step(k).map_or(0, |s| s.cursor);
         let mut settled = 0u32;
-        while let Some(node) = order.get(cursor as usize).copied() {
+        for (position, node) in base.step_from(k, cursor) {
+            cursor = position;
             if self.assigned + settled >= MAX_ASSIGN_PER_COMMIT {
                 self.more();
                 break;
             }
             match self.member(node) {
-                Some(m) if m.state == NodeState::Pending => {
+                Some(m) if m.state == NodeState::Pending && m.step == Some(k) => {
                     if !m.online {
                         self.owe(node);
                         settled += 1;
@@ -177,27 +189,40 @@ impl Draft<'_> {
                 }
                 Some(_) | None => {}
             }
-            cursor += 1;
+            cursor = position + 1;
         }
         if self.step(k).is_some_and(|s| s.cursor != cursor) {
             self.edit_step(k, |s| s.cursor = cursor);
         }
     }
 
-    /// Offline and never handed over: a debt, paid on return in the catch-up lane.
+    /// Offline and never handed over: a debt, paid on return in the catch-up lane. An assignment that it was never told of,
+    /// or that a retry replaces, is withdrawn.
     pub fn owe(&mut self, node: NodeId) {
         let bundle = self.spec().bundle;
         self.change(Change::DebtAdded { node, restore: false, bundle: Some(bundle) });
-        self.edit(node, None, |m| {
+        let owed = |m: &mut Member| {
             m.state = NodeState::Owed;
+            m.told = Told::Nothing;
+            m.handed_over = false;
             m.silent_since = None;
-        });
+        };
+        if self.member(node).is_some_and(|m| m.told == Told::Target) {
+            let to = self.back_target(node, &BTreeSet::new());
+            self.send_back(node, to, None, owed);
+        } else {
+            self.edit(node, None, owed);
+        }
     }
 
     /// Every step has ended: done, once at least one node has verified. Until then the first to return is the next step.
     fn try_complete(&mut self) {
         let c = self.head.counts;
         if c.verified == 0 {
+            if c.failed > 0 && c.owed + c.pending + c.assigned == 0 {
+                // Nobody is left who could verify: only a person can go on from here.
+                self.pause(PauseCause::NoEvidence, Some("every step ended and no node has verified".into()));
+            }
             return;
         }
         self.head.phase = Phase::Completed;
@@ -221,36 +246,43 @@ impl Draft<'_> {
             return;
         }
         let base = self.base;
-        let touched: BTreeSet<(bool, NodeId)> = self
+        let touched: BTreeSet<(LaneClass, NodeId)> = self
             .touched(is_lane_ready)
             .into_iter()
             .filter_map(|n| self.member(n))
-            .map(|m| (!m.first_config, m.node))
+            .map(|m| (lane_class(m), m.node))
             .collect();
+        let frozen = self.head.causes.contains(&PauseCause::Freeze);
         let mut room = self.lane_limit().saturating_sub(self.head.lane_open);
-        for (limited, node) in touched.into_iter().chain(base.index.lane_ready.iter().copied()) {
-            if limited && room == 0 {
-                continue;
-            }
-            let Some(m) = self.member(node).filter(|m| is_lane_ready(m)) else { continue };
-            if self.assigned >= MAX_ASSIGN_PER_COMMIT {
-                self.more();
-                return;
-            }
-            if limited {
-                if !self.has_slot(m) {
-                    break;
+        let mut asked = 0u32;
+        for class in LANE_CLASSES {
+            let known = base.index.lane_ready.range((class, NodeId::NIL)..).take_while(|(c, _)| *c == class);
+            let ready: Vec<NodeId> = touched.iter().filter(|(c, _)| *c == class).map(|(_, n)| *n).collect();
+            for node in ready.into_iter().chain(known.map(|(_, n)| *n).filter(|n| !touched.contains(&(class, *n)))) {
+                let Some(m) = self.member(node).filter(|m| is_lane_ready(m) && lane_class(m) == class) else {
+                    continue;
+                };
+                if asked >= MAX_ASSIGN_PER_COMMIT {
+                    return;
                 }
-                room -= 1;
-            }
-            if after {
-                // The node may have moved on since: its facts are read anew before it is claimed again.
-                self.fetch(node);
-            } else {
-                self.assign_in_lane(node);
-            }
-            if room == 0 && limited {
-                break;
+                if self.assigned >= MAX_ASSIGN_PER_COMMIT {
+                    self.more();
+                    return;
+                }
+                let limited = class != LaneClass::FirstConfig;
+                if limited && (frozen || room == 0 || !self.has_slot(m)) {
+                    return;
+                }
+                if limited {
+                    room -= 1;
+                }
+                if after {
+                    // The node may have moved on since: its facts are read anew before it is claimed again.
+                    self.fetch(node);
+                    asked += 1;
+                } else {
+                    self.assign_in_lane(node);
+                }
             }
         }
     }
@@ -266,14 +298,7 @@ impl Draft<'_> {
     /// Ends as failed: nothing that is not verified stays desired on the bundle.
     pub fn fail(&mut self, note: String, revoked: &BTreeSet<BundleId>) {
         self.end_forward(revoked);
-        let k = self.head.step;
-        if self.step(k).is_some_and(|s| s.state == StepState::Running) {
-            self.edit_step(k, |s| {
-                s.state = StepState::Failed;
-                s.error = Some(note.clone());
-            });
-            self.fact(Fact::StepFailed { step: k, error: note.clone() });
-        }
+        self.fail_step(&note);
         self.head.phase = Phase::Failed;
         self.head.note = Some(note.clone());
         self.fact(Fact::Failed { note });
@@ -281,6 +306,7 @@ impl Draft<'_> {
 
     pub fn cancel(&mut self, note: Option<String>) {
         self.end_forward(&BTreeSet::new());
+        self.fail_step("cancelled");
         self.head.phase = Phase::Cancelled;
         self.head.note = note;
         self.fact(Fact::Cancelled);
@@ -297,19 +323,23 @@ impl Draft<'_> {
             if state == NodeState::Owed {
                 self.change(Change::DebtEnded { node });
             }
-            let cancelled = NodeState::Skipped { reason: SkipReason::Cancelled };
+            let end = if state.settled() && state != NodeState::Owed {
+                state
+            } else {
+                NodeState::Skipped { reason: SkipReason::Cancelled }
+            };
             if told == Told::Target {
                 let to = self.back_target(node, revoked);
-                let end = if state.in_flight() { cancelled } else { state };
                 self.send_back(node, to, None, |m| m.state = end);
-            } else if matches!(state, NodeState::Pending | NodeState::Owed) {
-                self.edit(node, None, |m| m.state = cancelled);
+            } else {
+                self.edit(node, None, |m| m.state = end);
             }
         }
         self.change(Change::ReleaseAll { keep: Vec::new() });
     }
 
-    /// Every touched node goes back to its own previous verified bundle.
+    /// Every touched node goes back to its own previous verified bundle. `only` and `gone` choose among the verified: what is not
+    /// verified never stays on the bundle once the rollout ends, and no debt outlives it.
     pub fn begin_rollback(
         &mut self,
         automatic: bool,
@@ -327,24 +357,24 @@ impl Draft<'_> {
         self.head.ended_at = None;
         self.head.note = note.clone();
         self.fact(Fact::RollbackBegan { automatic, note });
-        let k = self.head.step;
-        if self.step(k).is_some_and(|s| s.state == StepState::Running) {
-            self.edit_step(k, |s| s.state = StepState::Failed);
-        }
+        self.fail_step("rolled back");
         for node in self.all_members(|m| !matches!(m.state, NodeState::Skipped { .. })) {
             let Some(m) = self.member(node) else { continue };
-            if gone.contains(&node) || only.is_some_and(|o| !o.contains(&node)) {
-                continue;
-            }
+            let verified = matches!(m.state, NodeState::Verified { .. });
+            let left_alone = gone.contains(&node) || (verified && only.is_some_and(|o| !o.contains(&node)));
             match (m.told, &m.state) {
-                (Told::Target, _) => {
+                (Told::Target, _) if left_alone => {}
+                (Told::Target, state) => {
+                    if *state == NodeState::Owed {
+                        self.change(Change::DebtEnded { node });
+                    }
                     if claim {
                         self.change(Change::Claim { node });
                     }
                     self.restore(node, revoked);
                 }
-                (Told::Nothing, NodeState::Pending | NodeState::Owed) => {
-                    if m.state == NodeState::Owed {
+                (Told::Nothing | Told::Back(_), state @ (NodeState::Pending | NodeState::Owed)) => {
+                    if *state == NodeState::Owed {
                         self.change(Change::DebtEnded { node });
                     }
                     self.edit(node, None, |m| m.state = NodeState::Skipped { reason: SkipReason::Cancelled });

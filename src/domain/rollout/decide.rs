@@ -14,6 +14,9 @@ pub fn decide(r: &Rollout, event: &Event, now: Timestamp) -> Result<Decision, Re
     let mut d = Draft::new(r, now);
     match event {
         Event::Start { facts } => {
+            if r.head.phase == Phase::Running {
+                return Err(Rejection::AlreadySo);
+            }
             allow(r, "start", &[Phase::Pending])?;
             d.start(facts);
         }
@@ -53,12 +56,22 @@ pub fn decide(r: &Rollout, event: &Event, now: Timestamp) -> Result<Decision, Re
                 d.edit(*n, None, |m| m.state = NodeState::Skipped { reason: SkipReason::Superseded });
             }
         }),
-        Event::Removed { nodes, reason } => nodes.iter().for_each(|n| d.remove(*n, *reason)),
-        Event::FreezeBegan => {
-            if matches!(r.head.phase, Phase::Running | Phase::Paused) {
-                d.pause(PauseCause::Freeze, None);
+        Event::Removed { nodes, reason } => {
+            nodes.iter().for_each(|n| d.remove(*n, *reason));
+            let none_left = d.head.counts.total == d.head.counts.skipped;
+            if *reason == SkipReason::Superseded && none_left && matches!(r.head.phase, Phase::Running | Phase::Paused)
+            {
+                d.cancel(Some("a newer rollout took over every node".into()));
             }
         }
+        Event::FreezeBegan => match r.head.phase {
+            Phase::Running | Phase::Paused => d.pause(PauseCause::Freeze, None),
+            // Nothing to pause, but the lane stands still.
+            Phase::Completed => {
+                d.head.causes.insert(PauseCause::Freeze);
+            }
+            Phase::Pending | Phase::RollingBack | Phase::Failed | Phase::Cancelled | Phase::RolledBack => {}
+        },
         Event::FreezeEnded => d.clear_cause(PauseCause::Freeze),
         Event::BundleRevoked { revoked } => d.bundle_revoked(revoked),
         Event::WaitBegan { wait } => {
@@ -164,15 +177,54 @@ impl Draft<'_> {
         }
     }
 
-    /// After completion: nodes that may be assigned, with what the database knows of them now.
+    /// What the database knows of members now: after completion they may be assigned; after another end it is what `retry` needs.
     fn lane_ready(&mut self, facts: &[Facts]) {
-        if self.head.phase != Phase::Completed || self.head.lane_halted {
-            return;
+        match self.head.phase {
+            Phase::Completed if !self.head.lane_halted => self.assign_waiting(facts),
+            Phase::Failed | Phase::RolledBack => facts.iter().for_each(|f| self.refresh(f)),
+            Phase::Completed
+            | Phase::Pending
+            | Phase::Running
+            | Phase::Paused
+            | Phase::RollingBack
+            | Phase::Cancelled => {}
         }
+    }
+
+    /// Who has been moved on by others is verified or restored here no more; who has not, or failed, can be tried again.
+    fn refresh(&mut self, f: &Facts) {
+        let Some(m) = self.member(f.node) else { return };
+        let moved = m.generation != f.generation;
+        let skip = match &m.state {
+            NodeState::Verified { .. } | NodeState::RollingBack { .. } | NodeState::RollbackFailed { .. } => {
+                f.skip.or(moved.then_some(SkipReason::Superseded))
+            }
+            NodeState::Failed { .. } | NodeState::Skipped { reason: SkipReason::Cancelled } => f.skip,
+            NodeState::Skipped { .. }
+            | NodeState::Pending
+            | NodeState::Assigned
+            | NodeState::Downloaded
+            | NodeState::Staged
+            | NodeState::Activated { .. }
+            | NodeState::Owed
+            | NodeState::RolledBack { .. } => return,
+        };
+        if moved || skip.is_some() || m.online != f.online || m.health != f.health {
+            self.edit(f.node, None, |m| {
+                take_facts(m, f);
+                if let Some(reason) = skip {
+                    m.state = NodeState::Skipped { reason };
+                }
+            });
+        }
+    }
+
+    fn assign_waiting(&mut self, facts: &[Facts]) {
+        let frozen = self.head.causes.contains(&PauseCause::Freeze);
         for f in facts {
             let Some(m) = self.member(f.node) else { continue };
-            let (online_before, waiting) = (m.online, is_lane_ready(m));
-            if !waiting && online_before {
+            let waits = m.state == NodeState::Owed || (m.step.is_none() && m.state == NodeState::Pending);
+            if !waits {
                 continue;
             }
             match f.skip {
@@ -184,8 +236,10 @@ impl Draft<'_> {
                 }
                 None => {
                     self.edit(f.node, None, |m| take_facts(m, f));
-                    let room = self.head.lane_open < self.lane_limit();
-                    let may = self.member(f.node).is_some_and(|m| is_lane_ready(m) && (room || m.first_config));
+                    let room = !frozen && self.head.lane_open < self.lane_limit();
+                    let may = self
+                        .member(f.node)
+                        .is_some_and(|m| is_lane_ready(m) && (m.first_config || (room && self.has_slot(m))));
                     if may {
                         self.change(Change::Claim { node: f.node });
                         self.assign_in_lane(f.node);
@@ -196,7 +250,7 @@ impl Draft<'_> {
     }
 
     fn clear_cause(&mut self, cause: PauseCause) {
-        if self.head.causes.remove(&cause) {
+        if self.head.causes.remove(&cause) && self.head.phase == Phase::Paused {
             self.fact(Fact::CauseCleared { cause });
             self.run_again();
         }
@@ -226,8 +280,10 @@ impl Draft<'_> {
         }
         self.fact(Fact::Resumed);
         let had_no_evidence = causes.contains(&PauseCause::NoEvidence);
+        if causes.contains(&PauseCause::Presence) {
+            self.head.silent_window = None;
+        }
         self.head.causes.retain(|c| *c == PauseCause::Freeze);
-        self.head.silent_window = None;
         if accept_failed {
             for node in self.all_members(counts_failed) {
                 self.edit(node, None, |m| m.accepted = true);
@@ -237,9 +293,10 @@ impl Draft<'_> {
         if retry {
             self.retry_members(None);
         }
+        self.return_tolerated();
         self.run_again();
         let k = self.head.step;
-        if had_no_evidence && self.is_free() && self.step(k).is_some_and(|s| s.open == 0) {
+        if had_no_evidence && self.step(k).is_some_and(|s| s.open == 0) {
             // A person takes the place of the evidence for this one step.
             self.complete_step(k);
         }
@@ -247,12 +304,8 @@ impl Draft<'_> {
         if self.step(k).is_some_and(|s| s.error.is_some()) {
             self.edit_step(k, |s| s.error = None);
         }
-        self.judge_silence_now();
-        Ok(())
-    }
-
-    fn judge_silence_now(&mut self) {
         self.timer();
+        Ok(())
     }
 
     fn retry(&mut self, nodes: Option<&BTreeSet<NodeId>>) -> Result<(), Rejection> {
@@ -269,6 +322,9 @@ impl Draft<'_> {
         self.fact(Fact::Retried { nodes: retried });
         if self.head.causes.remove(&PauseCause::Gate) {
             self.fact(Fact::CauseCleared { cause: PauseCause::Gate });
+        }
+        if self.head.phase.is_active() {
+            self.return_tolerated();
         }
         self.run_again();
         Ok(())
@@ -343,8 +399,10 @@ impl Draft<'_> {
     }
 
     fn retry_restores(&mut self, nodes: Option<&BTreeSet<NodeId>>) -> u32 {
+        // Also those that returned after the end and then got stuck: nothing else would ever look at them again.
         let chosen = self.all_members(|m| {
-            matches!(m.state, NodeState::RollbackFailed { .. }) && nodes.is_none_or(|n| n.contains(&m.node))
+            let stuck = is_restoring(m) || matches!(m.state, NodeState::RollbackFailed { .. });
+            stuck && nodes.is_none_or(|n| n.contains(&m.node))
         });
         for node in &chosen {
             self.change(Change::Claim { node: *node });
@@ -353,6 +411,9 @@ impl Draft<'_> {
                 _ => self.back_target(*node, &BTreeSet::new()),
             };
             let owed = self.member(*node).is_some_and(|m| !m.online);
+            if owed {
+                self.change(Change::DebtAdded { node: *node, restore: true, bundle: to });
+            }
             self.send_back(*node, to, None, |m| m.state = NodeState::RollingBack { to, activated: None, owed });
         }
         if !chosen.is_empty() {
@@ -364,6 +425,9 @@ impl Draft<'_> {
     }
 
     fn bundle_revoked(&mut self, revoked: &BTreeSet<BundleId>) {
+        if self.head.phase.is_active() {
+            self.forget(revoked);
+        }
         if !revoked.contains(&self.spec().bundle) {
             return;
         }
@@ -379,6 +443,25 @@ impl Draft<'_> {
                 for node in self.all_members(|m| m.state == NodeState::Owed || is_lane_ready(m)) {
                     self.remove(node, SkipReason::Revoked);
                 }
+            }
+        }
+    }
+
+    /// Nobody may go back to these any more; who was told to, and is not there yet, is told anew.
+    fn forget(&mut self, revoked: &BTreeSet<BundleId>) {
+        for node in self.all_members(|m| m.previous.iter().any(|b| revoked.contains(b))) {
+            self.edit(node, None, |m| m.previous.retain(|b| !revoked.contains(b)));
+            let Some(NodeState::RollingBack { to: Some(b), activated: None, owed }) =
+                self.member(node).map(|m| m.state.clone())
+            else {
+                continue;
+            };
+            if revoked.contains(&b) {
+                let to = self.back_target(node, revoked);
+                if owed {
+                    self.change(Change::DebtAdded { node, restore: true, bundle: to });
+                }
+                self.send_back(node, to, None, |m| m.state = NodeState::RollingBack { to, activated: None, owed });
             }
         }
     }

@@ -243,12 +243,13 @@ impl<'a> Draft<'a> {
         let mut at: Option<Timestamp> = None;
         let mut offer = |t: Timestamp| at = Some(at.map_or(t, |a| a.min(t)));
         if self.head.phase.is_active() || self.head.phase == Phase::Completed {
-            if self.head.clock.ticking_since.is_some() {
-                let clock = self.clock();
+            if let Some(since) = self.head.clock.ticking_since {
+                let elapsed = self.head.clock.elapsed;
                 let first = self.base.index.deadlines.iter().find(|(_, n)| !self.is_touched(*n)).map(|(d, _)| *d);
                 let touched = self.members.values().filter_map(|m| deadline_of(self.spec(), m)).min();
                 if let Some(d) = [first, touched].into_iter().flatten().min() {
-                    offer(self.now + Span((d - clock).0.max(0)));
+                    // Says the same at any `now`: an overdue timer must not make every late report a change.
+                    offer(since + (d - elapsed));
                 }
             }
             if !self.head.causes.contains(&PauseCause::Presence) && self.head.phase != Phase::RollingBack {

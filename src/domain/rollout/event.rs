@@ -122,7 +122,8 @@ pub enum Event {
     Joined {
         facts: Vec<Facts>,
     },
-    /// What the database knows of members before the lane may assign them again (their generation may have moved on).
+    /// What the database knows of members now: before the lane of a completed rollout assigns them, and before `Retry` of a
+    /// failed or rolled back one (others may have moved their generation on since).
     LaneReady {
         facts: Vec<Facts>,
     },
@@ -337,9 +338,10 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// SHA-256 over the canonical JSON (RFC 8785) of the decision: what a replay must reproduce.
+    /// SHA-256 over the JSON of the decision: what a replay must reproduce. Fields are written in their order here and sets are
+    /// sorted, so this is canonical; RFC 8785 is not, as it rounds whole numbers above 2^53 and generations use the high bits.
     pub fn hash(&self) -> Digest {
-        Digest::of(&serde_json_canonicalizer::to_vec(self).unwrap_or_default())
+        Digest::of(&serde_json::to_vec(self).unwrap_or_default())
     }
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.facts.is_empty() && self.effects.is_empty()

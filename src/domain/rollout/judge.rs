@@ -18,6 +18,9 @@ impl Draft<'_> {
             }
             return;
         }
+        if !self.is_judged(m) {
+            return;
+        }
         let wanted = match m.told {
             Told::Nothing => return,
             Told::Target => Some(self.spec().bundle),
@@ -45,6 +48,17 @@ impl Draft<'_> {
             Told::Nothing => {}
             Told::Target => self.report_on_target(r, named == wanted),
             Told::Back(_) => self.report_on_restore(r, named == wanted),
+        }
+    }
+
+    /// What a node does matters while the rollout holds it: verified ones as long as it is active, after completion those that
+    /// the lane has under way, and restores until they are done, even when they are only owed.
+    fn is_judged(&self, m: &Member) -> bool {
+        match self.head.phase {
+            Phase::Running | Phase::Paused => true,
+            Phase::Completed => m.state.in_flight(),
+            Phase::RollingBack | Phase::RolledBack => matches!(m.state, NodeState::RollingBack { .. }),
+            Phase::Pending | Phase::Failed | Phase::Cancelled => false,
         }
     }
 
@@ -103,6 +117,9 @@ impl Draft<'_> {
             }
             Said::Failed { error, .. } => {
                 let (at, error) = (self.now, Some(first_line(error)));
+                if owed {
+                    self.change(Change::DebtEnded { node: r.node });
+                }
                 self.edit(r.node, error.clone(), |m| m.state = NodeState::RollbackFailed { at, error });
             }
             Said::Downloaded { .. }
@@ -153,10 +170,20 @@ impl Draft<'_> {
             m.state = NodeState::Failed { reason, at, error };
             m.silent_since = None;
         });
-        if self.head.failures <= self.threshold() {
+        if self.head.failures <= self.threshold() || self.head.phase == Phase::Completed {
             self.send_failed_back(node);
         }
         self.release_if_after(node);
+    }
+
+    /// Fewer failures may turn those beyond the threshold into tolerated ones.
+    pub fn return_tolerated(&mut self) {
+        if self.head.failures > self.threshold() {
+            return;
+        }
+        for node in self.all_members(|m| m.told == Told::Target && matches!(m.state, NodeState::Failed { .. })) {
+            self.send_failed_back(node);
+        }
     }
 
     /// A failed node that is tolerated or accepted is returned to its last verified bundle at once.
@@ -176,7 +203,7 @@ impl Draft<'_> {
 
     pub fn gate(&mut self, w: &GateWindow) {
         let Some(m) = self.member(w.node) else { return };
-        if m.generation != w.generation {
+        if m.generation != w.generation || !self.is_judged(m) {
             return;
         }
         let state = m.state.clone();
@@ -340,9 +367,7 @@ impl Draft<'_> {
             if m.handed_over {
                 self.fail_member(node, FailReason::Lost, Some("silent since the bundle was handed over".into()));
             } else {
-                // Nobody named the assignment to it: it is withdrawn, and owed.
-                let to = self.back_target(node, &BTreeSet::new());
-                self.send_back(node, to, None, |m| m.told = Told::Nothing);
+                // Nobody named the assignment to it.
                 self.owe(node);
                 if self.head.phase == Phase::Completed {
                     self.change(Change::Release { node });
@@ -372,13 +397,23 @@ impl Draft<'_> {
             return;
         }
         let held = self.head.phase.is_active() || m.state.in_flight();
-        if m.state == NodeState::Owed {
+        let verified = matches!(m.state, NodeState::Verified { .. });
+        // Where nobody else says what the node shall run instead, it goes back to what it had.
+        let withdraw = held && m.told == Told::Target && !verified && !reason.names_another();
+        if matches!(m.state, NodeState::Owed | NodeState::RollingBack { owed: true, .. }) {
             self.change(Change::DebtEnded { node });
         }
-        self.edit(node, Some(reason.to_string()), |m| {
+        let skipped = |m: &mut Member| {
             m.state = NodeState::Skipped { reason };
             m.silent_since = None;
-        });
+        };
+        let detail = Some(reason.to_string());
+        if withdraw {
+            let to = self.back_target(node, &BTreeSet::new());
+            self.send_back(node, to, detail, skipped);
+        } else {
+            self.edit(node, detail, skipped);
+        }
         if held {
             self.change(Change::Release { node });
         }

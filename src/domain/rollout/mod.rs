@@ -18,6 +18,8 @@ mod judge;
 pub mod plan;
 pub mod spec;
 pub mod state;
+#[cfg(test)]
+mod tests;
 
 pub use decide::{allowed_commands, decide};
 pub use event::*;
@@ -40,8 +42,15 @@ pub struct Rollout {
     pub steps: Vec<Step>,
     pub members: BTreeMap<NodeId, Member>,
     /// Per step, its members in their stable order.
-    order: Vec<Vec<NodeId>>,
+    order: Vec<StepOrder>,
     index: Index,
+}
+
+/// The members of one step by their positions. One that moved to the lane leaves a gap: positions never shift.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct StepOrder {
+    positions: Vec<u32>,
+    nodes: Vec<NodeId>,
 }
 
 /// What would otherwise need a walk over all members. Derived, never stored.
@@ -51,8 +60,8 @@ struct Index {
     deadlines: BTreeSet<(Span, NodeId)>,
     /// Silent members, by when their silence is judged.
     silent: BTreeSet<(Timestamp, NodeId)>,
-    /// Waiting for a place in the catch-up lane, and online; those without any configuration (`false`) first.
-    lane_ready: BTreeSet<(bool, NodeId)>,
+    /// Waiting for a place in the catch-up lane, and online, by class.
+    lane_ready: BTreeSet<(LaneClass, NodeId)>,
     /// Pending members of steps that are not serving: assigning to them takes no slot.
     mendable: BTreeSet<(u32, u32, NodeId)>,
 }
@@ -71,9 +80,10 @@ impl Rollout {
         }
         let order = order
             .into_iter()
-            .map(|mut nodes| {
-                nodes.sort_unstable();
-                nodes.into_iter().map(|(_, n)| n).collect()
+            .map(|mut slots| {
+                slots.sort_unstable();
+                let (positions, nodes) = slots.into_iter().unzip();
+                StepOrder { positions, nodes }
             })
             .collect();
         Rollout {
@@ -102,7 +112,30 @@ impl Rollout {
 
     /// The members of a step in their stable order.
     pub fn step_nodes(&self, step: u32) -> &[NodeId] {
-        self.order.get(step as usize).map_or(&[], Vec::as_slice)
+        self.order.get(step as usize).map_or(&[], |o| o.nodes.as_slice())
+    }
+
+    /// Position and node of the members of a step from `position` on.
+    fn step_from(&self, step: u32, position: u32) -> impl Iterator<Item = (u32, NodeId)> {
+        self.order.get(step as usize).into_iter().flat_map(move |o| {
+            let from = o.positions.partition_point(|p| *p < position);
+            o.positions[from..].iter().copied().zip(o.nodes[from..].iter().copied())
+        })
+    }
+}
+
+impl StepOrder {
+    fn remove(&mut self, position: u32) {
+        if let Ok(i) = self.positions.binary_search(&position) {
+            self.positions.remove(i);
+            self.nodes.remove(i);
+        }
+    }
+    fn insert(&mut self, position: u32, node: NodeId) {
+        if let Err(i) = self.positions.binary_search(&position) {
+            self.positions.insert(i, position);
+            self.nodes.insert(i, node);
+        }
     }
 }
 
@@ -118,8 +151,17 @@ pub fn apply(r: &mut Rollout, change: &Change) {
             }
         }
         Change::Member { member } => {
+            let before = r.members.get(&member.node).and_then(|m| m.step);
             if let Some(old) = r.members.get(&member.node) {
                 r.index.remove(&r.spec, old);
+            }
+            if before != member.step {
+                if let Some(o) = before.and_then(|k| r.order.get_mut(k as usize)) {
+                    o.remove(member.position);
+                }
+                if let Some(o) = member.step.and_then(|k| r.order.get_mut(k as usize)) {
+                    o.insert(member.position, member.node);
+                }
             }
             r.index.add(&r.spec, member);
             r.members.insert(member.node, member.clone());
@@ -151,7 +193,7 @@ impl Index {
             self.silent.insert((t, m.node));
         }
         if is_lane_ready(m) {
-            self.lane_ready.insert((!m.first_config, m.node));
+            self.lane_ready.insert((lane_class(m), m.node));
         }
         if let Some(key) = mendable_key(m) {
             self.mendable.insert(key);
@@ -164,15 +206,19 @@ impl Index {
         if let Some(t) = m.silent_since {
             self.silent.remove(&(t, m.node));
         }
-        self.lane_ready.remove(&(!m.first_config, m.node));
+        self.lane_ready.remove(&(lane_class(m), m.node));
         if let Some(key) = mendable_key(m) {
             self.mendable.remove(&key);
         }
     }
 }
 
-/// On the rollout's clock: when `m` has been without a forward move for too long. Soaking is not stuck.
+/// On the rollout's clock: when `m` has been without a forward move for too long. Soaking is not stuck, and a silent
+/// member is judged by its silence: only that knows whether it is lost or owed.
 fn deadline_of(spec: &Spec, m: &Member) -> Option<Span> {
+    if m.silent_since.is_some() {
+        return None;
+    }
     match m.state {
         NodeState::Assigned | NodeState::Downloaded | NodeState::Staged => Some(m.moved + spec.progress_deadline),
         NodeState::Activated { .. } => Some(m.moved + spec.progress_deadline + spec.judge.soak),
@@ -189,6 +235,26 @@ fn deadline_of(spec: &Spec, m: &Member) -> Option<Span> {
 
 fn is_lane_ready(m: &Member) -> bool {
     m.online && (m.state == NodeState::Owed || (m.step.is_none() && m.state == NodeState::Pending))
+}
+
+/// In which order the lane serves. What is limited comes last, so that a node which must wait holds up nobody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum LaneClass {
+    /// Serves nothing at all yet: exempt from every limit.
+    FirstConfig,
+    /// Is out of service already: takes no slot of `max_unavailable`.
+    NotServing,
+    Serving,
+}
+
+const LANE_CLASSES: [LaneClass; 3] = [LaneClass::FirstConfig, LaneClass::NotServing, LaneClass::Serving];
+
+fn lane_class(m: &Member) -> LaneClass {
+    match (m.first_config, m.health.is_bad()) {
+        (true, _) => LaneClass::FirstConfig,
+        (false, true) => LaneClass::NotServing,
+        (false, false) => LaneClass::Serving,
+    }
 }
 
 fn mendable_key(m: &Member) -> Option<(u32, u32, NodeId)> {

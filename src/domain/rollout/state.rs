@@ -54,6 +54,22 @@ text_enum! {
     }
 }
 
+impl SkipReason {
+    /// Whoever took the node out also says what it shall run, or it is gone: this rollout assigns it nothing more.
+    pub fn names_another(&self) -> bool {
+        match self {
+            SkipReason::Pinned | SkipReason::Superseded | SkipReason::Deleted | SkipReason::Vanished => true,
+            SkipReason::Excluded
+            | SkipReason::Revoked
+            | SkipReason::Quarantined
+            | SkipReason::IdentityConflict
+            | SkipReason::Incompatible
+            | SkipReason::FailedBefore
+            | SkipReason::Cancelled => false,
+        }
+    }
+}
+
 /// Where one node stands in one rollout.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
