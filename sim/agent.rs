@@ -133,13 +133,27 @@ struct Work {
 
 #[derive(Clone, Debug)]
 enum At {
-    Wanted { not_before: Timestamp, tries: u32 },
-    Fetched { proof: Proof, until: Timestamp },
+    Wanted {
+        not_before: Timestamp,
+        tries: u32,
+    },
+    Fetched {
+        proof: Proof,
+        until: Timestamp,
+    },
     /// `staged` is reported: may it switch?
-    Asking { proof: Proof },
-    Applying { proof: Proof, until: Timestamp },
+    Asking {
+        proof: Proof,
+    },
+    Applying {
+        proof: Proof,
+        until: Timestamp,
+    },
     /// It is active; `back` is where a failed check returns to.
-    Checking { until: Timestamp, back: Back },
+    Checking {
+        until: Timestamp,
+        back: Back,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -443,7 +457,8 @@ impl Agent {
         match answer.error() {
             None => self.tries[lane as usize] = 0,
             Some(e) => {
-                let gone = matches!(e, CallError::Status { code: 404, .. }) && matches!(lane, Lane::Heartbeat | Lane::Poll);
+                let gone =
+                    matches!(e, CallError::Status { code: 404, .. }) && matches!(lane, Lane::Heartbeat | Lane::Poll);
                 let hopeless = lane == Lane::Register && e.is_final();
                 let dismissed = e.is_dismissal() && lane != Lane::Fetch;
                 if dismissed || gone || hopeless {
@@ -452,7 +467,7 @@ impl Agent {
             }
         }
         match answer {
-            Answer::Register(Ok(a)) => self.on_registered(now, a, out),
+            Answer::Register(Ok(a)) => self.on_registered(now, *a, out),
             Answer::Register(Err(e)) => self.next_register = self.retry_at(now, Lane::Register, &e),
             Answer::Heartbeat(Ok(a)) => {
                 self.untold &= self.beat_now;
@@ -469,7 +484,7 @@ impl Agent {
                 self.untold &= self.beat_now;
                 self.next_beat = self.next_beat.max(self.retry_at(now, Lane::Heartbeat, &e));
             }
-            Answer::Poll(Ok(a)) => self.on_poll(now, a, out),
+            Answer::Poll(Ok(a)) => self.on_poll(now, *a, out),
             Answer::Poll(Err(e)) => self.next_poll = self.retry_at(now, Lane::Poll, &e),
             Answer::Report(r) => self.on_reported(now, r, out),
             Answer::Fetch(r) => self.on_fetched(now, r, out),
@@ -524,7 +539,7 @@ impl Agent {
                     hostname: Some(self.name.to_string()),
                     ..RegisterRequest::default()
                 };
-                self.call(self.next_register, Ask::Register(body), out);
+                self.call(self.next_register, Ask::Register(Box::new(body)), out);
             }
             return;
         }
@@ -566,7 +581,7 @@ impl Agent {
         }
         self.beat_now = false;
         let body = self.heartbeat(now);
-        self.call(due, Ask::Heartbeat(body), out);
+        self.call(due, Ask::Heartbeat(Box::new(body)), out);
     }
 
     fn call(&mut self, due: Timestamp, ask: Ask, out: &mut Vec<Action>) {

@@ -109,8 +109,8 @@ impl SimArgs {
             None => Scenario::default(),
             Some(path) => {
                 let shown = path.display().to_string();
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| SimError::File { path: shown.clone(), source })?;
+                let text =
+                    std::fs::read_to_string(path).map_err(|source| SimError::File { path: shown.clone(), source })?;
                 Scenario::parse(&text).map_err(|e| SimError::Bad(format!("{shown}: {e}")))?
             }
         };

@@ -19,19 +19,20 @@ use crate::recorder::{Recorder, RecorderMsg, Sample};
 use crate::report::FleetReport;
 use crate::scenario::{Behaviour, Scenario};
 use crate::transport::Transport;
-use domain::{ContentId, Span};
 use domain::node::Labels;
+use domain::{ContentId, Span};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// Up to here every node is an actor of its own (7 kB each, so 140 MB); beyond, an actor drives [`COHORT`] nodes.
+/// Up to here every node is an actor of its own (11 kB with its parked poll and its timer, so 220 MB); beyond, an
+/// actor drives [`COHORT`] nodes (3.2 kB a node).
 pub const ACTOR_PER_NODE: u32 = 20_000;
 /// Small enough that one actor's work is spread over the cores, large enough that the actor's own memory is lost in it.
 pub const COHORT: u32 = 64;
-/// Bounds the numbering, and 1 kB a node at 2 million is 2 GB already.
+/// 2 million at 3.2 kB are 6.4 GB: more than that is a mistake in a flag.
 pub const MAX_NODES: u32 = 2_000_000;
 /// Actors answer questions within this, or the process is beyond use.
 const QUESTION_DEADLINE: Duration = Duration::from_secs(30);

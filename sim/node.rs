@@ -36,8 +36,15 @@ pub(crate) struct Surroundings {
 pub(crate) enum NodeMsg {
     /// The timer: something may be due.
     Wake,
-    Answer { slot: u32, line: u32, answer: Answer },
-    Control { slot: u32, control: Control },
+    Answer {
+        slot: u32,
+        line: u32,
+        answer: Answer,
+    },
+    Control {
+        slot: u32,
+        control: Control,
+    },
 }
 
 pub(crate) struct NodeArgs {
@@ -100,7 +107,9 @@ impl Actor for NodeActor {
     ) -> Result<(), ActorProcessingErr> {
         match msg {
             NodeMsg::Wake => cohort.wake(&myself),
-            NodeMsg::Answer { slot, line, answer } => cohort.step(&myself, slot as usize, Input::Answer { line, answer }),
+            NodeMsg::Answer { slot, line, answer } => {
+                cohort.step(&myself, slot as usize, Input::Answer { line, answer })
+            }
             NodeMsg::Control { slot, control } => cohort.step(&myself, slot as usize, Input::Control(control)),
         }
         cohort.arm(&myself);
@@ -283,9 +292,10 @@ fn answer(lane: Lane, result: Result<Response, CallError>) -> Answer {
         (_, Err(e)) => lane.failed(e),
         (Lane::Register, Ok(Response::Registered(a))) => Answer::Register(Ok(a)),
         (Lane::Heartbeat, Ok(Response::Heartbeat(a))) => Answer::Heartbeat(Ok(a)),
-        (Lane::Poll, Ok(Response::Poll(a))) => Answer::Poll(Ok(*a)),
+        (Lane::Poll, Ok(Response::Poll(a))) => Answer::Poll(Ok(a)),
         (Lane::Report, Ok(Response::Report(a))) => Answer::Report(Ok(a)),
-        (lane, Ok(_)) => lane.failed(CallError::Malformed(format!("the transport answered {} with something else", lane.name()))),
+        (lane, Ok(_)) => {
+            lane.failed(CallError::Malformed(format!("the transport answered {} with something else", lane.name())))
+        }
     }
 }
-

@@ -20,11 +20,25 @@ const MAX_MICROS: u64 = 3_600_000_000;
 #[derive(Debug)]
 pub enum Sample {
     /// `took` from when it was due, `lag` of it before it was sent. `held`: a long poll, whose length says nothing.
-    Answered { lane: Lane, took: Span, lag: Span, held: bool },
-    Error { lane: Lane, label: String },
+    Answered {
+        lane: Lane,
+        took: Span,
+        lag: Span,
+        held: bool,
+    },
+    Error {
+        lane: Lane,
+        label: String,
+    },
     /// A download over the wire (shared ones count once).
-    Fetched { took: Span, bytes: u64 },
-    Note { at: Timestamp, note: Note },
+    Fetched {
+        took: Span,
+        bytes: u64,
+    },
+    Note {
+        at: Timestamp,
+        note: Note,
+    },
     /// An actor of the fleet broke: a fault of the simulator.
     Crashed,
 }
@@ -33,15 +47,27 @@ pub type Predicate = Box<dyn Fn(&NodeStatus) -> bool + Send>;
 
 pub enum RecorderMsg {
     Sample(Sample),
-    Node { index: u32, status: NodeStatus },
+    Node {
+        index: u32,
+        status: NodeStatus,
+    },
     /// Wake-ups count from here on, instead of from the first node that is told.
     Mark(Timestamp),
     /// Answers once every node satisfies the predicate.
-    UntilAll { holds: Predicate, reply: oneshot::Sender<()> },
+    UntilAll {
+        holds: Predicate,
+        reply: oneshot::Sender<()>,
+    },
     /// Answers with the bundle of this version label, once some node was told to run it.
-    Version { version: String, reply: oneshot::Sender<Option<ContentId>> },
+    Version {
+        version: String,
+        reply: oneshot::Sender<Option<ContentId>>,
+    },
     Board(oneshot::Sender<Vec<Option<NodeStatus>>>),
-    Report { now: Timestamp, reply: oneshot::Sender<FleetReport> },
+    Report {
+        now: Timestamp,
+        reply: oneshot::Sender<FleetReport>,
+    },
 }
 
 pub(crate) struct Recorder;
@@ -79,22 +105,7 @@ impl Actor for Recorder {
         _: ActorRef<RecorderMsg>,
         (nodes, started): (u32, Timestamp),
     ) -> Result<Book, ActorProcessingErr> {
-        Ok(Book {
-            started,
-            board: vec![None; nodes as usize],
-            waiters: Vec::new(),
-            named: Vec::new(),
-            lanes: Default::default(),
-            heartbeat_lag: None,
-            wake_up: None,
-            activate: None,
-            counts: BTreeMap::new(),
-            errors: BTreeMap::new(),
-            reasons: BTreeMap::new(),
-            mark: None,
-            first_told: HashMap::new(),
-            bundles: BTreeMap::new(),
-        })
+        Ok(Book::new(nodes, started))
     }
 
     async fn handle(
@@ -130,6 +141,25 @@ fn record(slot: &mut Option<Histogram<u64>>, span: Span) {
 }
 
 impl Book {
+    fn new(nodes: u32, started: Timestamp) -> Book {
+        Book {
+            started,
+            board: vec![None; nodes as usize],
+            waiters: Vec::new(),
+            named: Vec::new(),
+            lanes: Default::default(),
+            heartbeat_lag: None,
+            wake_up: None,
+            activate: None,
+            counts: BTreeMap::new(),
+            errors: BTreeMap::new(),
+            reasons: BTreeMap::new(),
+            mark: None,
+            first_told: HashMap::new(),
+            bundles: BTreeMap::new(),
+        }
+    }
+
     fn count(&mut self, what: &'static str, n: u64) {
         *self.counts.entry(what).or_default() += n;
     }
@@ -251,7 +281,7 @@ impl Book {
     }
 
     fn wait(&mut self, holds: Predicate, reply: oneshot::Sender<()>) {
-        let missing = self.board.iter().filter(|s| !s.as_ref().is_some_and(|s| holds(s))).count();
+        let missing = self.board.iter().filter(|s| !s.as_ref().is_some_and(&holds)).count();
         if missing == 0 {
             let _ = reply.send(());
         } else {
@@ -273,14 +303,17 @@ impl Book {
                 latencies.insert(lane.name(), Latency::of(h));
             }
         }
-        for (name, h) in
-            [("heartbeat_send_lag", &self.heartbeat_lag), ("wake_up", &self.wake_up), ("time_to_activate", &self.activate)]
-        {
+        for (name, h) in [
+            ("heartbeat_send_lag", &self.heartbeat_lag),
+            ("wake_up", &self.wake_up),
+            ("time_to_activate", &self.activate),
+        ] {
             if let Some(h) = h {
                 latencies.insert(name, Latency::of(h));
             }
         }
-        let named = |(id, line): (&Option<ContentId>, &BundleLine)| BundleLine { bundle: bundle_name(*id), ..line.clone() };
+        let named =
+            |(id, line): (&Option<ContentId>, &BundleLine)| BundleLine { bundle: bundle_name(*id), ..line.clone() };
         FleetReport {
             nodes: self.board.len() as u64,
             started_at: self.started,
@@ -294,5 +327,54 @@ impl Book {
             reasons: self.reasons.clone(),
             bundles: self.bundles.iter().map(named).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::agent::NodeState;
+
+    fn status(state: NodeState) -> NodeStatus {
+        NodeStatus { id: None, state, active: None, generation: 0, last_failed: None, traffic_weight: 100 }
+    }
+
+    #[test]
+    fn a_node_that_leaves_what_was_waited_for_is_waited_for_again() {
+        let mut book = Book::new(2, Timestamp::ZERO);
+        book.node(0, status(NodeState::Idle));
+        let (reply, mut done) = oneshot::channel();
+        book.wait(Box::new(|s| s.state == NodeState::Idle), reply);
+        book.node(0, status(NodeState::Offline));
+        book.node(1, status(NodeState::Idle));
+        assert!(done.try_recv().is_err(), "node 0 is not idle any more");
+        book.node(1, status(NodeState::Idle));
+        assert!(done.try_recv().is_err(), "node 1 was counted already");
+        book.node(0, status(NodeState::Idle));
+        done.try_recv().unwrap();
+    }
+
+    #[test]
+    fn wake_ups_count_from_the_mark_or_from_the_first_node_told() {
+        let told = |generation| Note::Ordered { bundle: None, version: None, rollout: None, generation };
+        let mut book = Book::new(2, Timestamp::ZERO);
+        book.note(Timestamp(1_000_000), told(1));
+        book.note(Timestamp(3_000_000), told(1));
+        let l = Latency::of(book.wake_up.as_ref().unwrap());
+        assert!((1_999.0..2_003.0).contains(&l.max_ms), "{l:?}");
+        book.mark = Some(Timestamp(2_000_000));
+        book.note(Timestamp(9_000_000), told(2));
+        let l = Latency::of(book.wake_up.as_ref().unwrap());
+        assert!((6_990.0..7_010.0).contains(&l.max_ms), "{l:?}");
+    }
+
+    #[test]
+    fn reasons_of_hostile_servers_are_capped() {
+        let mut book = Book::new(1, Timestamp::ZERO);
+        for i in 0..1_000 {
+            book.note(Timestamp::ZERO, Note::Failed(format!("reason {i}")));
+        }
+        assert_eq!((book.reasons.len(), book.counts["failed"]), (MAX_REASONS, 1_000));
     }
 }

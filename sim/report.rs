@@ -107,7 +107,7 @@ impl FleetReport {
                 l.count, l.mean_ms, l.p50_ms, l.p90_ms, l.p99_ms, l.p999_ms, l.max_ms
             )?;
         }
-        writeln!(t, "\n{:<44}{:>10}{:>10}  {}", "bundle", "ordered", "active", "version")?;
+        writeln!(t, "\n{:<44}{:>10}{:>10}  version", "bundle", "ordered", "active")?;
         for b in &self.bundles {
             let now = self.active.get(&b.bundle).copied().unwrap_or(0);
             let id: String = b.bundle.chars().take(40).collect();

@@ -145,8 +145,9 @@ mod tests {
         for (url, key, hash) in
             [("artifact_url", "artifact_hash", format!("sha256:{h}")), ("download_url", "checksum", h.clone())]
         {
-            let text =
-                format!(r#"{{"bundle_id":"{h}","generation":3,"{url}":"http://x/y","{key}":"{hash}","poll_after_s":1}}"#);
+            let text = format!(
+                r#"{{"bundle_id":"{h}","generation":3,"{url}":"http://x/y","{key}":"{hash}","poll_after_s":1}}"#
+            );
             let order = read(&text).unwrap().unwrap();
             assert_eq!(order.artifact_url.as_deref(), Some("http://x/y"));
             assert_eq!(order.artifact_hash, Digest::parse(&h));
@@ -161,7 +162,12 @@ mod tests {
 
     #[test]
     fn an_update_without_bundle_or_generation_is_malformed() {
-        for text in [r#"{"bundle_id":null}"#, r#"{"generation":1}"#, r#"{"bundle_id":null,"generation":0}"#, r#"{"bundle_id":"x","generation":1}"#] {
+        for text in [
+            r#"{"bundle_id":null}"#,
+            r#"{"generation":1}"#,
+            r#"{"bundle_id":null,"generation":0}"#,
+            r#"{"bundle_id":"x","generation":1}"#,
+        ] {
             assert!(matches!(read(text), Err(CallError::Malformed(_))), "{text}");
         }
     }

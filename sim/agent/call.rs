@@ -3,7 +3,9 @@
 use crate::scenario::Behaviour;
 use crate::verify::{Evidence, Proof};
 use crate::wire::{CallError, Order, Report};
-use api::node::{HeartbeatAnswer, HeartbeatRequest, PollAnswer, RegisterAnswer, RegisterRequest, ReportAnswer, ReportRequest};
+use api::node::{
+    HeartbeatAnswer, HeartbeatRequest, PollAnswer, RegisterAnswer, RegisterRequest, ReportAnswer, ReportRequest,
+};
 use domain::{ContentId, NodeId, RolloutId, Span, Timestamp};
 use std::sync::Arc;
 
@@ -27,13 +29,22 @@ pub struct Call {
 
 #[derive(Clone, Debug)]
 pub enum Ask {
-    Register(RegisterRequest),
-    Heartbeat(HeartbeatRequest),
+    Register(Box<RegisterRequest>),
+    Heartbeat(Box<HeartbeatRequest>),
     /// `wait_s` 0: answer at once.
-    Poll { wait_s: u32 },
-    Report { bundle: Option<ContentId>, report: Report, body: Box<ReportRequest> },
+    Poll {
+        wait_s: u32,
+    },
+    Report {
+        bundle: Option<ContentId>,
+        report: Report,
+        body: Box<ReportRequest>,
+    },
     /// Download, and check when there is evidence to check against.
-    Fetch { order: Box<Order>, evidence: Option<Box<Evidence>> },
+    Fetch {
+        order: Box<Order>,
+        evidence: Option<Box<Evidence>>,
+    },
 }
 
 impl Ask {
@@ -93,9 +104,9 @@ pub enum FetchError {
 
 #[derive(Clone, Debug)]
 pub enum Answer {
-    Register(Result<RegisterAnswer, CallError>),
+    Register(Result<Box<RegisterAnswer>, CallError>),
     Heartbeat(Result<HeartbeatAnswer, CallError>),
-    Poll(Result<PollAnswer, CallError>),
+    Poll(Result<Box<PollAnswer>, CallError>),
     Report(Result<ReportAnswer, CallError>),
     Fetch(Result<Proof, FetchError>),
 }
@@ -138,7 +149,10 @@ pub enum Control {
 pub enum Input {
     /// The time that [`super::Agent::next_wake`] named has come (or any other: early is harmless).
     Wake,
-    Answer { line: u32, answer: Answer },
+    Answer {
+        line: u32,
+        answer: Answer,
+    },
     Control(Control),
 }
 
@@ -157,12 +171,21 @@ pub enum Note {
     Registered,
     Dismissed(String),
     /// A poll answer named something new.
-    Ordered { bundle: Option<ContentId>, version: Option<String>, rollout: Option<RolloutId>, generation: u64 },
+    Ordered {
+        bundle: Option<ContentId>,
+        version: Option<String>,
+        rollout: Option<RolloutId>,
+        generation: u64,
+    },
     /// Ordered again what is in hand or done already.
     Repeated,
     /// Not followed: signature, generation, contents. The text begins with a stable code.
     Refused(String),
-    Activated { bundle: Option<ContentId>, generation: u64, after: Span },
+    Activated {
+        bundle: Option<ContentId>,
+        generation: u64,
+        after: Span,
+    },
     Verified,
     Failed(String),
     FellBack,

@@ -213,7 +213,11 @@ impl Agent {
                     let back = back.clone();
                     self.check(now, w, back, out);
                 }
-                At::Wanted { .. } | At::Fetched { .. } | At::Asking { .. } | At::Applying { .. } | At::Checking { .. } => {
+                At::Wanted { .. }
+                | At::Fetched { .. }
+                | At::Asking { .. }
+                | At::Applying { .. }
+                | At::Checking { .. } => {
                     self.work = Some(w);
                     return;
                 }

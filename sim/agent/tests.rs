@@ -79,7 +79,7 @@ impl Bench {
     /// Registered, and its poll is open.
     fn member(behaviour: Behaviour) -> Bench {
         let mut b = Bench::new(behaviour);
-        b.answer(Answer::Register(Ok(registered())));
+        b.answer(Answer::Register(Ok(Box::new(registered()))));
         b
     }
 
@@ -130,7 +130,7 @@ impl Bench {
         if self.open_on(Lane::Poll).is_none() {
             self.pass(Span::secs(6));
         }
-        self.answer(Answer::Poll(Ok(answer)));
+        self.answer(Answer::Poll(Ok(Box::new(answer))));
     }
 
     fn fetched(&mut self, n: u8) {
@@ -360,10 +360,7 @@ fn reports_are_repeated_until_they_arrive_and_doubled_when_scripted() {
     b.answer(Answer::Report(Err(CallError::Timeout)));
     assert_eq!(b.report(), None);
     b.pass(Span::secs(2));
-    assert_eq!(
-        b.reports(),
-        [Downloaded, Downloaded, Staged, Staged, Activated, Activated, Verified, Verified]
-    );
+    assert_eq!(b.reports(), [Downloaded, Downloaded, Staged, Staged, Activated, Activated, Verified, Verified]);
 }
 
 #[test]

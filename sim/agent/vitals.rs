@@ -30,7 +30,8 @@ impl Agent {
     /// Counts the traffic up to now with the vitals of what is active now: call before switching.
     pub(super) fn serve_until(&mut self, now: Timestamp) {
         let v = self.behaviour.vitals_with(self.active, self.active_version.as_deref());
-        let served = now.since(self.traffic.since).as_secs_f64() * v.requests_per_second * f64::from(self.weight) / 100.0;
+        let served =
+            now.since(self.traffic.since).as_secs_f64() * v.requests_per_second * f64::from(self.weight) / 100.0;
         self.traffic.since = self.traffic.since.max(now);
         self.traffic.requests += served;
         self.traffic.errors += served * v.error_rate / 100.0;

@@ -16,7 +16,8 @@ pub fn parse_span(text: &str) -> Result<Span, String> {
         "h" => 3600e6,
         _ => return Err(format!("{text:?}: unit {unit:?} is none of us, ms, s, m, h")),
     };
-    let n: f64 = number.trim().parse().map_err(|_| format!("{text:?} is not a length of time (e.g. 2, \"200ms\", \"5s\")"))?;
+    let n: f64 =
+        number.trim().parse().map_err(|_| format!("{text:?} is not a length of time (e.g. 2, \"200ms\", \"5s\")"))?;
     seconds(n * factor / 1e6).map_err(|e| format!("{text:?}: {e}"))
 }
 
@@ -114,7 +115,9 @@ mod tests {
 
     #[test]
     fn lengths_of_time_are_read_with_and_without_unit() {
-        for (text, us) in [("2", 2_000_000), ("2.5", 2_500_000), ("200ms", 200_000), ("5s", 5_000_000), ("2m", 120_000_000)] {
+        for (text, us) in
+            [("2", 2_000_000), ("2.5", 2_500_000), ("200ms", 200_000), ("5s", 5_000_000), ("2m", 120_000_000)]
+        {
             assert_eq!(parse_span(text), Ok(Span(us)), "{text}");
         }
         for bad in ["", "x", "-1s", "5 fortnights", "1e300", "NaN"] {

@@ -21,8 +21,8 @@ pub use behaviour::{Altered, Behaviour, Death, Moment, Reports, Vitals, Window, 
 pub use length::{Length, Patterns, glob, parse_span};
 
 use crate::dice::percentile;
-use domain::node::HealthClass;
 use domain::Span;
+use domain::node::HealthClass;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -194,7 +194,9 @@ impl Change {
         set(&mut b.fail_on, self.fail_on_version.clone());
         set(&mut b.fail_error, self.fail_error.clone());
         set(&mut b.fall_back_on, self.fall_back_on_version.clone());
-        for (at, switch) in [(Moment::Handover, &self.die_after_handover), (Moment::Activation, &self.die_on_activation)] {
+        for (at, switch) in
+            [(Moment::Handover, &self.die_after_handover), (Moment::Activation, &self.die_on_activation)]
+        {
             let when = self.die_on_version.clone().unwrap_or_default();
             match switch {
                 None => {}

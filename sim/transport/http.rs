@@ -113,16 +113,18 @@ impl Shared {
                 let path = format!("/projects/{}/nodes/register", escape(&project));
                 let auth = token.map(|t| format!("Bearer {t}"));
                 let auth = auth.as_deref().map(|a| (header::AUTHORIZATION.as_str(), a));
-                self.json(Method::POST, &path, auth, Some(&body)).await.map(Response::Registered)
+                self.json(Method::POST, &path, auth, Some(&*body)).await.map(|a| Response::Registered(Box::new(a)))
             }
             Request::Heartbeat { node, body } => {
                 let _permit = self.short.acquire().await;
                 let path = format!("/nodes/{}/heartbeat", node.node);
-                self.json(Method::POST, &path, key(&node), Some(&body)).await.map(Response::Heartbeat)
+                self.json(Method::POST, &path, key(&node), Some(&*body)).await.map(Response::Heartbeat)
             }
             Request::Poll { node, wait_s } => {
                 let (held, _short);
-                if wait_s > 0 && let Ok(permit) = self.held.try_acquire() {
+                if wait_s > 0
+                    && let Ok(permit) = self.held.try_acquire()
+                {
                     held = Some(permit);
                 } else {
                     held = None;
@@ -240,6 +242,8 @@ fn no_roots(provider: Arc<rustls::crypto::CryptoProvider>) -> rustls::ClientConf
     match builder {
         Ok(b) => b.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth(),
         // ring supports the default versions; without `tls12` or 1.3 compiled in nothing could be built at all.
-        Err(_) => rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth(),
+        Err(_) => {
+            rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth()
+        }
     }
 }

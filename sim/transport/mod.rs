@@ -4,7 +4,9 @@ pub mod http;
 
 use crate::agent::{Ask, Call, Identity};
 use crate::wire::{CallError, Report};
-use api::node::{HeartbeatAnswer, HeartbeatRequest, PollAnswer, RegisterAnswer, RegisterRequest, ReportAnswer, ReportRequest};
+use api::node::{
+    HeartbeatAnswer, HeartbeatRequest, PollAnswer, RegisterAnswer, RegisterRequest, ReportAnswer, ReportRequest,
+};
 use bytes::Bytes;
 use domain::ContentId;
 use std::future::Future;
@@ -16,20 +18,38 @@ pub use http::{Http, HttpOptions};
 /// One call of one node.
 #[derive(Clone, Debug)]
 pub enum Request {
-    Register { project: Arc<str>, token: Option<Arc<str>>, body: RegisterRequest },
-    Heartbeat { node: Arc<Identity>, body: HeartbeatRequest },
+    Register {
+        project: Arc<str>,
+        token: Option<Arc<str>>,
+        body: Box<RegisterRequest>,
+    },
+    Heartbeat {
+        node: Arc<Identity>,
+        body: Box<HeartbeatRequest>,
+    },
     /// `wait_s` 0: answer at once.
-    Poll { node: Arc<Identity>, wait_s: u32 },
+    Poll {
+        node: Arc<Identity>,
+        wait_s: u32,
+    },
     /// `bundle: None` is the baseline.
-    Report { node: Arc<Identity>, bundle: Option<ContentId>, report: Report, body: Box<ReportRequest> },
+    Report {
+        node: Arc<Identity>,
+        bundle: Option<ContentId>,
+        report: Report,
+        body: Box<ReportRequest>,
+    },
     /// The whole archive, at most `max_bytes`. Carries no credential: the address is signed.
-    Download { url: String, max_bytes: u64 },
+    Download {
+        url: String,
+        max_bytes: u64,
+    },
 }
 
 /// The answer to the [`Request`] of the same name.
 #[derive(Clone, Debug)]
 pub enum Response {
-    Registered(RegisterAnswer),
+    Registered(Box<RegisterAnswer>),
     Heartbeat(HeartbeatAnswer),
     Poll(Box<PollAnswer>),
     Report(ReportAnswer),

@@ -112,14 +112,14 @@ impl Fake {
                 let mut s = self.state.lock().unwrap();
                 let node = NodeId::from(uuid_of(&body.name));
                 s.nodes.insert(node, Seen { name: body.name.clone(), ..Seen::default() });
-                Ok(Response::Registered(RegisterAnswer {
+                Ok(Response::Registered(Box::new(RegisterAnswer {
                     node_id: node,
                     node_token: format!("key of {}", body.name),
                     node_key: format!("key of {}", body.name),
                     poll_interval_s: 5,
                     heartbeat_interval_s: 5,
                     trust: self.trust.clone(),
-                }))
+                })))
             }
             Request::Heartbeat { node, body } => {
                 if let Some(e) = self.refusal("heartbeat") {
@@ -131,7 +131,7 @@ impl Fake {
                 if let Some(Some(active)) = &body.active_bundle_id {
                     n.active = Digest::parse(active);
                 }
-                n.heartbeats.push(body);
+                n.heartbeats.push(*body);
                 Ok(Response::Heartbeat(HeartbeatAnswer {
                     status: "ok".into(),
                     node_id: node.node,

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 //! The fleet against a small control plane written here: in process on a paused clock, and over real HTTP.
 
+mod command;
 mod fake;
 mod over_http;
 mod verified;
@@ -9,8 +10,8 @@ use bytes::Bytes;
 use domain::{Digest, Span};
 use fake::{Fake, Ware};
 use sim::agent::Profile;
-use sim::{Behaviour, Fleet, FleetConfig, NodeState, Scenario, Transport};
 use sim::wire::Report;
+use sim::{Behaviour, Fleet, FleetConfig, NodeState, Scenario, Transport};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -143,14 +143,11 @@ async fn refusals_over_http_keep_their_status_and_their_words() {
     let fake = Arc::new(Fake::new());
     let (addr, _) = serve(fake.clone()).await;
     let http = Http::new(&format!("http://{addr}/cp"), HttpOptions::default()).unwrap();
-    let body = api::node::RegisterRequest { name: "x".into(), ..Default::default() };
+    let body = Box::new(api::node::RegisterRequest { name: "x".into(), ..Default::default() });
     let request = Request::Register { project: "demo".into(), token: Some("wrong".into()), body };
     let e = Transport::Http(http).send(request).await.unwrap_err();
-    let want = CallError::Status {
-        code: 401,
-        retry_after: Some(Span::secs(1)),
-        error: "unknown enrolment token".into(),
-    };
+    let want =
+        CallError::Status { code: 401, retry_after: Some(Span::secs(1)), error: "unknown enrolment token".into() };
     assert_eq!(e, want);
 }
 

@@ -8,6 +8,9 @@ use domain::{ProjectId, Timestamp};
 use sim::clock::Clock;
 
 const NOW: Timestamp = Timestamp(1_800_000_000_000_000);
+/// Changes an assignment before it is signed.
+type Bend = fn(&mut Assignment);
+
 const PROJECT: ProjectId = ProjectId::NIL;
 
 fn key(role: Role, n: u8) -> KeyPair {
@@ -38,6 +41,11 @@ fn archive(text: &str, signer: &KeyPair) -> Ware {
 
 /// A control plane that signs with `metadata`, believed by nodes that were shown the trust of keys 1, 2, 3.
 fn fake(metadata: KeyPair) -> Fake {
+    fake_that(metadata, |_| {})
+}
+
+/// The same, and what it signs is bent first.
+fn fake_that(metadata: KeyPair, bend: Bend) -> Fake {
     let (root, bundle, meta) = (key(Role::Root, 1), key(Role::Bundle, 2), key(Role::Metadata, 3));
     let roles = Roles {
         root: RoleKeys::one(root.public()),
@@ -47,7 +55,7 @@ fn fake(metadata: KeyPair) -> Fake {
     let doc = TrustDoc::new(1, NOW + Span::secs(86_400), roles, vec![]);
     let trust = serde_json::to_value(Envelope::sign(&doc, &[&root]).unwrap()).unwrap();
     let signer: fake::Signer = Box::new(move |node, ware, generation| {
-        let a = Assignment {
+        let mut a = Assignment {
             kind: bundle::trust::ASSIGNMENT_TYPE.into(),
             node_id: node,
             project_id: PROJECT,
@@ -61,6 +69,7 @@ fn fake(metadata: KeyPair) -> Fake {
             expires_at: NOW + Span::secs(86_400),
             audit_head: None,
         };
+        bend(&mut a);
         serde_json::to_value(a.sign(&metadata).unwrap()).unwrap()
     });
     let mut fake = Fake::new();
@@ -131,4 +140,23 @@ async fn an_archive_of_other_content_is_refused() {
 async fn another_root_than_the_pinned_one_is_refused() {
     let why = refused(fake(key(Role::Metadata, 3)), archive("x", &key(Role::Bundle, 2)), Some(Digest([1; 32]))).await;
     assert!(why.contains("wrong_root"), "{why}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_says_something_else_than_its_assignment_is_refused() {
+    let bends: [Bend; 3] = [|a| a.bundle_id = Some(Digest([8; 32])), |a| a.generation += 1, |a| a.traffic_weight = 5];
+    for bend in bends {
+        let why = refused(fake_that(key(Role::Metadata, 3), bend), archive("x", &key(Role::Bundle, 2)), None).await;
+        assert!(why.contains("contradicts"), "{why}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_assignment_for_another_node_or_out_of_date_is_refused() {
+    let bends: [(Bend, &str); 2] =
+        [(|a| a.node_id = domain::NodeId::NIL, "wrong_node"), (|a| a.expires_at = NOW + Span::secs(-3_600), "expired")];
+    for (bend, code) in bends {
+        let why = refused(fake_that(key(Role::Metadata, 3), bend), archive("x", &key(Role::Bundle, 2)), None).await;
+        assert!(why.contains(code), "{why}");
+    }
 }
