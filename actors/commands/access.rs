@@ -324,18 +324,16 @@ impl ControlPlane {
         let over: Vec<(Option<UserId>, Option<IpAddr>)> =
             doorman.failures.iter().filter(|e| over(e.value())).map(|e| *e.key()).collect();
         for who in over {
-            let more = doorman.failures.get(&who).map_or(0, |f| f.more);
+            // Taken before it is written: two flushes at once write it once.
+            let more = doorman.failures.get_mut(&who).map_or(0, |mut f| std::mem::take(&mut f.more));
             if more > 0
                 && let Err(why) = self.write_sign_in_failures(who, more).await
             {
                 tracing::warn!(?why, "failed sign-ins were not written; the next time does it");
+                doorman.failures.entry(who).or_insert(Failures { since: now, more: 0 }).more += more;
                 return;
             }
-            // Those that came in while it was written are in the next entry.
-            doorman.failures.remove_if_mut(&who, |_, f| {
-                f.more -= more.min(f.more);
-                f.more == 0
-            });
+            doorman.failures.remove_if(&who, |_, f| f.more == 0);
         }
     }
 
