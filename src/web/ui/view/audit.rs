@@ -1,0 +1,161 @@
+//! The audit log: who did what, and whether anybody changed it afterwards.
+
+use super::parts::*;
+use super::{Frame, Tab, document};
+use domain::audit::{Entry, Verdict};
+use maud::{Markup, html};
+use std::collections::BTreeMap;
+
+#[derive(Clone, Debug, Default)]
+pub struct AuditView {
+    /// The path of this page.
+    pub path: String,
+    pub entries: Vec<Entry>,
+    pub total: i64,
+    pub filter: AuditFilter,
+    pub error: Option<String>,
+    pub next: Option<String>,
+    pub first: Option<String>,
+    /// Asked for: what following the chain found.
+    pub verdict: Option<Verdict>,
+    /// Names of people and keys.
+    pub actors: BTreeMap<String, String>,
+    /// Slugs of the projects that entries are about.
+    pub projects: BTreeMap<String, String>,
+}
+
+/// As typed.
+#[derive(Clone, Debug, Default)]
+pub struct AuditFilter {
+    pub action: String,
+    pub actor: String,
+    pub since: String,
+    pub until: String,
+    pub resource: String,
+}
+
+impl AuditFilter {
+    pub fn is_set(&self) -> bool {
+        [&self.action, &self.actor, &self.since, &self.until, &self.resource].iter().any(|s| !s.is_empty())
+    }
+    /// As a query, with what comes behind it.
+    pub fn query(&self, more: &[(&str, Option<&str>)]) -> String {
+        let mut pairs: Vec<(&str, Option<&str>)> = vec![
+            ("action", Some(&self.action)),
+            ("actor", Some(&self.actor)),
+            ("since", Some(&self.since)),
+            ("until", Some(&self.until)),
+            ("resource", Some(&self.resource)),
+        ];
+        pairs.extend_from_slice(more);
+        query_string(&pairs)
+    }
+}
+
+pub fn page(frame: &Frame, view: &AuditView) -> Markup {
+    let f = &view.filter;
+    let text = |name: &str, label: &str, value: &str, hint: &str| {
+        html! {
+            div {
+                label for={ "f-" (name) } { (label) }
+                input id={ "f-" (name) } name=(name) value=(value) placeholder=(hint) autocomplete="off" spellcheck="false";
+            }
+        }
+    };
+    let body = html! {
+        div .head {
+            h1 { "Audit log" }
+            a .button href={ (view.path) (f.query(&[("verify", Some("1"))])) } { "Verify chain" }
+        }
+        @if let Some(v) = &view.verdict { (verdict(v)) }
+        form .filter method="get" action=(view.path) role="search" {
+            (text("action", "Action", &f.action, "rollout. or rollout.paused"))
+            (text("actor", "Actor", &f.actor, "id, email or system"))
+            (text("since", "Since", &f.since, "2026-11-21"))
+            (text("until", "Until", &f.until, "2026-11-22T12:00Z"))
+            @if !f.resource.is_empty() { (text("resource", "Resource", &f.resource, "id")) }
+            button type="submit" { "Filter" }
+            @if f.is_set() { a .clear href=(view.path) { "Clear" } }
+        }
+        @if let Some(error) = &view.error { p .alert.bad role="alert" { (error) } }
+        @if view.entries.is_empty() { (empty("No entry matches.")) } @else { (entries(frame, view)) }
+        (pager(view.entries.len(), view.total, "entries", view.next.as_deref(), view.first.as_deref()))
+    };
+    document(&Frame { tab: Tab::Audit, ..frame.clone() }, "Audit log", &body)
+}
+
+fn verdict(v: &Verdict) -> Markup {
+    html! {
+        @if v.valid {
+            p .alert.ok role="status" { "The chain holds: " b .num { (v.entries) } " entries follow each other without a gap or a change." }
+        } @else {
+            p .alert.bad role="alert" {
+                "The chain is broken"
+                @if let Some(seq) = v.first_bad_seq { " at entry " b .num { (seq) } }
+                @if let Some(reason) = &v.reason { ": " (reason) }
+                ". Entries before it hold: " b .num { (v.entries) } "."
+            }
+        }
+    }
+}
+
+fn entries(frame: &Frame, view: &AuditView) -> Markup {
+    let rows = html! {
+        @for e in &view.entries {
+            tr {
+                td .num { (e.seq) }
+                td { (when(e.at, frame.now)) }
+                td { a href={ (view.path) (query_string(&[("action", Some(&e.action))])) } { code { (e.action) } } }
+                td { (actor(view, e)) }
+                td { (resource(view, e)) }
+                td .wrap { (changes(e)) }
+                td { (e.ip.as_deref().unwrap_or("")) }
+            }
+        }
+    };
+    table("Audit entries", &["No.", "When", "Action", "Actor", "Resource", "Changes", "From"], &rows)
+}
+
+fn actor(view: &AuditView, e: &Entry) -> Markup {
+    let Some(id) = e.actor_id.map(|a| a.to_string()) else { return html! { (words(&e.actor_type)) } };
+    let known = view.actors.get(&id);
+    html! {
+        a href={ (view.path) (query_string(&[("actor", Some(&id))])) } title=(id) {
+            @match known { Some(name) => (name), None => { (words(&e.actor_type)) " " (self::id(&id)) } }
+        }
+    }
+}
+
+fn resource(view: &AuditView, e: &Entry) -> Markup {
+    let Some(id) = e.resource_id.map(|r| r.to_string()) else { return html! { (words(&e.resource_type)) } };
+    let slug = e.project_id.and_then(|p| view.projects.get(&p.to_string()));
+    let place = match e.resource_type.as_str() {
+        "rollout" => Some("rollouts"),
+        "node" => Some("nodes"),
+        "bundle" => Some("bundles"),
+        _ => None,
+    };
+    html! {
+        (words(&e.resource_type)) " "
+        @match (slug, place) {
+            (Some(slug), Some(place)) => a href={ "/projects/" (query(slug)) "/" (place) "/" (id) } { (self::id(&id)) },
+            _ => (self::id(&id)),
+        }
+    }
+}
+
+/// Changes of more characters are folded.
+const CHANGES_INLINE: usize = 80;
+
+fn changes(e: &Entry) -> Markup {
+    let text = match &e.changes {
+        serde_json::Value::Null => String::new(),
+        serde_json::Value::Object(m) if m.is_empty() => String::new(),
+        other => other.to_string(),
+    };
+    html! {
+        @if text.chars().count() > CHANGES_INLINE {
+            details { summary { "show" } (json("Changes", &e.changes)) }
+        } @else { code .small { (text) } }
+    }
+}
