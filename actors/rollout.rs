@@ -233,8 +233,10 @@ impl ControlPlane {
     }
 
     async fn only_store(&self, delivery: Delivery) -> CommandResult<Delivered> {
-        let write = store::Write::at(self.now());
-        self.inner.store.observe(vec![delivery.change], write).await?;
+        if delivery.online || says_something(&delivery.change) {
+            let write = store::Write::at(self.now());
+            self.inner.store.observe(vec![delivery.change], write).await?;
+        }
         Ok(Delivered { state: None, unengaged: true })
     }
 
@@ -347,4 +349,19 @@ pub(crate) enum Taken {
 
 pub(crate) fn rollout_of(loaded: store::Loaded) -> domain::rollout::Rollout {
     domain::rollout::Rollout::load(loaded.planned)
+}
+
+/// Has the change a column that differs from what is stored, or an event?
+fn says_something(c: &store::NodeChange) -> bool {
+    c.presence.is_some()
+        || c.health.is_some()
+        || c.active_bundle.is_some()
+        || c.staged_bundle.is_some()
+        || c.version.is_some()
+        || c.ip.is_some()
+        || c.hostname.is_some()
+        || c.instance.is_some()
+        || c.metadata.is_some()
+        || c.last_error.is_some()
+        || !c.events.is_empty()
 }

@@ -41,6 +41,8 @@ pub enum SessionMsg {
     Reload,
     /// The feed names this generation: read again if it is news.
     Newer(Generation),
+    /// The rollout of this generation has ended: nothing more is judged.
+    Settled(Generation),
     /// Time to look whether the node went silent.
     CheckSilence,
 }
@@ -62,6 +64,16 @@ pub enum PollStep {
 
 pub(super) struct SessionActor;
 
+/// Facts of a node that change rarely, as last stored.
+#[derive(Default)]
+pub(super) struct SlowFacts {
+    pub version: Option<String>,
+    pub ip: Option<String>,
+    pub hostname: Option<String>,
+    pub instance: Option<String>,
+    pub metadata: serde_json::Value,
+}
+
 /// Everything remembered of one node: about 600 bytes, plus the mailbox.
 pub(super) struct Session {
     pub plane: ControlPlane,
@@ -77,13 +89,18 @@ pub(super) struct Session {
     /// Fingerprint of the last heartbeat's slowly changing parts.
     pub beat_print: u64,
     pub seq: Option<u64>,
-    pub instance: Option<Box<str>>,
     pub assigned: Assigned,
     pub active: Option<BundleId>,
     pub active_content: Option<ContentId>,
     pub staged: Option<BundleId>,
     /// The generation whose activation was reported to its rollout.
     pub told: Generation,
+    /// The newest generation whose rollout waits for nothing more of this node.
+    pub settled: Generation,
+    /// It is verified: judged on, at the pace of a quiet node.
+    pub verified: Generation,
+    /// What it last said of itself, so that saying it again changes nothing.
+    pub slow: Box<SlowFacts>,
     /// The generation that failed on the node: not offered again.
     pub failed: Generation,
     pub fold: Option<Box<Fold>>,
@@ -120,12 +137,14 @@ impl Actor for SessionActor {
             flushed: view.node.last_seen.unwrap_or(Timestamp::ZERO),
             beat_print: 0,
             seq: None,
-            instance: None,
             assigned: Assigned { generation: 0, bundle: None, content: None, rollout: None, judge: None },
             active: None,
             active_content: None,
             staged: view.node.staged_bundle,
             told: 0,
+            settled: 0,
+            verified: 0,
+            slow: Box::default(),
             failed: 0,
             fold: None,
             ever_health: view.node.health != HealthClass::Absent,
@@ -161,6 +180,7 @@ impl Actor for SessionActor {
                 let _ = reply.send(answer);
             }
             SessionMsg::Assigned(new) => s.take_assignment(*new),
+            SessionMsg::Settled(generation) => s.settle(generation),
             SessionMsg::Reload => s.reload(&myself).await,
             SessionMsg::Newer(generation) => {
                 if generation > s.assigned.generation {
@@ -216,9 +236,16 @@ impl Session {
         self.health = n.health;
         self.active = n.active_bundle;
         self.active_content = None;
-        let (judge, member) = match view.rollout {
-            Some(r) => (Some(Arc::new(r.spec.judge)), r.member),
-            None => (None, None),
+        *self.slow = SlowFacts {
+            version: n.version.clone(),
+            ip: n.ip.clone(),
+            hostname: n.hostname.clone(),
+            instance: n.instance.clone(),
+            metadata: n.metadata.clone(),
+        };
+        let (judge, member, active) = match view.rollout {
+            Some(r) => (Some(Arc::new(r.spec.judge)), r.member, r.phase.is_active()),
+            None => (None, None, false),
         };
         self.take_assignment(Assigned {
             generation: n.generation,
@@ -230,19 +257,41 @@ impl Session {
         if self.active.is_some() && self.active == self.assigned.bundle {
             self.active_content = self.assigned.content;
         }
-        if let Some(m) = member.filter(|m| m.generation == self.assigned.generation) {
-            let activated = match (&m.state, m.told) {
-                (NodeState::Failed { .. }, Told::Target) => {
-                    self.failed = m.generation;
-                    None
-                }
-                (NodeState::Activated { at } | NodeState::Verified { at, .. }, _) => Some(*at),
-                (NodeState::RollingBack { activated, .. }, _) => *activated,
-                _ => None,
-            };
-            if let (Some(at), None) = (activated, &self.fold) {
+        let member = member.filter(|m| m.generation == self.assigned.generation);
+        let waited_for = member
+            .as_ref()
+            .is_some_and(|m| active || m.state.in_flight() || matches!(m.state, NodeState::RollingBack { .. }));
+        let Some(m) = member.filter(|_| waited_for) else {
+            self.settle(self.assigned.generation);
+            return;
+        };
+        let activated = match (&m.state, m.told) {
+            (NodeState::Failed { .. }, Told::Target) => {
+                self.failed = m.generation;
+                None
+            }
+            (NodeState::Verified { at, .. }, _) => {
+                self.verified = m.generation;
+                Some(*at)
+            }
+            (NodeState::Activated { at }, _) => Some(*at),
+            (NodeState::RollingBack { activated, .. }, _) => *activated,
+            _ => None,
+        };
+        if let Some(at) = activated {
+            self.told = m.generation;
+            if self.fold.is_none() {
                 self.fold = Some(Box::new(Fold::new(self.node, m.generation, at, false, self.ever_health)));
             }
+        }
+    }
+
+    /// The rollout of `generation` waits for nothing more of this node.
+    pub fn settle(&mut self, generation: Generation) {
+        if generation == self.assigned.generation {
+            self.settled = generation;
+            self.told = generation;
+            self.fold = None;
         }
     }
 
@@ -274,7 +323,8 @@ impl Session {
 
     /// The node is on its way with an assignment, or is being judged.
     pub fn is_engaged(&self) -> bool {
-        self.has_update() || self.fold.is_some() || self.told < self.assigned.generation
+        let g = self.assigned.generation;
+        self.has_update() || self.told < g || (self.fold.is_some() && self.verified < g)
     }
 
     fn arm(&mut self, myself: &ActorRef<SessionMsg>) {

@@ -1,11 +1,11 @@
 //! Heartbeats and reports: what changed is committed (with the rollout's decision, if one holds the node), then remembered.
 
-use super::actor::Session;
+use super::actor::{Session, SlowFacts};
 use crate::command::{CommandError, CommandResult};
 use crate::node_api::*;
 use crate::rollout::{Delivered, Delivery};
-use domain::node::{Fold, GateWindow, HealthClass, Observation, Presence};
-use domain::rollout::{Report, Said};
+use domain::node::{Fold, GateWindow, Generation, HealthClass, Observation, Presence};
+use domain::rollout::{NodeStateKind, Report, Said};
 use domain::*;
 use std::hash::{BuildHasher, Hash, Hasher};
 
@@ -35,16 +35,13 @@ pub(super) async fn heartbeat(s: &mut Session, beat: &Heartbeat) -> CommandResul
     if beat.seq.is_some() {
         s.seq = beat.seq;
     }
-    if beat.instance.as_deref() != s.instance.as_deref() {
-        s.instance = beat.instance.as_deref().map(Into::into);
-    }
     Ok(answer(s, now))
 }
 
 /// An equal or lower number of the same instance changes nothing.
 fn is_repeat(s: &Session, beat: &Heartbeat) -> bool {
     match (beat.seq, s.seq) {
-        (Some(new), Some(old)) => new <= old && beat.instance.as_deref() == s.instance.as_deref(),
+        (Some(new), Some(old)) => new <= old && beat.instance == s.slow.instance,
         (Some(_) | None, _) => false,
     }
 }
@@ -100,7 +97,6 @@ async fn resolve(s: &mut Session, r: BundleRef) -> CommandResult<Option<Option<B
 
 async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandResult<()> {
     let mut change = store::NodeChange::of(s.node, s.project);
-    change.expect_epoch = Some(s.epoch);
     let mut reports = Vec::new();
     let mut worth = false;
 
@@ -132,23 +128,20 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
         reports.push(Report { node: s.node, generation: None, said: Said::Health { class: health } });
         worth = true;
     }
-    if s.beat_print != fingerprint(beat) {
-        // Slowly changing facts: written only when they differ from the last heartbeat of this session.
-        for (said, slot) in [
-            (&beat.version, &mut change.version),
-            (&beat.ip, &mut change.ip),
-            (&beat.hostname, &mut change.hostname),
-            (&beat.instance, &mut change.instance),
-        ] {
-            if said.is_some() {
-                *slot = Some(said.clone());
-                worth = true;
-            }
-        }
-        if beat.metadata.is_some() {
-            change.metadata = beat.metadata.clone();
+    for (said, known, slot) in [
+        (&beat.version, &s.slow.version, &mut change.version),
+        (&beat.ip, &s.slow.ip, &mut change.ip),
+        (&beat.hostname, &s.slow.hostname, &mut change.hostname),
+        (&beat.instance, &s.slow.instance, &mut change.instance),
+    ] {
+        if said.is_some() && said != known {
+            *slot = Some(said.clone());
             worth = true;
         }
+    }
+    if beat.metadata.as_ref().is_some_and(|m| *m != s.slow.metadata) {
+        change.metadata = beat.metadata.clone();
+        worth = true;
     }
     if s.presence != Presence::Online {
         change.presence = Some(Presence::Online);
@@ -158,37 +151,37 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
 
     // Fold the numbers first on a copy: memory changes only after the commit.
     let mut fold = s.fold.clone();
-    let arrived = s.assigned.generation > 0
-        && active == Some(s.assigned.bundle)
-        && fold.as_ref().is_none_or(|f| f.generation() != s.assigned.generation);
-    let observation = Observation {
-        received: now,
-        sent_at: beat.sent_at,
-        measured_at: beat.measured_at,
-        active,
-        health: beat.health,
-        metrics: beat.metrics,
-        verified_report: false,
-    };
+    let generation = s.assigned.generation;
+    let arrived = generation > s.settled && active == Some(s.assigned.bundle) && s.told < generation;
     let mut windows: Vec<GateWindow> = Vec::new();
-    if let Some(judge) = s.assigned.judge.clone() {
-        if arrived {
-            fold = Some(Box::new(Fold::new(s.node, s.assigned.generation, now, true, s.ever_health)));
-        }
-        let runs = active.unwrap_or(s.active) == s.assigned.bundle;
-        if let Some(f) = fold.as_mut().filter(|_| runs) {
-            windows.extend(f.observe(&observation, &judge));
-        }
+    let runs = active.unwrap_or(s.active) == s.assigned.bundle;
+    if let (Some(judge), Some(f), true) = (&s.assigned.judge, fold.as_mut(), runs) {
+        let observation = Observation {
+            received: now,
+            sent_at: beat.sent_at,
+            measured_at: beat.measured_at,
+            active,
+            health: beat.health,
+            metrics: beat.metrics,
+            verified_report: false,
+        };
+        windows.extend(f.observe(&observation, judge));
     }
 
     let came_online = change.presence.is_some();
     if worth || !reports.is_empty() || !windows.is_empty() {
         let delivery = Delivery { change, reports, windows, online: came_online };
+        let slow = slow_after(s, beat);
         let done = s.deliver(delivery).await?;
-        if done.unengaged {
-            // No rollout wants to hear of this generation any more.
-            s.told = s.assigned.generation;
+        *s.slow = slow;
+        s.take_delivered(done, generation);
+        if s.settled == generation {
+            fold = None;
         }
+    }
+    if arrived && s.settled < generation && s.assigned.judge.is_some() {
+        // Judged from here on: the activation is stored, and what was measured before it proves nothing.
+        fold = Some(Box::new(Fold::new(s.node, generation, s.plane.now(), true, s.ever_health)));
     }
     if let Some(active) = active {
         if active != s.active {
@@ -203,6 +196,32 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
     s.presence = Presence::Online;
     s.fold = fold;
     Ok(())
+}
+
+fn slow_after(s: &Session, beat: &Heartbeat) -> SlowFacts {
+    let newer = |said: &Option<String>, known: &Option<String>| said.clone().or_else(|| known.clone());
+    SlowFacts {
+        version: newer(&beat.version, &s.slow.version),
+        ip: newer(&beat.ip, &s.slow.ip),
+        hostname: newer(&beat.hostname, &s.slow.hostname),
+        instance: newer(&beat.instance, &s.slow.instance),
+        metadata: beat.metadata.clone().unwrap_or_else(|| s.slow.metadata.clone()),
+    }
+}
+
+impl Session {
+    /// What the rollout said of the node after its commit.
+    fn take_delivered(&mut self, done: Delivered, generation: Generation) {
+        if generation != self.assigned.generation {
+            return;
+        }
+        if done.unengaged {
+            self.settle(generation);
+        }
+        if done.state == Some(NodeStateKind::Verified) {
+            self.verified = generation;
+        }
+    }
 }
 
 fn answer(s: &Session, now: Timestamp) -> HeartbeatAnswer {
@@ -243,7 +262,6 @@ pub(super) async fn report(
         && s.assigned.generation > 0
         && body.generation.is_none_or(|g| g == s.assigned.generation);
     let mut change = store::NodeChange::of(s.node, s.project);
-    change.expect_epoch = Some(s.epoch);
     change.last_seen = Some(now);
     let came_online = s.presence != Presence::Online;
     if came_online {
@@ -293,38 +311,40 @@ pub(super) async fn report(
         if active != s.active {
             change.active_bundle = Some(active);
         }
-        if let Some(judge) = s.assigned.judge.clone() {
-            let arrived = matches!(kind, ReportKind::Activated | ReportKind::Verified);
-            let fresh_fold = fold.as_ref().is_none_or(|f| f.generation() != s.assigned.generation);
-            if arrived && fresh_fold {
-                fold = Some(Box::new(Fold::new(s.node, s.assigned.generation, now, false, s.ever_health)));
-            }
-            if let (ReportKind::Verified, Some(f)) = (&kind, fold.as_mut()) {
-                let observation = Observation {
-                    received: now,
-                    sent_at: body.sent_at,
-                    measured_at: body.measured_at,
-                    active: None,
-                    health: body.health,
-                    metrics: None,
-                    verified_report: true,
-                };
-                windows.extend(f.observe(&observation, &judge));
-            }
+        if let (ReportKind::Verified, Some(judge), Some(f)) = (&kind, &s.assigned.judge, fold.as_mut()) {
+            let observation = Observation {
+                received: now,
+                sent_at: body.sent_at,
+                measured_at: body.measured_at,
+                active: None,
+                health: body.health,
+                metrics: None,
+                verified_report: true,
+            };
+            windows.extend(f.observe(&observation, judge));
         }
     }
+    let generation = s.assigned.generation;
+    let arrived = current
+        && matches!(kind, ReportKind::Activated | ReportKind::Verified)
+        && generation > s.settled
+        && fold.as_ref().is_none_or(|f| f.generation() != generation);
     let report = Report { node: s.node, generation: body.generation, said };
     let reports = if current { vec![report] } else { Vec::new() };
     let stale = !current;
     let delivered = if stale && !came_online && change.events.is_empty() {
-        Delivered::default()
+        Delivered { state: None, unengaged: false }
     } else {
         s.deliver(Delivery { change, reports, windows, online: came_online }).await?
     };
     heard(s, now);
     s.presence = Presence::Online;
     if current {
-        s.fold = fold;
+        s.take_delivered(delivered, generation);
+        if arrived && s.settled < generation && s.assigned.judge.is_some() {
+            fold = Some(Box::new(Fold::new(s.node, generation, s.plane.now(), false, s.ever_health)));
+        }
+        s.fold = if s.settled < generation { fold } else { None };
         if active != s.active {
             s.active_content = s.assigned.content;
         }

@@ -3,7 +3,7 @@
 use crate::bus::Notice;
 use crate::node_session::{Assigned, SessionMsg};
 use crate::plane::ControlPlane;
-use domain::rollout::{Decision, Effect, Rollout, Told};
+use domain::rollout::{Decision, Effect, Fact, Rollout, Told};
 use domain::*;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,6 +14,14 @@ impl ControlPlane {
         for effect in &decision.effects {
             if let Effect::Notify { nodes } = effect {
                 self.notify_assigned(rollout, nodes).await;
+            }
+        }
+        let ended = decision.facts.iter().any(|f| {
+            matches!(f, Fact::Completed { .. } | Fact::Failed { .. } | Fact::Cancelled | Fact::RolledBack { .. })
+        });
+        if ended {
+            for m in rollout.members.values().filter(|m| !m.state.in_flight()) {
+                self.inner.sessions.tell(m.node, SessionMsg::Settled(m.generation));
             }
         }
         if !decision.changes.is_empty() {
