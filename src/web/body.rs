@@ -1,0 +1,205 @@
+//! Reading bodies: bytes are counted while they come, JSON is told from nonsense, and a wrong field is named.
+
+use crate::problem::{Outcome, Refusal};
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+
+/// Longest name of a field that is repeated to the client.
+const MAX_FIELD_CHARS: usize = 100;
+
+/// The whole body. Chunked bodies are counted like others; 413 as soon as it is longer than `limit` bytes.
+pub async fn read<B: Buf, E>(stream: impl Stream<Item = Result<B, E>>, limit: usize) -> Outcome<Bytes> {
+    let mut stream = std::pin::pin!(stream);
+    let mut first: Option<Bytes> = None;
+    let mut all: Option<BytesMut> = None;
+    let mut size = 0usize;
+    while let Some(piece) = stream.next().await {
+        let mut piece = piece.map_err(|_| Refusal::bad_request("the body ended before its time"))?;
+        size = size.saturating_add(piece.remaining());
+        if size > limit {
+            return Err(Refusal::too_large(limit));
+        }
+        // Nearly every body comes in one piece, which is kept as it is.
+        let piece = piece.copy_to_bytes(piece.remaining());
+        match (&mut all, first.take()) {
+            (Some(all), _) => all.extend_from_slice(&piece),
+            (None, None) => first = Some(piece),
+            (None, Some(before)) => {
+                let mut joined = BytesMut::with_capacity((size * 2).min(limit));
+                joined.extend_from_slice(&before);
+                joined.extend_from_slice(&piece);
+                all = Some(joined);
+            }
+        }
+    }
+    Ok(all.map(BytesMut::freeze).or(first).unwrap_or_default())
+}
+
+/// Parses an object. 400: not JSON. 422: a field has the wrong type, is missing or unknown.
+pub fn json<T: DeserializeOwned>(body: &[u8]) -> Outcome<T> {
+    let start = body.iter().find(|b| !b.is_ascii_whitespace());
+    match start {
+        None => return Err(Refusal::bad_request("a JSON body is needed")),
+        Some(b'{') => {}
+        Some(_) => {
+            return Err(match serde_json::from_slice::<serde::de::IgnoredAny>(body) {
+                Ok(_) => Refusal::invalid("body", "must be a JSON object"),
+                Err(e) => Refusal::bad_request(format!("the body is not JSON: {e}")),
+            });
+        }
+    }
+    if has_nul(body) {
+        return Err(Refusal::invalid("body", "text must not have NUL characters"));
+    }
+    // The names of fields are only looked for when there is something wrong.
+    serde_json::from_slice(body).map_err(|e| explain::<T>(body, &e))
+}
+
+/// As [`json`], where no body means an object without fields.
+pub fn json_or_empty<T: DeserializeOwned>(body: &[u8]) -> Outcome<T> {
+    if body.iter().all(u8::is_ascii_whitespace) { json(b"{}") } else { json(body) }
+}
+
+#[cold]
+fn explain<T: DeserializeOwned>(body: &[u8], first: &serde_json::Error) -> Refusal {
+    if first.classify() != Category::Data {
+        return Refusal::bad_request(format!("the body is not JSON: {first}"));
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let Err(e) = serde_path_to_error::deserialize::<_, T>(&mut deserializer) else {
+        return Refusal::bad_request(format!("the body is not JSON: {first}"));
+    };
+    let text = e.inner().to_string();
+    let text = text.split(" at line ").next().unwrap_or("is wrong").to_string();
+    let path = e.path().to_string();
+    let path = if path == "." { String::new() } else { path };
+    let join = |name: &str| match path.as_str() {
+        "" => name.to_string(),
+        p if p == name || p.ends_with(&format!(".{name}")) => p.to_string(),
+        p => format!("{p}.{name}"),
+    };
+    let quoted = |prefix: &str| text.strip_prefix(prefix).and_then(|t| t.split('`').next());
+    let (field, message) = if let Some(name) = quoted("unknown field `") {
+        (join(name), "is not a known field".to_string())
+    } else if let Some(name) = quoted("missing field `") {
+        (join(name), "is required".to_string())
+    } else if let Some(name) = quoted("duplicate field `") {
+        (join(name), "is given twice".to_string())
+    } else {
+        (if path.is_empty() { "body".to_string() } else { path.clone() }, text.clone())
+    };
+    Refusal::invalid(&field.chars().take(MAX_FIELD_CHARS).collect::<String>(), message)
+}
+
+/// Is there an escaped NUL (`\u0000`)? A text column of PostgreSQL cannot hold one.
+fn has_nul(body: &[u8]) -> bool {
+    if !body.contains(&b'\\') {
+        return false;
+    }
+    let mut rest = body;
+    while let Some(at) = rest.iter().position(|b| *b == b'\\') {
+        if rest[at + 1..].starts_with(b"u0000") {
+            return true;
+        }
+        // The escaped character itself may be a backslash: skip both.
+        rest = rest.get(at + 2..).unwrap_or_default();
+    }
+    false
+}
+
+/// May a body of this content type be JSON? None given counts as JSON.
+pub fn is_json(content_type: Option<&http::HeaderValue>) -> bool {
+    let Some(value) = content_type else { return true };
+    let Ok(text) = value.to_str() else { return false };
+    let kind = text.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use api::project::{EnrolmentTokenRequest, ProjectRequest};
+    use api::rollout::RolloutRequest;
+
+    fn refused<T: DeserializeOwned + std::fmt::Debug>(body: &str) -> (u16, Vec<String>) {
+        let r = json::<T>(body.as_bytes()).unwrap_err();
+        (r.problem.status, r.problem.errors.into_keys().collect())
+    }
+
+    #[test]
+    fn text_that_is_not_json_is_400() {
+        for body in ["", "  ", "{", "nonsense", "{\"name\": }", "{\"name\":\"a\"} x", "[1,", "\u{fffd}"] {
+            assert_eq!(refused::<ProjectRequest>(body).0, 400, "{body:?}");
+        }
+        let deep = format!("{{\"settings\":{}{}}}", "[".repeat(300), "]".repeat(300));
+        assert_eq!(refused::<ProjectRequest>(&deep).0, 400);
+    }
+
+    #[test]
+    fn a_wrong_type_is_422_and_names_the_field() {
+        let check =
+            |body: &str, field: &str| assert_eq!(refused::<ProjectRequest>(body), (422, vec![field.into()]), "{body}");
+        check(r#"{"name": 5}"#, "name");
+        check(r#"{"name": "a", "slug": {}}"#, "slug");
+        check(r#"{"name": "a", "settings": 7}"#, "settings");
+        check(r#"{"name": "a", "settings": []}"#, "settings");
+        check(r#"{"name": "a", "settings": {"strict_config": "yes"}}"#, "settings");
+        check(r#"{"name": "a", "org_id": "not-an-id"}"#, "org_id");
+        check("[]", "body");
+        check("null", "body");
+        check("\"x\"", "body");
+    }
+
+    #[test]
+    fn unknown_missing_and_doubled_fields_are_named() {
+        assert_eq!(refused::<ProjectRequest>(r#"{"name":"a","colour":"red"}"#), (422, vec!["colour".into()]));
+        assert_eq!(refused::<ProjectRequest>("{}"), (422, vec!["name".into()]));
+        assert_eq!(refused::<ProjectRequest>(r#"{"name":"a","name":"b"}"#), (422, vec!["name".into()]));
+        assert_eq!(
+            refused::<EnrolmentTokenRequest>(r#"{"name":"a","labels":{"env":1}}"#),
+            (422, vec!["labels.env".into()])
+        );
+        assert_eq!(refused::<EnrolmentTokenRequest>(r#"{"name":"a","max_uses":-1}"#), (422, vec!["max_uses".into()]));
+        assert_eq!(refused::<RolloutRequest>(r#"{"batch_size":"150%"}"#), (422, vec!["batch_size".into()]));
+        assert_eq!(refused::<RolloutRequest>(r#"{"strategy":"sideways"}"#), (422, vec!["strategy".into()]));
+        assert_eq!(refused::<RolloutRequest>(r#"{"scheduled_at":"soon"}"#), (422, vec!["scheduled_at".into()]));
+    }
+
+    #[test]
+    fn an_escaped_nul_is_refused_and_an_escaped_backslash_is_not_one() {
+        assert_eq!(refused::<ProjectRequest>(r#"{"name":"a\u0000b"}"#).0, 422);
+        assert_eq!(refused::<ProjectRequest>(r#"{"name":"a\\\u0000b"}"#).0, 422);
+        assert_eq!(json::<ProjectRequest>(br#"{"name":"a\\u0000b"}"#).unwrap().name, "a\\u0000b");
+    }
+
+    #[test]
+    fn no_body_is_an_empty_object_where_that_is_allowed() {
+        assert!(json_or_empty::<RolloutRequest>(b" \n").is_ok());
+        assert!(json_or_empty::<RolloutRequest>(b"[]").is_err());
+    }
+
+    #[tokio::test]
+    async fn bytes_are_counted_while_they_come() {
+        let pieces =
+            |n: usize| futures_util::stream::iter((0..n).map(|_| Ok::<_, ()>(Bytes::from_static(b"0123456789"))));
+        assert_eq!(read(pieces(3), 30).await.unwrap().len(), 30);
+        assert_eq!(read(pieces(0), 30).await.unwrap().len(), 0);
+        assert_eq!(read(pieces(4), 30).await.unwrap_err().problem.status, 413);
+        let broken = futures_util::stream::iter([Ok(Bytes::from_static(b"ab")), Err(())]);
+        assert_eq!(read(broken, 30).await.unwrap_err().problem.status, 400);
+    }
+
+    #[test]
+    fn only_json_content_types_are_taken() {
+        let v = |s: &'static str| http::HeaderValue::from_static(s);
+        assert!(
+            is_json(None)
+                && is_json(Some(&v("application/json; charset=utf-8")))
+                && is_json(Some(&v("application/merge-patch+json")))
+        );
+        assert!(!is_json(Some(&v("text/plain"))) && !is_json(Some(&v("application/x-www-form-urlencoded"))));
+    }
+}

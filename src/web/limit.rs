@@ -1,0 +1,260 @@
+//! How often: token buckets by credential, by address for calls without one, and for sign-in attempts.
+//!
+//! Invariant: memory is bounded; when there are too many buckets the full ones go first, which loses nothing.
+
+use dashmap::DashMap;
+use domain::{Digest, Timestamp};
+use std::hash::Hash;
+use std::net::IpAddr;
+
+/// Buckets kept at once. 65,536 x about 64 bytes = 4 MB.
+const MAX_BUCKETS: usize = 65_536;
+/// Calls without a credential that one address may make in a minute (sign-in, registration, wrong keys).
+pub const ANONYMOUS_PER_MINUTE: u32 = 600;
+/// Sign-in attempts of one address in a minute; people mistype, offices share an address.
+pub const SIGN_INS_PER_ADDRESS: u32 = 20;
+/// Failed sign-ins to one account in a minute, from addresses that never signed in to it.
+pub const FAILURES_PER_ACCOUNT: u32 = 10;
+
+/// What a credential has left, for the `X-RateLimit-*` headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Left {
+    pub limit: u32,
+    pub remaining: u32,
+    /// Seconds until everything may be used again.
+    pub reset_s: u32,
+}
+
+/// Refused; may be tried again after so many seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait(pub u32);
+
+/// Microseconds of a minute.
+const CALL: i64 = 60_000_000;
+
+#[derive(Clone, Copy)]
+struct Bucket {
+    /// A call is [`CALL`] of these and a microsecond brings `per_minute`, so that refilling loses nothing to rounding.
+    level: i64,
+    at: Timestamp,
+}
+
+/// Token buckets of one size: `per_minute` calls at once, refilled evenly.
+pub struct Buckets<K: Eq + Hash> {
+    per_minute: u32,
+    most: usize,
+    buckets: DashMap<K, Bucket>,
+}
+
+impl<K: Eq + Hash + Copy> Buckets<K> {
+    /// 0 is no limit.
+    pub fn new(per_minute: u32) -> Buckets<K> {
+        Buckets { per_minute, most: MAX_BUCKETS, buckets: DashMap::new() }
+    }
+
+    fn full(&self) -> i64 {
+        i64::from(self.per_minute) * CALL
+    }
+
+    fn filled(&self, bucket: Bucket, now: Timestamp) -> i64 {
+        let passed = now.since(bucket.at).0.min(CALL);
+        (bucket.level + passed * i64::from(self.per_minute)).min(self.full())
+    }
+
+    /// Takes one call.
+    pub fn take(&self, key: K, now: Timestamp) -> Result<Left, Wait> {
+        if self.per_minute == 0 {
+            return Ok(Left { limit: 0, remaining: u32::MAX, reset_s: 0 });
+        }
+        if self.buckets.len() >= self.most && !self.buckets.contains_key(&key) {
+            self.make_room(now);
+        }
+        let mut bucket = self.buckets.entry(key).or_insert(Bucket { level: self.full(), at: now });
+        let level = self.filled(*bucket, now);
+        if level < CALL {
+            *bucket = Bucket { level, at: now };
+            return Err(Wait(self.seconds(CALL - level)));
+        }
+        *bucket = Bucket { level: level - CALL, at: now };
+        Ok(self.left(level - CALL))
+    }
+
+    /// Gives one call back.
+    pub fn give_back(&self, key: K) {
+        if let Some(mut bucket) = self.buckets.get_mut(&key) {
+            bucket.level = (bucket.level + CALL).min(self.full());
+        }
+    }
+
+    fn left(&self, level: i64) -> Left {
+        let reset_s = self.seconds(self.full() - level);
+        Left { limit: self.per_minute, remaining: (level / CALL) as u32, reset_s }
+    }
+
+    /// How long it takes to bring so much, rounded up.
+    fn seconds(&self, missing: i64) -> u32 {
+        (missing.max(0) as u64).div_ceil(u64::from(self.per_minute.max(1)) * 1_000_000) as u32
+    }
+
+    fn make_room(&self, now: Timestamp) {
+        self.buckets.retain(|_, b| self.filled(*b, now) < self.full());
+        // Still full: someone uses very many keys at once. Starting anew is better than growing.
+        if self.buckets.len() >= self.most {
+            self.buckets.clear();
+        }
+    }
+}
+
+/// Sign-in attempts. An attacker is held off by address and by account; a person at an address from which the account was
+/// signed in to before is never locked out by what others try.
+pub struct SignIns {
+    by_address: Buckets<IpAddr>,
+    by_account: Buckets<Digest>,
+    known: DashMap<(Digest, IpAddr), Timestamp>,
+}
+
+impl Default for SignIns {
+    fn default() -> Self {
+        SignIns {
+            by_address: Buckets::new(SIGN_INS_PER_ADDRESS),
+            by_account: Buckets::new(FAILURES_PER_ACCOUNT),
+            known: DashMap::new(),
+        }
+    }
+}
+
+/// An attempt that was let through; says what became of it.
+pub struct Attempt {
+    account: Digest,
+    address: IpAddr,
+    known: bool,
+}
+
+impl SignIns {
+    /// Before the password is looked at. Both counts are taken at once, so parallel attempts cannot slip by.
+    pub fn begin(&self, email: &str, address: IpAddr, now: Timestamp) -> Result<Attempt, Wait> {
+        let account = Digest::of(email.trim().to_lowercase().as_bytes());
+        let address = network_of(address);
+        self.by_address.take(address, now)?;
+        let known = self.known.contains_key(&(account, address));
+        if !known {
+            self.by_account.take(account, now)?;
+        }
+        Ok(Attempt { account, address, known })
+    }
+
+    pub fn succeeded(&self, attempt: &Attempt, now: Timestamp) {
+        if !attempt.known {
+            self.by_account.give_back(attempt.account);
+        }
+        if self.known.len() >= MAX_BUCKETS {
+            self.known.clear();
+        }
+        self.known.insert((attempt.account, attempt.address), now);
+    }
+}
+
+/// One customer of an IPv6 network has at least a /64: counting single addresses there counts nothing.
+pub fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => IpAddr::V4(v4),
+        IpAddr::V6(v6) => {
+            let bits = u128::from(v6) & !u128::from(u64::MAX);
+            IpAddr::V6(bits.into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp(1_000_000_000 + seconds * 1_000_000)
+    }
+
+    #[test]
+    fn a_bucket_empties_tells_when_and_fills_again() {
+        let b = Buckets::new(60);
+        for n in (0..60).rev() {
+            assert_eq!(b.take(1, at(0)).unwrap().remaining, n);
+        }
+        assert_eq!(b.take(1, at(0)), Err(Wait(1)));
+        assert!(b.take(2, at(0)).is_ok(), "another key is not touched");
+        assert_eq!(b.take(1, at(1)).unwrap(), Left { limit: 60, remaining: 0, reset_s: 60 });
+        assert_eq!(b.take(1, at(61)).unwrap().remaining, 59);
+    }
+
+    #[test]
+    fn slow_limits_lose_nothing_to_rounding() {
+        let b = Buckets::new(1);
+        assert!(b.take((), at(0)).is_ok());
+        assert_eq!(b.take((), at(0)), Err(Wait(60)));
+        for s in 1..60 {
+            assert!(b.take((), at(s)).is_err());
+        }
+        assert!(b.take((), at(60)).is_ok());
+    }
+
+    #[test]
+    fn zero_is_no_limit() {
+        let b = Buckets::new(0);
+        for _ in 0..1_000 {
+            assert!(b.take(1, at(0)).is_ok());
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded_and_used_buckets_are_kept_when_possible() {
+        let mut b = Buckets::new(10);
+        b.most = 100;
+        for _ in 0..10 {
+            let _ = b.take(0, at(0));
+        }
+        for k in 1..100 {
+            b.take(k, at(0)).unwrap();
+        }
+        // A minute later all but nothing are full again; a new key makes room.
+        b.take(1_000, at(60)).unwrap();
+        assert!(b.buckets.len() <= 2, "{}", b.buckets.len());
+        for k in 0..10_000 {
+            let _ = b.take(k, at(60));
+            assert!(b.buckets.len() <= 100);
+        }
+    }
+
+    #[test]
+    fn attempts_on_an_account_do_not_lock_out_its_owner() {
+        let s = SignIns::default();
+        let home = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+        let attempt = s.begin("Ann@example.com", home, at(0)).unwrap();
+        s.succeeded(&attempt, at(0));
+        let mut refused = 0;
+        for n in 0..100u8 {
+            let stranger = IpAddr::V4(Ipv4Addr::new(198, 51, 100, n));
+            refused += u32::from(s.begin("ann@example.com", stranger, at(1)).is_err());
+        }
+        assert_eq!(refused, 100 - FAILURES_PER_ACCOUNT, "the account is held after its failures");
+        assert!(s.begin("ann@example.com ", home, at(1)).is_ok(), "its owner is not");
+        let other = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9));
+        assert!(s.begin("bob@example.com", other, at(1)).is_ok(), "nor is anyone else");
+    }
+
+    #[test]
+    fn one_address_cannot_try_many_accounts() {
+        let s = SignIns::default();
+        let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+        let tried = (0..100).filter(|n| s.begin(&format!("u{n}@example.com"), address, at(0)).is_ok()).count();
+        assert_eq!(tried as u32, SIGN_INS_PER_ADDRESS);
+    }
+
+    #[test]
+    fn ipv6_is_counted_by_its_network() {
+        let a: IpAddr = "2001:db8:1:2:3:4:5:6".parse().unwrap();
+        let b: IpAddr = "2001:db8:1:2:ffff::1".parse().unwrap();
+        assert_eq!(network_of(a), network_of(b));
+        assert_eq!(network_of("::ffff:192.0.2.1".parse().unwrap()), IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)));
+    }
+}

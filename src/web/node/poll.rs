@@ -1,0 +1,128 @@
+//! `GET /nodes/:id/bundles/latest?wait=`: what the node is to run, at once or when it changes.
+
+use crate::app::App;
+use crate::auth::{self, NodeKey};
+use crate::call::Call;
+use crate::problem::Outcome;
+use crate::query::Query;
+use crate::reply::{self, Meta};
+use crate::routes::POLL;
+use actors::node_api::{NodeAuth, PollAnswer};
+use api::node::PollAnswer as Wire;
+use domain::NodeId;
+use std::time::Duration;
+use warp::reply::Response;
+
+/// A node whose poll was cut short by a shutdown asks again after so many seconds, of another instance or of the next process.
+const POLL_AFTER_DRAIN_S: u32 = 2;
+
+/// Straight from the filters.
+pub async fn hot(app: &App, meta: Meta, named: NodeId, key: Option<NodeKey>, query: &str) -> Response {
+    let outcome = async {
+        let auth = auth::node(app, key).await.map_err(|r| auth::count_stranger(app, meta.socket.ip(), r))?;
+        auth::same_node(&auth, named)?;
+        let wait = if query.is_empty() { Duration::ZERO } else { Query::parse(query)?.wait()? };
+        answer(app, auth, wait).await
+    }
+    .await;
+    let response = outcome.unwrap_or_else(|refusal| refusal.into_response(meta.request_id));
+    app.metrics.observe(Some(POLL), response.status(), meta.started.elapsed());
+    response
+}
+
+/// By way of the table.
+pub async fn call(call: Call) -> Outcome<Response> {
+    answer(&call.app, call.node()?, call.query.wait()?).await
+}
+
+async fn answer(app: &App, auth: NodeAuth, wait: Duration) -> Outcome<Response> {
+    if wait.is_zero() {
+        return Ok(reply::ok(&wire(app.plane.poll(auth, wait).await?)));
+    }
+    tokio::select! {
+        biased;
+        answer = app.plane.poll(auth, wait) => Ok(reply::ok(&wire(answer?))),
+        () = app.drained() => Ok(reply::ok(&Wire { no_update: true, poll_after_s: POLL_AFTER_DRAIN_S, ..Wire::default() })),
+    }
+}
+
+fn wire(answer: PollAnswer) -> Wire {
+    let update = match answer {
+        PollAnswer::NoUpdate { assignment, poll_after_s } => {
+            return Wire { no_update: true, assignment, poll_after_s, ..Wire::default() };
+        }
+        PollAnswer::Update(update) => *update,
+    };
+    let mut out = Wire {
+        bundle_id: Some(None),
+        rollout_id: update.rollout,
+        generation: Some(update.generation),
+        traffic_weight: Some(update.traffic_weight),
+        assignment: Some(update.assignment),
+        poll_after_s: update.poll_after_s,
+        ..Wire::default()
+    };
+    if let Some(b) = update.bundle {
+        out.bundle_id = Some(Some(b.content_id.to_string()));
+        out.version = b.version;
+        out.download_url = Some(b.artifact_url.clone());
+        out.artifact_url = Some(b.artifact_url);
+        out.artifact_hash = Some(b.artifact_hash.prefixed());
+        out.checksum = Some(b.artifact_hash.to_string());
+        out.size_bytes = Some(b.size_bytes);
+        out.signature = Some(b.signature);
+        out.key_id = Some(b.key_id);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use actors::node_api::{Update, UpdateBundle};
+    use domain::Digest;
+    use serde_json::json;
+
+    fn update(bundle: Option<UpdateBundle>) -> serde_json::Value {
+        let update = Update {
+            bundle,
+            rollout: None,
+            generation: 7,
+            traffic_weight: 100,
+            assignment: json!({"payload": "x"}),
+            poll_after_s: 5,
+        };
+        serde_json::to_value(wire(PollAnswer::Update(Box::new(update)))).unwrap()
+    }
+
+    #[test]
+    fn an_update_carries_the_older_names_too() {
+        let answer = update(Some(UpdateBundle {
+            content_id: Digest::of(b"c"),
+            version: Some("v2".into()),
+            artifact_url: "https://cp/artifacts/x".into(),
+            artifact_hash: Digest::of(b"a"),
+            size_bytes: 10,
+            signature: "s".into(),
+            key_id: "k".into(),
+        }));
+        assert_eq!(answer["bundle_id"], Digest::of(b"c").to_string());
+        assert_eq!(answer["download_url"], answer["artifact_url"]);
+        assert_eq!(answer["artifact_hash"], format!("sha256:{}", answer["checksum"].as_str().unwrap()));
+        assert!(answer.get("no_update").is_none());
+    }
+
+    #[test]
+    fn back_to_the_baseline_is_a_null_bundle_without_an_artifact() {
+        let answer = update(None);
+        assert!(answer["bundle_id"].is_null() && answer.as_object().unwrap().contains_key("bundle_id"));
+        assert!(answer.get("artifact_url").is_none());
+    }
+
+    #[test]
+    fn nothing_new_is_said_shortly() {
+        let answer = wire(PollAnswer::NoUpdate { assignment: None, poll_after_s: 9 });
+        assert_eq!(serde_json::to_value(answer).unwrap(), json!({"no_update": true, "poll_after_s": 9}));
+    }
+}

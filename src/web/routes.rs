@@ -1,0 +1,307 @@
+//! THE URL TABLE. The router, the OpenAPI document and the metrics are made from it; nothing is served under `/api` that is not here.
+
+use crate::api::{audit, bundles, compile, explain, keys, nodes, orgs, projects, rollouts, session, tokens};
+use crate::call::Call;
+use crate::node::{heartbeat, poll, register, report};
+use crate::problem::Outcome;
+use crate::{artifact, live, system};
+use domain::access::KeyScope::{self, *};
+use std::pin::Pin;
+use std::sync::LazyLock;
+use warp::reply::Response;
+
+/// A handler: everything it may need is in the call.
+pub type Handler = fn(Call) -> Pin<Box<dyn Future<Output = Outcome<Response>> + Send>>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Get,
+    Post,
+    Patch,
+    Delete,
+}
+
+impl Method {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Post => "POST",
+            Method::Patch => "PATCH",
+            Method::Delete => "DELETE",
+        }
+    }
+    pub const fn http(self) -> http::Method {
+        match self {
+            Method::Get => http::Method::GET,
+            Method::Post => http::Method::POST,
+            Method::Patch => http::Method::PATCH,
+            Method::Delete => http::Method::DELETE,
+        }
+    }
+}
+
+/// Who may call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// Anyone, or the handler looks itself.
+    Open,
+    /// The node that the path names.
+    Node,
+    /// Any operator.
+    Caller,
+    /// An operator with this scope on the tenant that the path leads to, which the handler checks with `Call::project` or
+    /// `Call::check`.
+    Key(KeyScope),
+}
+
+/// The body of the usual answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Nothing,
+    /// The schema alone.
+    Bare(&'static str),
+    /// The schema under a noun.
+    One(&'static str, &'static str),
+    /// As `One`, with `changed` beside it.
+    Changed(&'static str, &'static str),
+    /// A page of the schema under a plural noun.
+    List(&'static str, &'static str),
+    /// A JSON object without a schema of its own.
+    Object,
+    /// Another content type.
+    Bytes(&'static str),
+}
+
+pub struct Route {
+    pub method: Method,
+    /// With `:names` for parameters.
+    pub path: &'static str,
+    pub auth: Auth,
+    /// The status when all is well.
+    pub status: u16,
+    pub summary: &'static str,
+    /// Parameters of the query besides those of lists.
+    pub query: &'static [&'static str],
+    /// The schema of the body.
+    pub request: Option<&'static str>,
+    pub answer: Answer,
+    pub handler: Handler,
+}
+
+const fn get(path: &'static str, auth: Auth, summary: &'static str, answer: Answer, handler: Handler) -> Route {
+    Route { method: Method::Get, path, auth, status: 200, summary, query: &[], request: None, answer, handler }
+}
+
+const fn post(
+    path: &'static str,
+    auth: Auth,
+    summary: &'static str,
+    request: Option<&'static str>,
+    answer: Answer,
+    handler: Handler,
+) -> Route {
+    Route { method: Method::Post, path, auth, status: 200, summary, query: &[], request, answer, handler }
+}
+
+const fn patch(
+    path: &'static str,
+    auth: Auth,
+    summary: &'static str,
+    request: &'static str,
+    answer: Answer,
+    handler: Handler,
+) -> Route {
+    Route {
+        method: Method::Patch,
+        path,
+        auth,
+        status: 200,
+        summary,
+        query: &[],
+        request: Some(request),
+        answer,
+        handler,
+    }
+}
+
+const fn delete(path: &'static str, auth: Auth, summary: &'static str, handler: Handler) -> Route {
+    Route {
+        method: Method::Delete,
+        path,
+        auth,
+        status: 204,
+        summary,
+        query: &[],
+        request: None,
+        answer: Answer::Nothing,
+        handler,
+    }
+}
+
+impl Route {
+    const fn status(mut self, status: u16) -> Route {
+        self.status = status;
+        self
+    }
+    const fn query(mut self, query: &'static [&'static str]) -> Route {
+        self.query = query;
+        self
+    }
+}
+
+/// Places of the two hot calls, which have filters of their own.
+pub const HEARTBEAT: usize = 0;
+pub const POLL: usize = 1;
+
+use Answer::{Bare, Bytes, Changed, List, Object, One};
+use Auth::{Caller, Key, Node, Open};
+
+#[rustfmt::skip]
+static TABLE: &[Route] = &[
+    // Nodes. The first two places are HEARTBEAT and POLL.
+    post("/api/v1/nodes/:node_id/heartbeat", Node, "A node says how it is", Some("HeartbeatRequest"), Bare("HeartbeatAnswer"), |c| Box::pin(heartbeat::call(c))),
+    get("/api/v1/nodes/:node_id/bundles/latest", Node, "What the node is to run; held up to `wait` seconds", Bare("PollAnswer"), |c| Box::pin(poll::call(c))).query(&["wait"]),
+    post("/api/v1/nodes/:node_id/bundles/:bundle_id/downloaded", Node, "The archive is on the node", Some("ReportRequest"), Bare("ReportAnswer"), |c| Box::pin(report::downloaded(c))),
+    post("/api/v1/nodes/:node_id/bundles/:bundle_id/staged", Node, "Verified and unpacked; `proceed` says whether to switch", Some("ReportRequest"), Bare("ReportAnswer"), |c| Box::pin(report::staged(c))),
+    post("/api/v1/nodes/:node_id/bundles/:bundle_id/activated", Node, "The proxy runs it", Some("ReportRequest"), Bare("ReportAnswer"), |c| Box::pin(report::activated(c))),
+    post("/api/v1/nodes/:node_id/bundles/:bundle_id/verified", Node, "The node's own checks passed", Some("ReportRequest"), Bare("ReportAnswer"), |c| Box::pin(report::verified(c))),
+    post("/api/v1/nodes/:node_id/bundles/:bundle_id/failed", Node, "It did not work", Some("ReportRequest"), Bare("ReportAnswer"), |c| Box::pin(report::failed(c))),
+    post("/api/v1/projects/:project/nodes/register", Open, "Enrol a node, by enrolment token as bearer", Some("RegisterRequest"), Bare("RegisterAnswer"), |c| Box::pin(register::register(c))).status(201),
+
+    // Signing in.
+    post("/api/v1/session", Open, "Sign in", Some("SignInRequest"), Bare("SignInAnswer"), |c| Box::pin(session::sign_in(c))),
+    get("/api/v1/session", Caller, "Who am I", Object, |c| Box::pin(session::show(c))),
+    delete("/api/v1/session", Caller, "Sign out", |c| Box::pin(session::sign_out(c))),
+    get("/api/v1/users", Caller, "List users (instance administrator)", List("users", "User"), |c| Box::pin(orgs::users(c))),
+    get("/api/v1/orgs", Caller, "List organisations", List("orgs", "Org"), |c| Box::pin(orgs::list(c))),
+    get("/api/v1/orgs/:id", Key(ProjectsRead), "Show an organisation", One("org", "Org"), |c| Box::pin(orgs::show(c))),
+    get("/api/v1/api-keys", Key(ApiKeysRead), "List API keys", List("api_keys", "ApiKey"), |c| Box::pin(keys::list(c))).query(&["org"]),
+    post("/api/v1/api-keys", Key(ApiKeysAdmin), "Make an API key; its text is shown once, as `key`", Some("ApiKeyRequest"), One("api_key", "ApiKey"), |c| Box::pin(keys::create(c))).status(201),
+    get("/api/v1/api-keys/:id", Key(ApiKeysRead), "Show an API key", One("api_key", "ApiKey"), |c| Box::pin(keys::show(c))),
+    post("/api/v1/api-keys/:id/revoke", Key(ApiKeysAdmin), "Revoke an API key", None, Changed("api_key", "ApiKey"), |c| Box::pin(keys::revoke(c))),
+    delete("/api/v1/api-keys/:id", Key(ApiKeysAdmin), "Delete an API key", |c| Box::pin(keys::delete(c))),
+
+    // Projects.
+    get("/api/v1/projects", Caller, "List projects", List("projects", "Project"), |c| Box::pin(projects::list(c))).query(&["org", "q"]),
+    post("/api/v1/projects", Key(ProjectsWrite), "Make a project", Some("ProjectRequest"), One("project", "Project"), |c| Box::pin(projects::create(c))).status(201),
+    get("/api/v1/projects/:project", Key(ProjectsRead), "Show a project", One("project", "Project"), |c| Box::pin(projects::show(c))),
+    patch("/api/v1/projects/:project", Key(ProjectsWrite), "Change a project", "ProjectPatch", One("project", "Project"), |c| Box::pin(projects::update(c))),
+    delete("/api/v1/projects/:project", Key(ProjectsWrite), "Delete a project", |c| Box::pin(projects::delete(c))),
+    get("/api/v1/projects/:project/enrolment-tokens", Key(NodesRead), "List enrolment tokens", List("enrolment_tokens", "EnrolmentToken"), |c| Box::pin(tokens::list(c))),
+    post("/api/v1/projects/:project/enrolment-tokens", Key(NodesWrite), "Make an enrolment token; its text is shown once, as `token`", Some("EnrolmentTokenRequest"), One("enrolment_token", "EnrolmentToken"), |c| Box::pin(tokens::create(c))).status(201),
+    delete("/api/v1/projects/:project/enrolment-tokens/:id", Key(NodesWrite), "Delete an enrolment token", |c| Box::pin(tokens::delete(c))),
+
+    // The fleet.
+    get("/api/v1/projects/:project/nodes", Key(NodesRead), "List nodes", List("nodes", "Node"), |c| Box::pin(nodes::list(c))).query(&["status", "standing", "labels[key]", "bundle", "q"]),
+    get("/api/v1/projects/:project/nodes/stats", Key(NodesRead), "Count nodes", One("stats", "NodeStats"), |c| Box::pin(nodes::stats(c))),
+    get("/api/v1/projects/:project/nodes/:id", Key(NodesRead), "Show a node", One("node", "Node"), |c| Box::pin(nodes::show(c))),
+    get("/api/v1/projects/:project/nodes/:id/explain", Key(NodesRead), "Why this node runs what it runs", Bare("Explanation"), |c| Box::pin(explain::node(c))),
+    patch("/api/v1/projects/:project/nodes/:id", Key(NodesWrite), "Change labels, pin", "NodePatch", One("node", "Node"), |c| Box::pin(nodes::update(c))),
+    delete("/api/v1/projects/:project/nodes/:id", Key(NodesWrite), "Delete a node", |c| Box::pin(nodes::delete(c))),
+    post("/api/v1/projects/:project/nodes/:id/rotate-key", Key(NodesWrite), "A new node key, shown once; the old one is void", None, One("node", "Node"), |c| Box::pin(nodes::rotate_key(c))),
+    post("/api/v1/projects/:project/nodes/:id/revoke", Key(NodesWrite), "Shut a node out", None, Changed("node", "Node"), |c| Box::pin(nodes::revoke(c))),
+    post("/api/v1/projects/:project/nodes/:id/adopt", Key(NodesWrite), "Let a quarantined node in", None, Changed("node", "Node"), |c| Box::pin(nodes::adopt(c))),
+
+    // Configurations and bundles.
+    post("/api/v1/projects/:project/desired_config", Key(BundlesWrite), "Submit a configuration", Some("DesiredConfigRequest"), Object, |c| Box::pin(compile::submit(c))).status(201),
+    post("/api/v1/projects/:project/compile", Key(BundlesWrite), "Compile a configuration; `wait` answers with the result", Some("CompileRequest"), One("bundle", "Bundle"), |c| Box::pin(compile::compile(c))).status(202).query(&["wait"]),
+    get("/api/v1/projects/:project/bundles", Key(BundlesRead), "List bundles", List("bundles", "Bundle"), |c| Box::pin(bundles::list(c))).query(&["status"]),
+    post("/api/v1/projects/:project/bundles", Key(BundlesWrite), "Submit and compile in one call", Some("BundleRequest"), One("bundle", "Bundle"), |c| Box::pin(compile::both(c))).status(201).query(&["wait"]),
+    get("/api/v1/projects/:project/bundles/:id", Key(BundlesRead), "Show a bundle", One("bundle", "Bundle"), |c| Box::pin(bundles::show(c))),
+    get("/api/v1/projects/:project/bundles/:id/download", Key(BundlesRead), "The archive", Bytes("application/zstd"), |c| Box::pin(bundles::download(c))),
+    get("/api/v1/projects/:project/bundles/:id/manifest", Key(BundlesRead), "manifest.json", Object, |c| Box::pin(bundles::manifest(c))),
+    get("/api/v1/projects/:project/bundles/:id/sbom", Key(BundlesRead), "SBOM.json (CycloneDX)", Object, |c| Box::pin(bundles::sbom(c))),
+    get("/api/v1/projects/:project/bundles/:id/verify", Key(BundlesRead), "Check hash, signature and every file of the stored archive", Bare("Verification"), |c| Box::pin(bundles::verify(c))),
+    post("/api/v1/projects/:project/bundles/:id/revoke", Key(BundlesWrite), "Stop distribution at once; answers `running_on`", Some("RevokeRequest"), Changed("bundle", "Bundle"), |c| Box::pin(bundles::revoke(c))),
+    post("/api/v1/projects/:project/bundles/:id/deprecate", Key(BundlesWrite), "Advise against a bundle", None, Changed("bundle", "Bundle"), |c| Box::pin(bundles::deprecate(c))),
+
+    // Rollouts. Those under /rollouts/:id exist under /projects/:project/rollouts/:id as well.
+    get("/api/v1/projects/:project/rollouts", Key(RolloutsRead), "List rollouts", List("rollouts", "Rollout"), |c| Box::pin(rollouts::list(c))).query(&["state", "bundle"]),
+    post("/api/v1/projects/:project/rollouts", Key(RolloutsWrite), "Make a rollout", Some("RolloutRequest"), Object, |c| Box::pin(rollouts::create(c))).status(201).query(&["include"]),
+    post("/api/v1/projects/:project/rollouts/plan", Key(RolloutsRead), "What a rollout would do; writes nothing", Some("RolloutRequest"), Bare("Plan"), |c| Box::pin(rollouts::plan(c))).query(&["include"]),
+    get("/api/v1/rollouts/:id", Key(RolloutsRead), "Show a rollout; `until=settled` waits for an end, a pause or a wait", One("rollout", "Rollout"), |c| Box::pin(rollouts::show(c))).query(&["until", "wait", "include"]),
+    get("/api/v1/rollouts/:id/explain", Key(RolloutsRead), "Why it stands where it stands", Bare("Explanation"), |c| Box::pin(explain::rollout(c))),
+    get("/api/v1/rollouts/:id/events", Key(RolloutsRead), "Stored events, oldest first", List("events", "RolloutEvent"), |c| Box::pin(rollouts::events(c))),
+    get("/api/v1/rollouts/:id/nodes", Key(RolloutsRead), "Its nodes", List("nodes", "RolloutNode"), |c| Box::pin(rollouts::nodes(c))).query(&["state", "step"]),
+    post("/api/v1/rollouts/:id/start", Key(RolloutsWrite), "Start", None, Changed("rollout", "Rollout"), |c| Box::pin(rollouts::start(c))),
+    post("/api/v1/rollouts/:id/pause", Key(RolloutsWrite), "Pause", Some("NoteRequest"), Changed("rollout", "Rollout"), |c| Box::pin(rollouts::pause(c))),
+    post("/api/v1/rollouts/:id/resume", Key(RolloutsWrite), "Resume", Some("ResumeRequest"), Changed("rollout", "Rollout"), |c| Box::pin(rollouts::resume(c))),
+    post("/api/v1/rollouts/:id/cancel", Key(RolloutsWrite), "Cancel", Some("NoteRequest"), Changed("rollout", "Rollout"), |c| Box::pin(rollouts::cancel(c))),
+    post("/api/v1/rollouts/:id/rollback", Key(RolloutsWrite), "Roll back", Some("RollbackRequest"), Changed("rollout", "Rollout"), |c| Box::pin(rollouts::rollback(c))),
+    post("/api/v1/rollouts/:id/retry", Key(RolloutsWrite), "Give failed nodes a new attempt", Some("RetryRequest"), Changed("rollout", "Rollout"), |c| Box::pin(rollouts::retry(c))),
+
+    // Looking on.
+    get("/api/v1/projects/:project/audit_logs", Key(AuditRead), "List audit entries, newest first", List("audit_logs", "AuditEntry"), |c| Box::pin(audit::list(c))).query(&["action", "actor", "resource", "since", "until"]),
+    get("/api/v1/audit/verify", Key(AuditRead), "Follow the hash chains", Bare("AuditVerdict"), |c| Box::pin(audit::verify(c))).query(&["project"]),
+    get("/api/v1/events/stream", Caller, "What changes, as server-sent events", Bytes("text/event-stream"), |c| Box::pin(live::stream(c))).query(&["project"]),
+
+    // The instance.
+    get("/artifacts/:project/:file", Open, "A bundle's archive, by signed URL", Bytes("application/zstd"), |c| Box::pin(artifact::signed(c))).query(&["node", "exp", "sig"]),
+    get("/health", Open, "Alive", Object, |c| Box::pin(system::health(c))),
+    get("/ready", Open, "Ready for requests: database, storage, schema", Object, |c| Box::pin(system::ready(c))),
+    get("/metrics", Open, "Prometheus text; with METRICS_TOKEN as bearer where one is set", Bytes("text/plain"), |c| Box::pin(system::metrics(c))),
+    get("/api/openapi.json", Open, "This document", Object, |c| Box::pin(system::openapi(c))),
+    get("/api/docs", Open, "This document for people", Bytes("text/html"), |c| Box::pin(system::docs(c))),
+];
+
+/// [`TABLE`] with the second spelling of rollouts.
+pub fn table() -> &'static [Route] {
+    static ALL: LazyLock<Vec<Route>> = LazyLock::new(|| {
+        let (short, long) = ("/api/v1/rollouts/:id", "/api/v1/projects/:project/rollouts/:id");
+        let again = TABLE.iter().filter_map(|r| {
+            let rest = r.path.strip_prefix(short)?;
+            // Once in the life of the process.
+            let path: &'static str = Box::leak(format!("{long}{rest}").into_boxed_str());
+            Some(Route { path, ..copy(r) })
+        });
+        TABLE.iter().map(copy).chain(again).collect()
+    });
+    &ALL
+}
+
+const fn copy(r: &Route) -> Route {
+    Route {
+        method: r.method,
+        path: r.path,
+        auth: r.auth,
+        status: r.status,
+        summary: r.summary,
+        query: r.query,
+        request: r.request,
+        answer: r.answer,
+        handler: r.handler,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hot_calls_are_where_their_filters_think() {
+        assert!(table()[HEARTBEAT].path.ends_with("/heartbeat") && table()[HEARTBEAT].method == Method::Post);
+        assert!(table()[POLL].path.ends_with("/bundles/latest") && table()[POLL].method == Method::Get);
+    }
+
+    #[test]
+    fn rollouts_have_both_spellings() {
+        let has = |path: &str| table().iter().any(|r| r.path == path && r.method == Method::Post);
+        for command in ["start", "pause", "resume", "cancel", "rollback", "retry"] {
+            assert!(has(&format!("/api/v1/rollouts/:id/{command}")), "{command}");
+            assert!(has(&format!("/api/v1/projects/:project/rollouts/:id/{command}")), "{command}");
+        }
+    }
+
+    #[test]
+    fn writes_of_operators_need_a_writing_scope() {
+        for r in table().iter().filter(|r| r.method != Method::Get) {
+            match r.auth {
+                Auth::Key(scope) => {
+                    let reads = scope.as_str().ends_with(":read");
+                    assert_eq!(reads, r.path.ends_with("/plan"), "{} {}", r.method.name(), r.path);
+                }
+                Auth::Open | Auth::Node | Auth::Caller => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The instance itself: health, readiness, metrics, the API's description.
+
+use crate::auth::bearer;
+use crate::call::Call;
+use crate::openapi::document;
+use crate::problem::{Outcome, Refusal};
+use crate::reply;
+use domain::Digest;
+use http::header::{self, HeaderValue};
+use http::{HeaderMap, StatusCode};
+use maud::{DOCTYPE, html};
+use prometheus::{Registry, TextEncoder};
+use serde_json::{Value, json};
+use std::sync::LazyLock;
+use std::time::Duration;
+use warp::reply::Response;
+
+/// A part that does not answer by then is not ready.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
+
+pub async fn health(_call: Call) -> Outcome<Response> {
+    Ok(reply::ok(&json!({"status": "ok"})))
+}
+
+pub async fn ready(call: Call) -> Outcome<Response> {
+    let plane = &call.app.plane;
+    let (database, storage) = futures_util::future::join(
+        tokio::time::timeout(CHECK_TIMEOUT, plane.store().ready()),
+        tokio::time::timeout(CHECK_TIMEOUT, plane.artifacts().ready()),
+    )
+    .await;
+    let mut good = !call.app.is_draining();
+    // Why is for the log; strangers are only told which part.
+    let mut told = |part: &str, failed: Option<String>| match failed {
+        None => "ok",
+        Some(why) => {
+            tracing::warn!(part, why, "not ready");
+            good = false;
+            "failed"
+        }
+    };
+    let flat = |r: Result<Result<(), String>, _>| match r {
+        Ok(Ok(())) => None,
+        Ok(Err(why)) => Some(why),
+        Err(_) => Some("no answer in time".to_string()),
+    };
+    let database = told("database", flat(database.map(|r| r.map_err(|e| e.to_string()))));
+    let storage = told("storage", flat(storage.map(|r| r.map_err(|e| e.to_string()))));
+    let draining = call.app.is_draining();
+    let status = if draining {
+        "draining"
+    } else if good {
+        "ready"
+    } else {
+        "not_ready"
+    };
+    let body = json!({"status": status, "checks": {"database": database, "migrations": database, "storage": storage}});
+    let code = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut response = reply::json(code, &body);
+    if !good {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+    }
+    Ok(response)
+}
+
+pub async fn metrics(call: Call) -> Outcome<Response> {
+    if !call.app.settings.metrics_here {
+        return Err(Refusal::not_found("metrics are served on another address: path"));
+    }
+    check_token(&call.headers, call.app.settings.metrics_token.as_deref())?;
+    metrics_text(call.app.plane.registry())
+}
+
+/// Errors: 401 unless the bearer token is the one that is set.
+pub fn check_token(headers: &HeaderMap, token: Option<&str>) -> Outcome<()> {
+    let Some(token) = token else { return Ok(()) };
+    let given = bearer(headers)?;
+    // By hash, so the comparison takes the same time whatever is wrong.
+    if given.is_some_and(|g| Digest::of(g.as_bytes()) == Digest::of(token.as_bytes())) {
+        return Ok(());
+    }
+    Err(Refusal::unauthorized("the metrics token is missing or wrong"))
+}
+
+pub fn metrics_text(registry: &Registry) -> Outcome<Response> {
+    let text = TextEncoder::new().encode_to_string(&registry.gather()).map_err(|e| Refusal::internal(e.to_string()))?;
+    let mut response = Response::new(text.into());
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    Ok(response)
+}
+
+pub async fn openapi(_call: Call) -> Outcome<Response> {
+    static TEXT: LazyLock<Vec<u8>> = LazyLock::new(|| serde_json::to_vec(document()).unwrap_or_default());
+    Ok(reply::raw_json(StatusCode::OK, TEXT.clone()))
+}
+
+const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#1b1f24;background:#fff}\
+code,pre{font:14px/1.5 ui-monospace,monospace}h2{margin-top:2.5rem;border-bottom:1px solid #d0d7de}details{margin:.4rem 0;padding:.3rem .6rem;border:1px solid #d0d7de;border-radius:6px}\
+summary{cursor:pointer}.m{display:inline-block;min-width:4.5rem;font-weight:700}pre{overflow:auto;background:#f6f8fa;padding:.6rem}\
+@media(prefers-color-scheme:dark){body{color:#e6edf3;background:#0d1117}pre{background:#161b22}details,h2{border-color:#30363d}a{color:#58a6ff}}";
+
+/// The document for people: one page, nothing fetched, no script.
+pub async fn docs(_call: Call) -> Outcome<Response> {
+    static PAGE: LazyLock<(String, HeaderValue)> = LazyLock::new(|| {
+        use base64::Engine;
+        let hash = base64::engine::general_purpose::STANDARD.encode(Digest::of(STYLE.as_bytes()).0);
+        let policy = format!("default-src 'none'; style-src 'sha256-{hash}'; frame-ancestors 'none'; base-uri 'none'");
+        let policy = HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("default-src 'none'"));
+        (docs_page(document()), policy)
+    });
+    let mut response = Response::new(PAGE.0.clone().into());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, PAGE.1.clone());
+    Ok(response)
+}
+
+fn docs_page(document: &Value) -> String {
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_string();
+    let mut tags: Vec<(String, Vec<(String, String, &Value)>)> = Vec::new();
+    for (path, methods) in document["paths"].as_object().into_iter().flatten() {
+        for (method, operation) in methods.as_object().into_iter().flatten() {
+            let tag = text(&operation["tags"][0]);
+            let line = (method.to_uppercase(), path.clone(), operation);
+            match tags.iter_mut().find(|(t, _)| *t == tag) {
+                Some((_, lines)) => lines.push(line),
+                None => tags.push((tag, vec![line])),
+            }
+        }
+    }
+    let pretty = |v: &Value| serde_json::to_string_pretty(v).unwrap_or_default();
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width";
+                title { (text(&document["info"]["title"])) " API" }
+                style { (maud::PreEscaped(STYLE)) }
+            }
+            body {
+                h1 { (text(&document["info"]["title"])) " API" }
+                p { (text(&document["info"]["description"])) " Machine-readable: " a href="/api/openapi.json" { "openapi.json" } "." }
+                nav { @for (tag, _) in &tags { a href={"#" (tag)} { (tag) } " " } a href="#schemas" { "schemas" } }
+                @for (tag, lines) in &tags {
+                    h2 id=(tag) { (tag) }
+                    @for (method, path, operation) in lines {
+                        details {
+                            summary { span.m { (method) } code { (path) } " - " (text(&operation["summary"])) }
+                            @if operation["description"].is_string() { p { (text(&operation["description"])) } }
+                            @if let Some(parameters) = operation["parameters"].as_array().filter(|p| !p.is_empty()) {
+                                ul { @for p in parameters { li { code { (text(&p["name"])) } " in " (text(&p["in"])) } } }
+                            }
+                            @if operation["requestBody"].is_object() {
+                                p { "Body: " (schema_link(&operation["requestBody"]["content"]["application/json"]["schema"])) }
+                            }
+                            p { "Answers:" }
+                            ul {
+                                @for (status, answer) in operation["responses"].as_object().into_iter().flatten() {
+                                    li { code { (status) } " " (text(&answer["description"])) " "
+                                        @if answer["content"]["application/json"].is_object() {
+                                            pre { (pretty(&answer["content"]["application/json"]["schema"])) }
+                                        }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+                h2 id="schemas" { "schemas" }
+                @for (name, schema) in document["components"]["schemas"].as_object().into_iter().flatten() {
+                    details id={"schema-" (name)} { summary { code { (name) } } pre { (pretty(schema)) } }
+                }
+            }
+        }
+    }
+    .into_string()
+}
+
+fn schema_link(schema: &Value) -> maud::Markup {
+    let name = schema["$ref"].as_str().and_then(|r| r.rsplit('/').next()).unwrap_or("object");
+    html! { a href={"#schema-" (name)} { code { (name) } } }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_metrics_token_is_asked_for_when_one_is_set() {
+        let with = |v: &str| HeaderMap::from_iter([(header::AUTHORIZATION, v.parse().unwrap())]);
+        assert!(check_token(&HeaderMap::new(), None).is_ok());
+        assert!(check_token(&with("Bearer t"), Some("t")).is_ok());
+        assert_eq!(check_token(&with("Bearer x"), Some("t")).unwrap_err().problem.status, 401);
+        assert_eq!(check_token(&HeaderMap::new(), Some("t")).unwrap_err().problem.status, 401);
+    }
+
+    #[test]
+    fn the_page_shows_every_path_and_fetches_nothing() {
+        let page = docs_page(document());
+        for path in document()["paths"].as_object().unwrap().keys() {
+            assert!(page.contains(path.as_str()), "{path}");
+        }
+        assert!(!page.contains("<script") && !page.contains("http://") && !page.contains("https://"));
+    }
+}
