@@ -23,6 +23,8 @@ use std::sync::Arc;
 
 /// Two polls are at least this far apart unless the control plane said `poll_now`: no answer can make a node spin.
 pub const MIN_POLL_GAP: Span = Span::secs(1);
+/// A long poll may be answered this much before its time and still counts as held to the end.
+pub const HELD_LEEWAY: Span = Span::millis(1_500);
 /// Calls that failed are repeated after 1 s, 2 s, 4 s ... up to this, each shortened by up to half.
 pub const MAX_BACKOFF: Span = Span::secs(30);
 /// A download is tried this often before the node reports `failed`.

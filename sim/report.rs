@@ -5,7 +5,6 @@ use domain::Timestamp;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 /// A distribution in milliseconds. Calls count from when they were due, not from when they were sent.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -84,13 +83,13 @@ impl FleetReport {
     }
 
     pub fn to_table(&self) -> String {
-        let mut t = String::new();
-        // Writing to a String cannot fail.
-        let _ = self.write_table(&mut t);
-        t
+        self.to_string()
     }
+}
 
-    fn write_table(&self, t: &mut String) -> std::fmt::Result {
+/// The table.
+impl std::fmt::Display for FleetReport {
+    fn fmt(&self, t: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(t, "{} nodes, {:.1} s, {} errors", self.nodes, self.elapsed_s, self.error_count())?;
         if let Some(reached) = self.goal_reached {
             writeln!(t, "goal {}", if reached { "reached" } else { "NOT reached" })?;

@@ -6,7 +6,12 @@ use api::node::{PollAnswer, ReportAnswer};
 
 impl Agent {
     pub(super) fn on_poll(&mut self, now: Timestamp, answer: PollAnswer, out: &mut Vec<Action>) {
-        let after = Span::secs(i64::from(answer.poll_after_s));
+        // A poll that was held to its end is repeated at once: the control plane has agreed to be waited on, and a
+        // pause would be a time in which nothing can reach the node. One answered early (a draining or full instance,
+        // or one that holds none) says when to come again.
+        let wait = Span::secs(i64::from(self.profile.long_poll_s));
+        let held = wait > Span::ZERO && now.since(self.poll_sent) + HELD_LEEWAY >= wait;
+        let after = if held { Span::ZERO } else { Span::secs(i64::from(answer.poll_after_s)) };
         let spread = Span((after.0 as f64 * self.profile.jitter) as i64);
         let pause = after + self.dice.upto(spread);
         self.next_poll = (now + pause).max(self.poll_sent + MIN_POLL_GAP);

@@ -394,6 +394,20 @@ fn poll_now_and_heartbeat_now_are_followed_at_once() {
 }
 
 #[test]
+fn a_poll_held_to_its_end_is_repeated_at_once_and_one_answered_early_when_it_was_told() {
+    let mut b = Bench::member(Behaviour::default());
+    b.pass(Span::secs(30));
+    b.answer(Answer::Poll(Ok(Box::new(no_update()))));
+    assert!(b.open_on(Lane::Poll).is_some());
+    b.pass(Span::secs(2));
+    b.answer(Answer::Poll(Ok(Box::new(no_update()))));
+    b.pass(Span::millis(4_900));
+    assert!(b.open_on(Lane::Poll).is_none());
+    b.pass(Span::millis(200));
+    assert!(b.open_on(Lane::Poll).is_some());
+}
+
+#[test]
 fn a_revoked_node_stops_calling_and_a_refused_name_never_starts() {
     let mut b = Bench::member(Behaviour::default());
     b.answer(Answer::Poll(Err(CallError::status(401, "revoked"))));

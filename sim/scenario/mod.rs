@@ -5,7 +5,7 @@
 //! apply_delay = "200ms"
 //!
 //! [[rule]]                           # in order; a later rule overrides an earlier one
-//! match = "sim-node-7"               # glob over names; default "*"
+//! match = "sim-node-7"               # or name: glob, one or a list; default "*"
 //! fail_on_version = "v2"             # version label or content id, globs, one or a list
 //!
 //! [[rule]]
@@ -42,7 +42,7 @@ pub struct Scenario {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rule {
-    #[serde(rename = "match")]
+    #[serde(rename = "match", alias = "name")]
     pub name: Option<Patterns>,
     /// All of these labels must be equal.
     pub labels: BTreeMap<String, String>,

@@ -49,7 +49,7 @@ fn windows_deaths_and_altered_vitals_are_read() {
 
 #[test]
 fn json_is_the_same_script() {
-    let b = of(r#"{"rule": [{"match": "a", "heartbeat_only": true, "health": "degraded"}]}"#, "a");
+    let b = of(r#"{"rule": [{"name": "a", "heartbeat_only": true, "health": "degraded"}]}"#, "a");
     assert_eq!(b.reports, Reports::None);
     assert_eq!(b.vitals.health, HealthClass::Degraded);
 }
