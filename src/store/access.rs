@@ -204,7 +204,9 @@ impl Store {
             Box::pin(async move {
                 let mut w = Where::new("o.deleted_at IS NULL");
                 w.and_if("o.id IN (SELECT org_id FROM memberships WHERE user_id = ?)", *member);
-                let total = c.one(format!("SELECT count(*) FROM orgs o WHERE {}", w.sql), w.params.clone(), |r| r.get()).await?;
+                let total = c
+                    .one(format!("SELECT count(*) FROM orgs o WHERE {}", w.sql), w.params.clone(), |r| r.get())
+                    .await?;
                 w.and_if("o.id > ?", page.after::<OrgId>()?);
                 let sql = format!("SELECT {ORG} FROM orgs o WHERE {} ORDER BY o.id LIMIT {}", w.sql, page.limit() + 1);
                 let rows = c.rows(sql, w.params, read_org).await?;
@@ -234,7 +236,8 @@ impl Store {
                     return Err(Fail::conflict("state"));
                 }
                 c.exec_one("UPDATE orgs SET deleted_at = ? WHERE id = ? AND deleted_at IS NULL", p![w.at, *id]).await?;
-                c.exec("UPDATE api_keys SET revoked_at = ? WHERE org_id = ? AND revoked_at IS NULL", p![w.at, *id]).await?;
+                c.exec("UPDATE api_keys SET revoked_at = ? WHERE org_id = ? AND revoked_at IS NULL", p![w.at, *id])
+                    .await?;
                 finish(c, w).await
             })
         })
@@ -254,14 +257,18 @@ impl Store {
 
     pub async fn user(&self, id: UserId) -> Result<User> {
         self.read("user.get", id, |c, id| {
-            Box::pin(async move { c.one(format!("SELECT {USER} FROM users u WHERE u.id = ?"), p![*id], read_user).await })
+            Box::pin(
+                async move { c.one(format!("SELECT {USER} FROM users u WHERE u.id = ?"), p![*id], read_user).await },
+            )
         })
         .await
     }
 
     pub async fn user_by_email(&self, email: &str) -> Result<User> {
         self.read("user.by_email", email.to_string(), |c, email| {
-            Box::pin(async move { c.one(format!("SELECT {USER} FROM users u WHERE u.email = ?"), p![email], read_user).await })
+            Box::pin(async move {
+                c.one(format!("SELECT {USER} FROM users u WHERE u.email = ?"), p![email], read_user).await
+            })
         })
         .await
     }
@@ -272,7 +279,8 @@ impl Store {
                 let total = c.one("SELECT count(*) FROM users", vec![], |r| r.get()).await?;
                 let mut w = Where::new("1 = 1");
                 w.and_if("u.id > ?", page.after::<UserId>()?);
-                let sql = format!("SELECT {USER} FROM users u WHERE {} ORDER BY u.id LIMIT {}", w.sql, page.limit() + 1);
+                let sql =
+                    format!("SELECT {USER} FROM users u WHERE {} ORDER BY u.id LIMIT {}", w.sql, page.limit() + 1);
                 let rows = c.rows(sql, w.params, read_user).await?;
                 Ok(Listing::cut(rows, total, page, |u| u.id.to_string()))
             })
@@ -284,7 +292,8 @@ impl Store {
     pub async fn set_password(&self, id: UserId, hash: String, w: Write) -> Result<()> {
         self.write("user.password", (id, hash, w), |c, (id, hash, w)| {
             Box::pin(async move {
-                c.exec_one("UPDATE users SET password_hash = ?, updated_at = ? WHERE id = ?", p![hash, w.at, *id]).await?;
+                c.exec_one("UPDATE users SET password_hash = ?, updated_at = ? WHERE id = ?", p![hash, w.at, *id])
+                    .await?;
                 finish(c, w).await
             })
         })
@@ -425,7 +434,9 @@ impl Store {
     /// Revocation and expiry are the caller's to judge.
     pub async fn api_key_by_hash(&self, hash: Digest) -> Result<ApiKey> {
         self.read("api_key.by_hash", hash, |c, hash| {
-            Box::pin(async move { c.one(format!("SELECT {KEY} FROM api_keys k WHERE k.key_hash = ?"), p![*hash], read_key).await })
+            Box::pin(async move {
+                c.one(format!("SELECT {KEY} FROM api_keys k WHERE k.key_hash = ?"), p![*hash], read_key).await
+            })
         })
         .await
     }
@@ -439,9 +450,12 @@ impl Store {
             Box::pin(async move {
                 let mut w = Where::new("1 = 1");
                 w.scope("k", *scope);
-                let total = c.one(format!("SELECT count(*) FROM api_keys k WHERE {}", w.sql), w.params.clone(), |r| r.get()).await?;
+                let total = c
+                    .one(format!("SELECT count(*) FROM api_keys k WHERE {}", w.sql), w.params.clone(), |r| r.get())
+                    .await?;
                 w.and_if("k.id > ?", page.after::<ApiKeyId>()?);
-                let sql = format!("SELECT {KEY} FROM api_keys k WHERE {} ORDER BY k.id LIMIT {}", w.sql, page.limit() + 1);
+                let sql =
+                    format!("SELECT {KEY} FROM api_keys k WHERE {} ORDER BY k.id LIMIT {}", w.sql, page.limit() + 1);
                 let rows = c.rows(sql, w.params, read_key).await?;
                 Ok(Listing::cut(rows, total, page, |k| k.id.to_string()))
             })
@@ -453,7 +467,9 @@ impl Store {
         self.write("api_key.revoke", (scope, id, w), |c, (scope, id, w)| {
             Box::pin(async move {
                 let mut key = key_in(c, *scope, *id).await?;
-                let n = c.exec("UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL", p![w.at, *id]).await?;
+                let n = c
+                    .exec("UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL", p![w.at, *id])
+                    .await?;
                 if n > 0 {
                     key.revoked_at = Some(w.at);
                     finish(c, w).await?;

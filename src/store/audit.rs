@@ -67,7 +67,10 @@ impl Store {
                 match f.action.as_deref() {
                     // The first string behind every one with this prefix: '.' is followed by '/'.
                     Some(prefix) if prefix.ends_with('.') => {
-                        w.and("a.action >= ? AND a.action < ?", [prefix.v(), format!("{}/", prefix.trim_end_matches('.')).v()]);
+                        w.and(
+                            "a.action >= ? AND a.action < ?",
+                            [prefix.v(), format!("{}/", prefix.trim_end_matches('.')).v()],
+                        );
                     }
                     action => w.and_if("a.action = ?", action),
                 }
@@ -77,14 +80,22 @@ impl Store {
                 w.and_if("a.resource_type = ?", f.resource_type.as_ref());
                 w.and_if("a.at >= ?", f.since);
                 w.and_if("a.at < ?", f.until);
-                let total = c.one(format!("SELECT count(*) FROM audit_entries a WHERE {}", w.sql), w.params.clone(), |r| r.get()).await?;
+                let total = c
+                    .one(format!("SELECT count(*) FROM audit_entries a WHERE {}", w.sql), w.params.clone(), |r| r.get())
+                    .await?;
                 if let Some(cursor) = &page.cursor {
-                    let parsed = cursor.split_once('_').and_then(|(at, id)| Some((at.parse::<i64>().ok()?, id.parse::<AuditId>().ok()?)));
-                    let (at, id) = parsed.ok_or_else(|| crate::error::Fail::invalid("the cursor is not one of this list"))?;
+                    let parsed = cursor
+                        .split_once('_')
+                        .and_then(|(at, id)| Some((at.parse::<i64>().ok()?, id.parse::<AuditId>().ok()?)));
+                    let (at, id) =
+                        parsed.ok_or_else(|| crate::error::Fail::invalid("the cursor is not one of this list"))?;
                     w.and("(a.at, a.id) < (?, ?)", p![at, id]);
                 }
-                let sql =
-                    format!("SELECT {ENTRY} FROM audit_entries a WHERE {} ORDER BY a.at DESC, a.id DESC LIMIT {}", w.sql, page.limit() + 1);
+                let sql = format!(
+                    "SELECT {ENTRY} FROM audit_entries a WHERE {} ORDER BY a.at DESC, a.id DESC LIMIT {}",
+                    w.sql,
+                    page.limit() + 1
+                );
                 let rows = c.rows(sql, w.params, read_entry).await?;
                 Ok(Listing::cut(rows, total, page, |e| format!("{}_{}", e.at.0, e.id)))
             })
@@ -96,7 +107,9 @@ impl Store {
     pub async fn audit_after(&self, chain: Option<ProjectId>, seq: i64, limit: u32) -> Result<Vec<Entry>> {
         self.read("audit.after", (chain, seq, limit), |c, (chain, seq, limit)| {
             Box::pin(async move {
-                let sql = format!("SELECT {ENTRY} FROM audit_entries a WHERE a.chain = ? AND a.seq > ? ORDER BY a.seq LIMIT ?");
+                let sql = format!(
+                    "SELECT {ENTRY} FROM audit_entries a WHERE a.chain = ? AND a.seq > ? ORDER BY a.seq LIMIT ?"
+                );
                 c.rows(sql, p![chain_of(*chain), *seq, *limit], read_entry).await
             })
         })
@@ -106,7 +119,9 @@ impl Store {
     pub async fn audit_head(&self, chain: Option<ProjectId>) -> Result<Head> {
         self.read("audit.head", chain, |c, chain| {
             Box::pin(async move {
-                let found = c.maybe("SELECT seq, hash FROM audit_heads WHERE chain = ?", p![chain_of(*chain)], read_head).await?;
+                let found = c
+                    .maybe("SELECT seq, hash FROM audit_heads WHERE chain = ?", p![chain_of(*chain)], read_head)
+                    .await?;
                 Ok(found.unwrap_or(Head::EMPTY))
             })
         })

@@ -76,7 +76,8 @@ pub struct BundleUse {
     pub active_rollouts: i64,
 }
 
-const HEAD: &str = "b.id, b.project_id, b.version, b.status, b.desired_config, b.content_id, b.artifact_hash, b.size_bytes";
+const HEAD: &str =
+    "b.id, b.project_id, b.version, b.status, b.desired_config, b.content_id, b.artifact_hash, b.size_bytes";
 const TAIL: &str = "b.signature, b.key_id, b.builder, b.source, b.risk, b.risk_reasons, b.warnings, b.errors, b.created_at, b.created_by, \
                     b.revoked_reason, b.updated_at";
 
@@ -235,7 +236,8 @@ impl Store {
                 }
                 // Claims of one project come one after the other: two rows with one content would else both find nobody.
                 c.rows("SELECT id FROM projects WHERE id = ? {update}", p![mine.project], |_| Ok(())).await?;
-                let sql = format!("SELECT {} FROM bundles b WHERE b.project_id = ? AND b.content_id = ?", columns(true));
+                let sql =
+                    format!("SELECT {} FROM bundles b WHERE b.project_id = ? AND b.content_id = ?", columns(true));
                 let claim = match c.maybe(sql, p![mine.project, *content], read_bundle).await? {
                     Some(mut old) => {
                         let sql = "UPDATE bundles SET alias_of = ?, version = NULL, updated_at = ? WHERE id = ?";
@@ -244,7 +246,8 @@ impl Store {
                         ContentClaim::Existing(old)
                     }
                     None => {
-                        let sql = "UPDATE bundles SET content_id = ?, updated_at = ? WHERE id = ? AND status = 'compiling'";
+                        let sql =
+                            "UPDATE bundles SET content_id = ?, updated_at = ? WHERE id = ? AND status = 'compiling'";
                         c.exec_one(sql, p![*content, w.at, *id]).await?;
                         ContentClaim::Mine(by_id(c, SYSTEM, *id).await?)
                     }
@@ -327,14 +330,20 @@ impl Store {
                         let mut w = Where::new("b.project_id = ? AND b.content_id = ?");
                         w.params = p![*project, *content];
                         w.scope("b", *scope);
-                        c.one(format!("SELECT {} FROM bundles b WHERE {}", columns(true), w.sql), w.params, read_bundle).await?
+                        c.one(format!("SELECT {} FROM bundles b WHERE {}", columns(true), w.sql), w.params, read_bundle)
+                            .await?
                     }
                     BundleRef::Version(v) => {
                         let mut w = Where::new("b.project_id = ? AND b.version = ? AND b.alias_of IS NULL");
                         w.params = p![*project, v];
                         w.scope("b", *scope);
                         let order = "ORDER BY CASE b.status WHEN 'failed' THEN 1 ELSE 0 END, b.id DESC LIMIT 1";
-                        c.one(format!("SELECT {} FROM bundles b WHERE {} {order}", columns(true), w.sql), w.params, read_bundle).await?
+                        c.one(
+                            format!("SELECT {} FROM bundles b WHERE {} {order}", columns(true), w.sql),
+                            w.params,
+                            read_bundle,
+                        )
+                        .await?
                     }
                 };
                 if found.project == *project { Ok(found) } else { Err(Fail::not_found()) }
@@ -354,10 +363,16 @@ impl Store {
                 let mut w = Where::new("b.alias_of IS NULL");
                 w.scope("b", *scope);
                 w.and_if("b.status = ?", filter.status.map(|s| s.as_str()));
-                let total = c.one(format!("SELECT count(*) FROM bundles b WHERE {}", w.sql), w.params.clone(), |r| r.get()).await?;
+                let total = c
+                    .one(format!("SELECT count(*) FROM bundles b WHERE {}", w.sql), w.params.clone(), |r| r.get())
+                    .await?;
                 w.and_if("b.id < ?", page.after::<BundleId>()?);
-                let sql =
-                    format!("SELECT {} FROM bundles b WHERE {} ORDER BY b.id DESC LIMIT {}", columns(false), w.sql, page.limit() + 1);
+                let sql = format!(
+                    "SELECT {} FROM bundles b WHERE {} ORDER BY b.id DESC LIMIT {}",
+                    columns(false),
+                    w.sql,
+                    page.limit() + 1
+                );
                 let rows = c.rows(sql, w.params, read_bundle).await?;
                 Ok(Listing::cut(rows, total, page, |b| b.id.to_string()))
             })
@@ -379,7 +394,13 @@ impl Store {
     }
 
     /// Stops its distribution at once and forgets the debts of it. Errors: `Conflict("state")` before it is compiled.
-    pub async fn revoke_bundle(&self, scope: Scope, id: BundleId, reason: Option<String>, w: Write) -> Result<Changed<Bundle>> {
+    pub async fn revoke_bundle(
+        &self,
+        scope: Scope,
+        id: BundleId,
+        reason: Option<String>,
+        w: Write,
+    ) -> Result<Changed<Bundle>> {
         self.write("bundle.revoke", (scope, id, reason, w), |c, (scope, id, reason, w)| {
             Box::pin(async move {
                 let old = by_id(c, *scope, *id).await?;
@@ -408,7 +429,8 @@ impl Store {
                 if old.status == BundleStatus::Deprecated {
                     return Ok(Changed { row: old, changed: false });
                 }
-                let sql = "UPDATE bundles SET status = 'deprecated', updated_at = ? WHERE id = ? AND status = 'compiled'";
+                let sql =
+                    "UPDATE bundles SET status = 'deprecated', updated_at = ? WHERE id = ? AND status = 'compiled'";
                 if c.exec(sql, p![w.at, old.id]).await? == 0 {
                     return Err(Fail::conflict("state"));
                 }
@@ -434,7 +456,8 @@ impl Store {
     pub async fn running_on(&self, id: BundleId) -> Result<i64> {
         self.read("bundle.running_on", id, |c, id| {
             Box::pin(async move {
-                c.one("SELECT count(*) FROM nodes WHERE active_bundle = ? AND deleted_at IS NULL", p![*id], |r| r.get()).await
+                c.one("SELECT count(*) FROM nodes WHERE active_bundle = ? AND deleted_at IS NULL", p![*id], |r| r.get())
+                    .await
             })
         })
         .await

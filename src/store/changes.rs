@@ -3,6 +3,7 @@
 //! On PostgreSQL sequence numbers commit out of order, so rows are read in order of (transaction, sequence) and only below the
 //! oldest transaction still running: below it nothing can appear any more. SQLite has one writer; its transaction is always 0.
 
+use crate::conn::Conn;
 use crate::error::{Q, Result};
 use crate::types::ChangeKind;
 use crate::value::{Cells, p};
@@ -54,18 +55,38 @@ fn read_change(r: &mut Cells) -> Q<ChangeRow> {
     })
 }
 
-const SETTLED: &str = " AND xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint";
+/// Below which transaction of this database nothing can appear any more; everything on SQLite.
+///
+/// The snapshot alone would do, but it counts the transactions of every database of the server: somebody else's long one would
+/// hold our feed back. So where it lags, the running transactions of this database are looked up. Its upper end was taken before
+/// they were read: what began later is above it, and what is neither running nor above it has ended, so the *next* statement sees it.
+async fn settled(c: &mut Conn) -> Q<i64> {
+    if !c.is_pg() {
+        return Ok(i64::MAX);
+    }
+    let sql = "WITH s AS (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS low, pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS high) \
+               SELECT low, high FROM s";
+    let (low, high): (i64, i64) = c.one(sql, vec![], |r| Ok((r.get()?, r.get()?))).await?;
+    if low == high {
+        return Ok(low);
+    }
+    // `backend_xid` has the low 32 bits only; above `high` the difference wraps around. A session whose state we may not see
+    // could be writing: then the snapshot must do.
+    let sql = "SELECT count(*) FILTER (WHERE hidden), max(age) FILTER (WHERE age < 2147483648) FROM (SELECT (? - backend_xid::text::bigint) & 4294967295 AS age, \
+               state IS NULL AND backend_type = 'client backend' AS hidden FROM pg_stat_activity WHERE datname = current_database()) a";
+    let (hidden, oldest): (i64, Option<i64>) = c.one(sql, p![high], |r| Ok((r.get()?, r.get()?))).await?;
+    Ok(if hidden > 0 { low } else { high - oldest.unwrap_or(0) })
+}
 
 impl Store {
     /// In order, each row exactly once for a reader that goes on from the last cursor.
     pub async fn changes_after(&self, after: ChangeCursor, limit: u32) -> Result<Vec<ChangeRow>> {
         self.read("change.after", (after, limit), |c, (after, limit)| {
             Box::pin(async move {
-                let settled = if c.is_pg() { SETTLED } else { "" };
-                let sql = format!(
-                    "SELECT xid, seq, kind, id, project_id, version, at FROM changes WHERE (xid, seq) > (?, ?){settled} ORDER BY xid, seq LIMIT ?"
-                );
-                c.rows(sql, p![after.xid, after.seq, *limit], read_change).await
+                let below = settled(c).await?;
+                let sql = "SELECT xid, seq, kind, id, project_id, version, at FROM changes WHERE (xid, seq) > (?, ?) AND xid < ? \
+                           ORDER BY xid, seq LIMIT ?";
+                c.rows(sql, p![after.xid, after.seq, below, *limit], read_change).await
             })
         })
         .await
@@ -75,9 +96,9 @@ impl Store {
     pub async fn changes_head(&self) -> Result<ChangeCursor> {
         self.read("change.head", (), |c, ()| {
             Box::pin(async move {
-                let settled = if c.is_pg() { SETTLED } else { "" };
-                let sql = format!("SELECT xid, seq FROM changes WHERE 1 = 1{settled} ORDER BY xid DESC, seq DESC LIMIT 1");
-                let found = c.maybe(sql, vec![], |r| Ok(ChangeCursor { xid: r.get()?, seq: r.get()? })).await?;
+                let below = settled(c).await?;
+                let sql = "SELECT xid, seq FROM changes WHERE xid < ? ORDER BY xid DESC, seq DESC LIMIT 1";
+                let found = c.maybe(sql, p![below], |r| Ok(ChangeCursor { xid: r.get()?, seq: r.get()? })).await?;
                 Ok(found.unwrap_or_default())
             })
         })

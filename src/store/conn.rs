@@ -68,7 +68,9 @@ impl Stmt {
         let mut parts = self.sql.split('?');
         out.push_sql(parts.next().unwrap_or(""));
         for part in parts {
-            let v = params.next().ok_or_else(|| diesel::result::Error::QueryBuilderError("a parameter is missing".into()))?;
+            let v = params
+                .next()
+                .ok_or_else(|| diesel::result::Error::QueryBuilderError("a parameter is missing".into()))?;
             bind(&mut out, v)?;
             out.push_sql(part);
         }
@@ -201,9 +203,13 @@ impl Conn {
                 ("{skip}", "FOR UPDATE SKIP LOCKED"),
                 ("{now}", "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"),
             ],
-            Link::Lite(_) => {
-                [("{share}", ""), ("{update}", ""), ("{lock_n}", ""), ("{skip}", ""), ("{now}", "CAST(unixepoch('subsec') * 1000000 AS INTEGER)")]
-            }
+            Link::Lite(_) => [
+                ("{share}", ""),
+                ("{update}", ""),
+                ("{lock_n}", ""),
+                ("{skip}", ""),
+                ("{now}", "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"),
+            ],
         };
         Cow::Owned(words.iter().fold(sql.into_owned(), |s, (from, to)| s.replace(from, to)))
     }
@@ -226,7 +232,12 @@ impl Conn {
         }
     }
 
-    pub(crate) async fn rows<T: Send>(&mut self, sql: impl Into<Cow<'static, str>>, params: Vec<V>, read: ReadRow<T>) -> Q<Vec<T>> {
+    pub(crate) async fn rows<T: Send>(
+        &mut self,
+        sql: impl Into<Cow<'static, str>>,
+        params: Vec<V>,
+        read: ReadRow<T>,
+    ) -> Q<Vec<T>> {
         let stmt = Stmt { sql: self.dialect(sql.into()), params };
         let mut out = Vec::new();
         match &mut self.link {
@@ -242,12 +253,22 @@ impl Conn {
         Ok(out)
     }
 
-    pub(crate) async fn maybe<T: Send>(&mut self, sql: impl Into<Cow<'static, str>>, params: Vec<V>, read: ReadRow<T>) -> Q<Option<T>> {
+    pub(crate) async fn maybe<T: Send>(
+        &mut self,
+        sql: impl Into<Cow<'static, str>>,
+        params: Vec<V>,
+        read: ReadRow<T>,
+    ) -> Q<Option<T>> {
         Ok(self.rows(sql, params, read).await?.into_iter().next())
     }
 
     /// The first row, or `NotFound`.
-    pub(crate) async fn one<T: Send>(&mut self, sql: impl Into<Cow<'static, str>>, params: Vec<V>, read: ReadRow<T>) -> Q<T> {
+    pub(crate) async fn one<T: Send>(
+        &mut self,
+        sql: impl Into<Cow<'static, str>>,
+        params: Vec<V>,
+        read: ReadRow<T>,
+    ) -> Q<T> {
         self.maybe(sql, params, read).await?.ok_or_else(Fail::not_found)
     }
 
@@ -277,7 +298,12 @@ impl Conn {
         Ok(out)
     }
 
-    fn batches(&self, sql: &str, params: Vec<V>, mut cols: Vec<(&'static str, Col)>) -> Q<Vec<(Cow<'static, str>, Vec<V>)>> {
+    fn batches(
+        &self,
+        sql: &str,
+        params: Vec<V>,
+        mut cols: Vec<(&'static str, Col)>,
+    ) -> Q<Vec<(Cow<'static, str>, Vec<V>)>> {
         let n = cols.first().map_or(0, |c| c.1.len());
         if cols.iter().any(|c| c.1.len() != n) {
             return Err(Fail::invalid("the columns of a batch differ in length"));

@@ -9,7 +9,9 @@ use crate::lite::Queue;
 use crate::pg;
 use crate::{Backing, Store};
 use diesel::connection::SimpleConnection as _;
-use diesel_async::{AnsiTransactionManager, AsyncConnection, AsyncPgConnection, SimpleAsyncConnection as _, TransactionManager};
+use diesel_async::{
+    AnsiTransactionManager, AsyncConnection, AsyncPgConnection, SimpleAsyncConnection as _, TransactionManager,
+};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
@@ -28,7 +30,10 @@ pub(crate) enum Kind {
 }
 
 /// The function of an operation: may be called again with the same arguments.
-pub(crate) trait Op<A, R>: for<'c> Fn(&'c mut Conn, &'c A) -> BoxFuture<'c, Q<R>> + Send + Sync + 'static {}
+pub(crate) trait Op<A, R>:
+    for<'c> Fn(&'c mut Conn, &'c A) -> BoxFuture<'c, Q<R>> + Send + Sync + 'static
+{
+}
 impl<A, R, F> Op<A, R> for F where F: for<'c> Fn(&'c mut Conn, &'c A) -> BoxFuture<'c, Q<R>> + Send + Sync + 'static {}
 
 const QUEUED: u8 = 0;
@@ -44,7 +49,12 @@ impl Drop for Ticket {
 }
 
 impl Store {
-    pub(crate) async fn read<A, R>(&self, op: &'static str, args: A, f: impl for<'c> Fn(&'c mut Conn, &'c A) -> BoxFuture<'c, Q<R>> + Send + Sync + 'static) -> Result<R>
+    pub(crate) async fn read<A, R>(
+        &self,
+        op: &'static str,
+        args: A,
+        f: impl for<'c> Fn(&'c mut Conn, &'c A) -> BoxFuture<'c, Q<R>> + Send + Sync + 'static,
+    ) -> Result<R>
     where
         A: Send + Sync + 'static,
         R: Send + 'static,
@@ -52,7 +62,12 @@ impl Store {
         self.run(op, Kind::Read, args, f).await
     }
 
-    pub(crate) async fn snapshot<A, R>(&self, op: &'static str, args: A, f: impl for<'c> Fn(&'c mut Conn, &'c A) -> BoxFuture<'c, Q<R>> + Send + Sync + 'static) -> Result<R>
+    pub(crate) async fn snapshot<A, R>(
+        &self,
+        op: &'static str,
+        args: A,
+        f: impl for<'c> Fn(&'c mut Conn, &'c A) -> BoxFuture<'c, Q<R>> + Send + Sync + 'static,
+    ) -> Result<R>
     where
         A: Send + Sync + 'static,
         R: Send + 'static,
@@ -60,7 +75,12 @@ impl Store {
         self.run(op, Kind::Snapshot, args, f).await
     }
 
-    pub(crate) async fn write<A, R>(&self, op: &'static str, args: A, f: impl for<'c> Fn(&'c mut Conn, &'c A) -> BoxFuture<'c, Q<R>> + Send + Sync + 'static) -> Result<R>
+    pub(crate) async fn write<A, R>(
+        &self,
+        op: &'static str,
+        args: A,
+        f: impl for<'c> Fn(&'c mut Conn, &'c A) -> BoxFuture<'c, Q<R>> + Send + Sync + 'static,
+    ) -> Result<R>
     where
         A: Send + Sync + 'static,
         R: Send + 'static,
@@ -130,7 +150,8 @@ impl Store {
             Ok(Ok(r)) => r,
             Ok(Err(_)) => Err(Error::Unavailable("the store is closed".into()).into()),
             Err(_) => {
-                let never_began = ticket.0.compare_exchange(QUEUED, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_ok();
+                let never_began =
+                    ticket.0.compare_exchange(QUEUED, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_ok();
                 Err(if never_began || kind != Kind::Write {
                     Error::Unavailable("timed out waiting for the database".into())
                 } else {

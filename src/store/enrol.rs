@@ -98,12 +98,24 @@ impl Store {
     pub async fn insert_enrolment_token(&self, token: EnrolmentToken, w: Write) -> Result<()> {
         self.write("enrolment_token.insert", (token, w), |c, (t, w)| {
             Box::pin(async move {
-                let sql = format!("INSERT INTO enrolment_tokens ({TOKEN}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+                let sql =
+                    format!("INSERT INTO enrolment_tokens ({TOKEN}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
                 c.exec(
                     sql,
                     p![
-                        t.id, t.project, &t.name, t.token_hash, t.max_uses, t.uses, json(&t.labels), json(&t.allowed_label_keys),
-                        t.allow_replace, t.expires_at, t.revoked_at, t.created_by, t.inserted_at
+                        t.id,
+                        t.project,
+                        &t.name,
+                        t.token_hash,
+                        t.max_uses,
+                        t.uses,
+                        json(&t.labels),
+                        json(&t.allowed_label_keys),
+                        t.allow_replace,
+                        t.expires_at,
+                        t.revoked_at,
+                        t.created_by,
+                        t.inserted_at
                     ],
                 )
                 .await?;
@@ -116,14 +128,19 @@ impl Store {
     pub async fn enrolment_tokens(&self, project: ProjectId, page: Page) -> Result<Listing<EnrolmentToken>> {
         self.read("enrolment_token.list", (project, page), |c, (project, page)| {
             Box::pin(async move {
-                let total = c.one("SELECT count(*) FROM enrolment_tokens WHERE project_id = ?", p![*project], |r| r.get()).await?;
+                let total = c
+                    .one("SELECT count(*) FROM enrolment_tokens WHERE project_id = ?", p![*project], |r| r.get())
+                    .await?;
                 let mut params = p![*project];
                 let mut more = "";
                 if let Some(after) = page.after::<EnrolmentTokenId>()? {
                     more = "AND id > ?";
                     params.extend(p![after]);
                 }
-                let sql = format!("SELECT {TOKEN} FROM enrolment_tokens WHERE project_id = ? {more} ORDER BY id LIMIT {}", page.limit() + 1);
+                let sql = format!(
+                    "SELECT {TOKEN} FROM enrolment_tokens WHERE project_id = ? {more} ORDER BY id LIMIT {}",
+                    page.limit() + 1
+                );
                 let rows = c.rows(sql, params, read_token).await?;
                 Ok(Listing::cut(rows, total, page, |t| t.id.to_string()))
             })

@@ -93,7 +93,12 @@ impl From<diesel::result::Error> for Fail {
             D::DatabaseError(_, info) => {
                 let text = info.message();
                 // diesel keeps no SQLSTATE for these: 40P01 and 55P03, and SQLITE_BUSY.
-                let again = ["deadlock detected", "due to lock timeout", "database is locked", "database table is locked"];
+                let bad = ["invalid byte sequence", "out of range", "Unicode escape sequence"];
+                if bad.iter().any(|b| text.contains(b)) {
+                    return Fail::invalid(text);
+                }
+                let again =
+                    ["deadlock detected", "due to lock timeout", "database is locked", "database table is locked"];
                 match again.iter().any(|a| text.contains(a)) {
                     true => Fail::Retry(text.to_string()),
                     false => Fail::Own(Error::Unavailable(text.to_string())),

@@ -79,7 +79,10 @@ fn judge(f: &mut Found, asked: u32) -> bool {
         (None, _) => true,
         (Some(_), Some(b)) => match b.status {
             BundleStatus::Compiled | BundleStatus::Deprecated => true,
-            BundleStatus::Compiling | BundleStatus::AwaitingSignature | BundleStatus::Failed | BundleStatus::Revoked => false,
+            BundleStatus::Compiling
+            | BundleStatus::AwaitingSignature
+            | BundleStatus::Failed
+            | BundleStatus::Revoked => false,
         },
         (Some(_), None) => false,
     };

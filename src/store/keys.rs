@@ -62,7 +62,13 @@ fn of_org(org: Option<OrgId>) -> Uuid {
 
 impl Store {
     /// The answer given before, unless it expired.
-    pub async fn idempotent(&self, credential: &str, route: &str, key: &str, now: Timestamp) -> Result<Option<IdemRecord>> {
+    pub async fn idempotent(
+        &self,
+        credential: &str,
+        route: &str,
+        key: &str,
+        now: Timestamp,
+    ) -> Result<Option<IdemRecord>> {
         self.read("idempotency.get", (credential.to_string(), route.to_string(), key.to_string(), now), |c, (credential, route, key, now)| {
             Box::pin(async move {
                 let sql = "SELECT credential, route, idem_key, body_hash, status, response, expires_at FROM idempotency_keys \
@@ -211,7 +217,8 @@ impl Store {
     pub async fn setting_or_put(&self, key: &str, value: Value) -> Result<Value> {
         self.write("setting.or_put", (key.to_string(), value), |c, (key, value)| {
             Box::pin(async move {
-                let sql = "INSERT INTO settings (key, value, updated_at) VALUES (?, ?, {now}) ON CONFLICT (key) DO NOTHING";
+                let sql =
+                    "INSERT INTO settings (key, value, updated_at) VALUES (?, ?, {now}) ON CONFLICT (key) DO NOTHING";
                 c.exec(sql, p![key, json(value)]).await?;
                 c.one("SELECT value FROM settings WHERE key = ?", p![key], |r| r.json()).await
             })

@@ -62,8 +62,12 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Database {
     /// The file; its directory is the data directory that is locked.
-    Sqlite { path: PathBuf },
-    Postgres { url: String },
+    Sqlite {
+        path: PathBuf,
+    },
+    Postgres {
+        url: String,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -134,7 +138,10 @@ impl Store {
     pub async fn open(config: StoreConfig, registry: &Registry) -> Result<Store> {
         // 0.1 ms (a read in SQLite) to 10 s (the time-out).
         let buckets = vec![0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
-        let seconds = HistogramOpts::new("sentinel_cp_db_op_seconds", "Time of a database operation, waiting and repeats included.");
+        let seconds = HistogramOpts::new(
+            "sentinel_cp_db_op_seconds",
+            "Time of a database operation, waiting and repeats included.",
+        );
         let seconds = metric(HistogramVec::new(seconds.buckets(buckets), &["op"]))?;
         let retries = Opts::new("sentinel_cp_db_retries_total", "Database operations tried again.");
         let retries = metric(IntCounterVec::new(retries, &["op"]))?;

@@ -121,12 +121,16 @@ fn lock_directory(path: &Path) -> Result<File> {
         Some(d) if !d.as_os_str().is_empty() => d.to_path_buf(),
         _ => PathBuf::from("."),
     };
-    let refuse = |e: &dyn std::fmt::Display| Error::Unavailable(format!("cannot use the data directory {}: {e}", dir.display()));
+    let refuse =
+        |e: &dyn std::fmt::Display| Error::Unavailable(format!("cannot use the data directory {}: {e}", dir.display()));
     std::fs::create_dir_all(&dir).map_err(|e| refuse(&e))?;
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(".lock")).map_err(|e| refuse(&e))?;
+    let file =
+        OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(".lock")).map_err(|e| refuse(&e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(refuse(&"another sentinel-cp is running on it; one server per directory")),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(refuse(&"another sentinel-cp is running on it; one server per directory"))
+        }
         Err(std::fs::TryLockError::Error(e)) => Err(refuse(&e)),
     }
 }

@@ -64,7 +64,8 @@ impl Store {
                     use diesel::Connection as _;
                     use diesel::connection::SimpleConnection as _;
                     let mut c = AsyncConnectionWrapper::<AsyncPgConnection>::establish(&url).map_err(invalid)?;
-                    c.batch_execute(&format!("SET statement_timeout = 0; SELECT pg_advisory_lock({LOCK})")).map_err(invalid)?;
+                    c.batch_execute(&format!("SET statement_timeout = 0; SELECT pg_advisory_lock({LOCK})"))
+                        .map_err(invalid)?;
                     up::<Pg>(&mut c, POSTGRES)
                 };
                 tokio::task::spawn_blocking(work).await.map_err(invalid)?
@@ -79,7 +80,9 @@ impl Store {
         let known = if self.is_postgres() { known::<Pg>(&POSTGRES)? } else { known::<Sqlite>(&SQLITE)? };
         let applied = self
             .read("ready", (), |c, ()| {
-                Box::pin(async move { c.rows("SELECT version FROM __diesel_schema_migrations", vec![], |r| r.get::<String>()).await })
+                Box::pin(async move {
+                    c.rows("SELECT version FROM __diesel_schema_migrations", vec![], |r| r.get::<String>()).await
+                })
             })
             .await?;
         check(&applied, &known)?;

@@ -85,7 +85,8 @@ pub(crate) async fn apply_node_changes(c: &mut Conn, changes: &[NodeChange], at:
     crate::conn::lock_nodes(c, changes.iter().map(|n| n.node).collect::<std::collections::BTreeSet<_>>()).await?;
     let mut seen = std::collections::BTreeSet::new();
     // A node twice in one call keeps its order: the second goes by itself, afterwards.
-    let (plain, rest): (Vec<&NodeChange>, Vec<&NodeChange>) = changes.iter().partition(|n| n.is_plain() && seen.insert(n.node));
+    let (plain, rest): (Vec<&NodeChange>, Vec<&NodeChange>) =
+        changes.iter().partition(|n| n.is_plain() && seen.insert(n.node));
     let opt = |t: Option<&'static str>| t.map(String::from);
     let cols = vec![
         ("id", Col::ids(plain.iter().map(|n| n.node))),
@@ -246,7 +247,10 @@ impl Store {
                         let sql = "WITH l AS (SELECT n.id, v.at FROM {v} JOIN nodes n ON n.id = v.id \
                                    WHERE n.last_seen IS NULL OR n.last_seen < v.at ORDER BY n.id {lock_n}) \
                                    UPDATE nodes SET last_seen = l.at FROM l WHERE nodes.id = l.id";
-                        let cols = vec![("id", Col::ids(part.iter().map(|x| x.0))), ("at", Col::times(part.iter().map(|x| x.1)))];
+                        let cols = vec![
+                            ("id", Col::ids(part.iter().map(|x| x.0))),
+                            ("at", Col::times(part.iter().map(|x| x.1))),
+                        ];
                         c.batch(sql, vec![], cols).await
                     })
                 })

@@ -249,7 +249,9 @@ impl Store {
     pub async fn node_by_name(&self, project: ProjectId, name: &str) -> Result<Node> {
         self.read("node.by_name", (project, name.to_string()), |c, (project, name)| {
             Box::pin(async move {
-                let sql = format!("SELECT {NODE} FROM nodes n WHERE n.project_id = ? AND n.name = ? AND n.deleted_at IS NULL");
+                let sql = format!(
+                    "SELECT {NODE} FROM nodes n WHERE n.project_id = ? AND n.name = ? AND n.deleted_at IS NULL"
+                );
                 c.one(sql, p![*project, name], read_node).await
             })
         })
@@ -272,9 +274,12 @@ impl Store {
                     let literal = q.to_lowercase().replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
                     w.and_if("lower(n.name) LIKE ? ESCAPE '\\'", Some(format!("%{literal}%")));
                 }
-                let total = c.one(format!("SELECT count(*) FROM nodes n WHERE {}", w.sql), w.params.clone(), |r| r.get()).await?;
+                let total = c
+                    .one(format!("SELECT count(*) FROM nodes n WHERE {}", w.sql), w.params.clone(), |r| r.get())
+                    .await?;
                 w.and_if("n.id > ?", page.after::<NodeId>()?);
-                let sql = format!("SELECT {NODE} FROM nodes n WHERE {} ORDER BY n.id LIMIT {}", w.sql, page.limit() + 1);
+                let sql =
+                    format!("SELECT {NODE} FROM nodes n WHERE {} ORDER BY n.id LIMIT {}", w.sql, page.limit() + 1);
                 let rows = c.rows(sql, w.params, read_node).await?;
                 Ok(Listing::cut(rows, total, page, |n| n.id.to_string()))
             })
@@ -286,7 +291,9 @@ impl Store {
     pub async fn project_nodes(&self, project: ProjectId) -> Result<Vec<FleetNode>> {
         self.read("node.fleet", project, |c, project| {
             Box::pin(async move {
-                let sql = format!("SELECT {FLEET} FROM nodes n WHERE n.project_id = ? AND n.deleted_at IS NULL ORDER BY n.id");
+                let sql = format!(
+                    "SELECT {FLEET} FROM nodes n WHERE n.project_id = ? AND n.deleted_at IS NULL ORDER BY n.id"
+                );
                 c.rows(sql, p![*project], read_fleet).await
             })
         })
@@ -359,10 +366,12 @@ impl Store {
             Box::pin(async move {
                 node_in(c, *scope, *id).await?;
                 if let Some(labels) = &patch.labels {
-                    c.exec("UPDATE nodes SET labels = ?, updated_at = ? WHERE id = ?", p![json(labels), w.at, *id]).await?;
+                    c.exec("UPDATE nodes SET labels = ?, updated_at = ? WHERE id = ?", p![json(labels), w.at, *id])
+                        .await?;
                 }
                 if let Some(pin) = patch.pinned_bundle {
-                    c.exec("UPDATE nodes SET pinned_bundle = ?, updated_at = ? WHERE id = ?", p![pin, w.at, *id]).await?;
+                    c.exec("UPDATE nodes SET pinned_bundle = ?, updated_at = ? WHERE id = ?", p![pin, w.at, *id])
+                        .await?;
                 }
                 let node = node_in(c, *scope, *id).await?;
                 finish(c, w).await?;
@@ -443,7 +452,8 @@ impl Store {
     pub async fn node_history(&self, id: NodeId, limit: u32) -> Result<Vec<HistoryEntry>> {
         self.read("node.history", (id, limit), |c, (id, limit)| {
             Box::pin(async move {
-                let sql = format!("SELECT {HISTORY} FROM node_history h WHERE h.node_id = ? ORDER BY h.seq DESC LIMIT ?");
+                let sql =
+                    format!("SELECT {HISTORY} FROM node_history h WHERE h.node_id = ? ORDER BY h.seq DESC LIMIT ?");
                 c.rows(sql, p![*id, *limit], read_history).await
             })
         })
@@ -454,8 +464,11 @@ impl Store {
     pub async fn histories(&self, ids: Vec<NodeId>) -> Result<HashMap<NodeId, Vec<HistoryEntry>>> {
         self.read("node.histories", ids, |c, ids| {
             Box::pin(async move {
-                let sql = format!("SELECT {HISTORY} FROM {{v}} JOIN node_history h ON h.node_id = v.id ORDER BY h.node_id, h.seq DESC");
-                let rows = c.batch_rows(&sql, vec![], vec![("id", Col::ids(ids.iter().copied()))], read_history).await?;
+                let sql = format!(
+                    "SELECT {HISTORY} FROM {{v}} JOIN node_history h ON h.node_id = v.id ORDER BY h.node_id, h.seq DESC"
+                );
+                let rows =
+                    c.batch_rows(&sql, vec![], vec![("id", Col::ids(ids.iter().copied()))], read_history).await?;
                 let mut out: HashMap<NodeId, Vec<HistoryEntry>> = HashMap::new();
                 for h in rows {
                     out.entry(h.node).or_default().push(h);
@@ -516,18 +529,26 @@ impl Store {
                 let node = node_in(c, Scope::System("a session reads its own node"), *id).await?;
                 let mut view = SessionView { node, bundle: None, rollout: None };
                 if let Some(b) = view.node.desired_bundle {
-                    view.bundle = c.one(format!("SELECT {FACTS} FROM bundles b WHERE b.id = ?"), p![b], read_facts).await?;
+                    view.bundle =
+                        c.one(format!("SELECT {FACTS} FROM bundles b WHERE b.id = ?"), p![b], read_facts).await?;
                 }
                 if let Some(r) = view.node.desired_rollout {
                     let sql = "SELECT r.id, r.state, r.spec, i.id FROM rollouts r \
                                LEFT JOIN instances i ON i.id = r.owner AND i.expires_at > {now} WHERE r.id = ?";
                     let found = c
                         .maybe(sql, p![r], |r| {
-                            Ok(SessionRollout { id: r.get()?, phase: r.get()?, spec: r.json()?, owner: r.get()?, member: None })
+                            Ok(SessionRollout {
+                                id: r.get()?,
+                                phase: r.get()?,
+                                spec: r.json()?,
+                                owner: r.get()?,
+                                member: None,
+                            })
                         })
                         .await?;
                     if let Some(mut rollout) = found {
-                        let sql = format!("SELECT {MEMBER} FROM rollout_nodes m WHERE m.rollout_id = ? AND m.node_id = ?");
+                        let sql =
+                            format!("SELECT {MEMBER} FROM rollout_nodes m WHERE m.rollout_id = ? AND m.node_id = ?");
                         rollout.member = c.maybe(sql, p![r, *id], read_member).await?;
                         view.rollout = Some(rollout);
                     }

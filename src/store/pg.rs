@@ -3,7 +3,9 @@
 use crate::StoreConfig;
 use crate::conn::PgPooled;
 use crate::error::{Error, Result};
-use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, PoolableConnection, RecyclingMethod};
+use diesel_async::pooled_connection::{
+    AsyncDieselConnectionManager, ManagerConfig, PoolableConnection, RecyclingMethod,
+};
 use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
 use futures_util::FutureExt as _;
 
@@ -13,7 +15,11 @@ pub(crate) type Pool = bb8::Pool<AsyncDieselConnectionManager<AsyncPgConnection>
 pub(crate) fn session_settings(config: &StoreConfig, local: bool) -> String {
     let ms = config.op_timeout.as_millis().max(3);
     let set = if local { "SET LOCAL" } else { "SET" };
-    format!("{set} statement_timeout = {ms}; {set} lock_timeout = {}; {set} idle_in_transaction_session_timeout = {}", ms / 3, ms * 2)
+    format!(
+        "{set} statement_timeout = {ms}; {set} lock_timeout = {}; {set} idle_in_transaction_session_timeout = {}",
+        ms / 3,
+        ms * 2
+    )
 }
 
 /// Connections: a server with the default `max_connections = 100` less 3 reserved and one LISTEN each carries 5 instances of 16

@@ -76,7 +76,8 @@ pub struct Approval {
 }
 
 const GROUP: &str = "id, project_id, name, selector, node_ids, inserted_at, updated_at";
-const FREEZE: &str = "id, org_id, project_id, environment_id, name, reason, starts_at, ends_at, created_by, inserted_at";
+const FREEZE: &str =
+    "id, org_id, project_id, environment_id, name, reason, starts_at, ends_at, created_by, inserted_at";
 const DOCUMENT: &str = "id, project_id, name, ordinal, body, inserted_at, updated_at";
 
 fn read_group(r: &mut Cells) -> Q<NodeGroup> {
@@ -123,8 +124,15 @@ impl Store {
     pub async fn insert_group(&self, group: NodeGroup, w: Write) -> Result<()> {
         self.write("group.insert", (group, w), |c, (g, w)| {
             Box::pin(async move {
-                let params =
-                    p![g.id, g.project, &g.name, opt_json(g.selector.as_ref()), json(&g.node_ids), g.inserted_at, g.updated_at];
+                let params = p![
+                    g.id,
+                    g.project,
+                    &g.name,
+                    opt_json(g.selector.as_ref()),
+                    json(&g.node_ids),
+                    g.inserted_at,
+                    g.updated_at
+                ];
                 c.exec(format!("INSERT INTO node_groups ({GROUP}) VALUES (?, ?, ?, ?, ?, ?, ?)"), params).await?;
                 finish(c, w).await
             })
@@ -157,7 +165,12 @@ impl Store {
     pub async fn groups(&self, project: ProjectId) -> Result<Vec<NodeGroup>> {
         self.read("group.list", project, |c, project| {
             Box::pin(async move {
-                c.rows(format!("SELECT {GROUP} FROM node_groups WHERE project_id = ? ORDER BY id"), p![*project], read_group).await
+                c.rows(
+                    format!("SELECT {GROUP} FROM node_groups WHERE project_id = ? ORDER BY id"),
+                    p![*project],
+                    read_group,
+                )
+                .await
             })
         })
         .await
@@ -177,9 +190,19 @@ impl Store {
         self.write("freeze.insert", (freeze, w), |c, (f, w)| {
             Box::pin(async move {
                 let params = p![
-                    f.id, f.org, f.project, f.environment, &f.name, &f.reason, f.starts_at, f.ends_at, f.created_by, f.inserted_at
+                    f.id,
+                    f.org,
+                    f.project,
+                    f.environment,
+                    &f.name,
+                    &f.reason,
+                    f.starts_at,
+                    f.ends_at,
+                    f.created_by,
+                    f.inserted_at
                 ];
-                c.exec(format!("INSERT INTO freeze_windows ({FREEZE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"), params).await?;
+                c.exec(format!("INSERT INTO freeze_windows ({FREEZE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"), params)
+                    .await?;
                 finish(c, w).await
             })
         })
@@ -225,7 +248,9 @@ impl Store {
     pub async fn freezes_around(&self, now: Timestamp) -> Result<Vec<Freeze>> {
         self.read("freeze.around", now, |c, now| {
             Box::pin(async move {
-                let sql = format!("SELECT {FREEZE} FROM freeze_windows WHERE ends_at IS NULL OR ends_at > ? ORDER BY starts_at, id");
+                let sql = format!(
+                    "SELECT {FREEZE} FROM freeze_windows WHERE ends_at IS NULL OR ends_at > ? ORDER BY starts_at, id"
+                );
                 c.rows(sql, p![*now], read_freeze).await
             })
         })
@@ -237,7 +262,8 @@ impl Store {
         self.write("document.insert", (kind, document, w), |c, (kind, d, w)| {
             Box::pin(async move {
                 let params = p![d.id, d.project, &d.name, d.ordinal, json(&d.body), d.inserted_at, d.updated_at];
-                c.exec(format!("INSERT INTO {} ({DOCUMENT}) VALUES (?, ?, ?, ?, ?, ?, ?)", kind.table()), params).await?;
+                c.exec(format!("INSERT INTO {} ({DOCUMENT}) VALUES (?, ?, ?, ?, ?, ?, ?)", kind.table()), params)
+                    .await?;
                 finish(c, w).await
             })
         })
@@ -247,7 +273,10 @@ impl Store {
     pub async fn update_document(&self, kind: Documents, document: Document, w: Write) -> Result<()> {
         self.write("document.update", (kind, document, w), |c, (kind, d, w)| {
             Box::pin(async move {
-                let sql = format!("UPDATE {} SET name = ?, ordinal = ?, body = ?, updated_at = ? WHERE id = ? AND project_id = ?", kind.table());
+                let sql = format!(
+                    "UPDATE {} SET name = ?, ordinal = ?, body = ?, updated_at = ? WHERE id = ? AND project_id = ?",
+                    kind.table()
+                );
                 c.exec_one(sql, p![&d.name, d.ordinal, json(&d.body), w.at, d.id, d.project]).await?;
                 finish(c, w).await
             })
@@ -258,7 +287,8 @@ impl Store {
     pub async fn delete_document(&self, kind: Documents, project: ProjectId, id: Uuid, w: Write) -> Result<()> {
         self.write("document.delete", (kind, project, id, w), |c, (kind, project, id, w)| {
             Box::pin(async move {
-                c.exec_one(format!("DELETE FROM {} WHERE id = ? AND project_id = ?", kind.table()), p![*id, *project]).await?;
+                c.exec_one(format!("DELETE FROM {} WHERE id = ? AND project_id = ?", kind.table()), p![*id, *project])
+                    .await?;
                 finish(c, w).await
             })
         })

@@ -20,7 +20,8 @@ pub struct PresenceMoved {
     pub last_seen: Option<Timestamp>,
 }
 
-const MOVED: &str = "nodes.id, nodes.project_id, nodes.desired_rollout, nodes.generation, nodes.handed_over, nodes.last_seen";
+const MOVED: &str =
+    "nodes.id, nodes.project_id, nodes.desired_rollout, nodes.generation, nodes.handed_over, nodes.last_seen";
 
 fn read_moved(r: &mut Cells) -> Q<PresenceMoved> {
     Ok(PresenceMoved {
@@ -34,13 +35,19 @@ fn read_moved(r: &mut Cells) -> Q<PresenceMoved> {
 }
 
 fn changes(moved: &[PresenceMoved], at: Timestamp) -> Vec<NewChange> {
-    let change = |m: &PresenceMoved| NewChange { kind: ChangeKind::Node, id: m.node.0, project: Some(m.project), version: at.0 };
+    let change =
+        |m: &PresenceMoved| NewChange { kind: ChangeKind::Node, id: m.node.0, project: Some(m.project), version: at.0 };
     moved.iter().map(change).collect()
 }
 
 impl Store {
     /// Of these, the online ones whose stored last-seen is not newer than `not_heard_since` are offline from now.
-    pub async fn set_presence_offline(&self, mut ids: Vec<NodeId>, not_heard_since: Timestamp, w: Write) -> Result<Vec<PresenceMoved>> {
+    pub async fn set_presence_offline(
+        &self,
+        mut ids: Vec<NodeId>,
+        not_heard_since: Timestamp,
+        w: Write,
+    ) -> Result<Vec<PresenceMoved>> {
         ids.sort_unstable();
         ids.dedup();
         self.write("node.offline", (ids, not_heard_since, w), |c, (ids, since, w)| {

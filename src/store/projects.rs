@@ -77,9 +77,15 @@ impl Store {
         self.read("project.list", (scope, page), |c, (scope, page)| {
             Box::pin(async move {
                 let mut w = living(*scope);
-                let total = c.one(format!("SELECT count(*) FROM projects p WHERE {}", w.sql), w.params.clone(), |r| r.get()).await?;
+                let total = c
+                    .one(format!("SELECT count(*) FROM projects p WHERE {}", w.sql), w.params.clone(), |r| r.get())
+                    .await?;
                 w.and_if("p.id > ?", page.after::<ProjectId>()?);
-                let sql = format!("SELECT {PROJECT} FROM projects p WHERE {} ORDER BY p.id LIMIT {}", w.sql, page.limit() + 1);
+                let sql = format!(
+                    "SELECT {PROJECT} FROM projects p WHERE {} ORDER BY p.id LIMIT {}",
+                    w.sql,
+                    page.limit() + 1
+                );
                 let rows = c.rows(sql, w.params, read_project).await?;
                 Ok(Listing::cut(rows, total, page, |p| p.id.to_string()))
             })
@@ -90,7 +96,12 @@ impl Store {
     pub async fn all_projects(&self) -> Result<Vec<Project>> {
         self.read("project.all", (), |c, ()| {
             Box::pin(async move {
-                c.rows(format!("SELECT {PROJECT} FROM projects p WHERE p.deleted_at IS NULL ORDER BY p.id"), vec![], read_project).await
+                c.rows(
+                    format!("SELECT {PROJECT} FROM projects p WHERE p.deleted_at IS NULL ORDER BY p.id"),
+                    vec![],
+                    read_project,
+                )
+                .await
             })
         })
         .await

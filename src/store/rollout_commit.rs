@@ -111,9 +111,17 @@ pub(crate) async fn put_steps(c: &mut Conn, id: RolloutId, steps: &[&Step]) -> Q
 }
 
 /// Insert or overwrite rows of `table` keyed by (`rollout_id`, `key`).
-async fn upsert(c: &mut Conn, table: &str, key: &str, extra: &[(&str, Timestamp)], cols: Vec<(&'static str, Col)>, id: RolloutId) -> Q<()> {
+async fn upsert(
+    c: &mut Conn,
+    table: &str,
+    key: &str,
+    extra: &[(&str, Timestamp)],
+    cols: Vec<(&'static str, Col)>,
+    id: RolloutId,
+) -> Q<()> {
     let names: Vec<&str> = extra.iter().map(|e| e.0).chain(cols.iter().map(|x| x.0)).collect();
-    let values: Vec<String> = extra.iter().map(|_| "?".to_string()).chain(cols.iter().map(|x| format!("v.{}", x.0))).collect();
+    let values: Vec<String> =
+        extra.iter().map(|_| "?".to_string()).chain(cols.iter().map(|x| format!("v.{}", x.0))).collect();
     let set: Vec<String> = names.iter().filter(|n| **n != key).map(|n| format!("{n} = excluded.{n}")).collect();
     let sql = format!(
         "INSERT INTO {table} (rollout_id, {}) SELECT ?, {} FROM {{v}} WHERE 1 = 1 ON CONFLICT (rollout_id, {key}) DO UPDATE SET {}",
@@ -185,7 +193,13 @@ impl<'a> Sorted<'a> {
                 }
                 Change::HistoryEnded { node, bundle, generation, how, detail } => {
                     let detail = detail.as_deref();
-                    s.history.push(Line { node: *node, bundle: Some(*bundle), generation: *generation, outcome: *how, detail });
+                    s.history.push(Line {
+                        node: *node,
+                        bundle: Some(*bundle),
+                        generation: *generation,
+                        outcome: *how,
+                        detail,
+                    });
                 }
                 Change::DebtAdded { node, restore, bundle } => {
                     s.debts.insert(*node, Some((*restore, *bundle)));
@@ -210,7 +224,14 @@ async fn write_head(c: &mut Conn, r: &RolloutCommit, head: Option<&Head>, at: Ti
     if let Some(h) = head {
         sql.push_str(", state = ?, causes = ?, head = ?, version = ?, lane_open = ?, auto_rollback = ?, wake_at = ?, ended_at = ?");
         params.extend(p![
-            h.phase.as_str(), json(&h.causes), json(h), h.version, h.lane_open, h.auto_rollback, h.wake_at, h.ended_at
+            h.phase.as_str(),
+            json(&h.causes),
+            json(h),
+            h.version,
+            h.lane_open,
+            h.auto_rollback,
+            h.wake_at,
+            h.ended_at
         ]);
     }
     sql.push_str(" WHERE id = ? AND version = ? AND fence = ?");
@@ -278,8 +299,10 @@ async fn history(c: &mut Conn, r: &RolloutCommit, s: &Sorted<'_>, at: Timestamp)
     let sql = "INSERT INTO node_history (project_id, at, rollout_id, node_id, bundle_id, generation, outcome, detail) \
                SELECT ?, ?, ?, v.node_id, v.bundle_id, v.generation, v.outcome, v.detail FROM {v}";
     c.batch(sql, p![r.project, at, r.id], cols).await?;
-    let cols = vec![("id", Col::ids(s.verified.keys().copied())), ("bundle", Col::opt_ids(s.verified.values().copied()))];
-    c.batch("UPDATE nodes SET verified_bundle = v.bundle, updated_at = ? FROM {v} WHERE nodes.id = v.id", p![at], cols).await?;
+    let cols =
+        vec![("id", Col::ids(s.verified.keys().copied())), ("bundle", Col::opt_ids(s.verified.values().copied()))];
+    c.batch("UPDATE nodes SET verified_bundle = v.bundle, updated_at = ? FROM {v} WHERE nodes.id = v.id", p![at], cols)
+        .await?;
     Ok(())
 }
 
@@ -299,7 +322,8 @@ async fn debts(c: &mut Conn, r: &RolloutCommit, s: &Sorted<'_>, at: Timestamp) -
         let sql = "DELETE FROM debts WHERE rollout_id = ? AND node_id IN (SELECT v.id FROM {v})";
         c.batch(sql, p![r.id], vec![("id", Col::ids(ended))]).await?;
     }
-    let added: Vec<(NodeId, bool, Option<BundleId>)> = s.debts.iter().filter_map(|(n, d)| d.map(|(restore, b)| (*n, restore, b))).collect();
+    let added: Vec<(NodeId, bool, Option<BundleId>)> =
+        s.debts.iter().filter_map(|(n, d)| d.map(|(restore, b)| (*n, restore, b))).collect();
     let cols = vec![
         ("node_id", Col::ids(added.iter().map(|d| d.0))),
         ("restore", Col::bools(added.iter().map(|d| d.1))),
@@ -365,7 +389,12 @@ async fn commit(c: &mut Conn, r: &RolloutCommit, w: &Write) -> Q<Committed> {
     let project = Some(r.project);
     let version = s.head.map_or(r.expect_version, |h| h.version) as i64;
     let mut more = vec![NewChange { kind: ChangeKind::Rollout, id: r.id.0, project, version }];
-    more.extend(s.desires.iter().map(|(n, d)| NewChange { kind: ChangeKind::Assignment, id: n.0, project, version: d.1 as i64 }));
+    more.extend(s.desires.iter().map(|(n, d)| NewChange {
+        kind: ChangeKind::Assignment,
+        id: n.0,
+        project,
+        version: d.1 as i64,
+    }));
     finish_with(c, w, &more).await?;
     Ok(Committed { displaced_debts })
 }

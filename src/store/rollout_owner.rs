@@ -36,7 +36,8 @@ fn read_acquired(r: &mut Cells) -> Q<Acquired> {
     Ok(Acquired { id: r.get()?, project: r.get()?, fence: r.get()? })
 }
 
-const NO_LIVE_OWNER: &str = "(r.owner IS NULL OR NOT EXISTS (SELECT 1 FROM instances i WHERE i.id = r.owner AND i.expires_at > {now}))";
+const NO_LIVE_OWNER: &str =
+    "(r.owner IS NULL OR NOT EXISTS (SELECT 1 FROM instances i WHERE i.id = r.owner AND i.expires_at > {now}))";
 
 impl Store {
     /// Take rollouts that have work and no live owner: active ones, pending ones whose start is due, ended ones with debts or a lane.
@@ -90,7 +91,9 @@ impl Store {
     /// On drain. Answers how many.
     pub async fn release_all(&self, me: InstanceId) -> Result<u64> {
         self.write("rollout.release_all", me, |c, me| {
-            Box::pin(async move { c.exec("UPDATE rollouts SET owner = NULL, fence = fence + 1 WHERE owner = ?", p![*me]).await })
+            Box::pin(async move {
+                c.exec("UPDATE rollouts SET owner = NULL, fence = fence + 1 WHERE owner = ?", p![*me]).await
+            })
         })
         .await
     }
@@ -131,7 +134,8 @@ impl Store {
         self.read("rollout.inbox", (rollout, limit), |c, (rollout, limit)| {
             Box::pin(async move {
                 let sql = "SELECT id, at, payload FROM rollout_inbox WHERE rollout_id = ? ORDER BY id LIMIT ?";
-                c.rows(sql, p![*rollout, *limit], |r| Ok(InboxItem { id: r.get()?, at: r.get()?, payload: r.json()? })).await
+                c.rows(sql, p![*rollout, *limit], |r| Ok(InboxItem { id: r.get()?, at: r.get()?, payload: r.json()? }))
+                    .await
             })
         })
         .await
@@ -139,7 +143,9 @@ impl Store {
 
     pub async fn rollouts_with_inbox(&self, limit: u32) -> Result<Vec<RolloutId>> {
         self.read("rollout.with_inbox", limit, |c, limit| {
-            Box::pin(async move { c.rows("SELECT DISTINCT rollout_id FROM rollout_inbox LIMIT ?", p![*limit], |r| r.get()).await })
+            Box::pin(async move {
+                c.rows("SELECT DISTINCT rollout_id FROM rollout_inbox LIMIT ?", p![*limit], |r| r.get()).await
+            })
         })
         .await
     }

@@ -121,7 +121,8 @@ pub(crate) fn read_member(r: &mut Cells) -> Q<Member> {
     })
 }
 
-const STEP: &str = "s.step_index, s.state, s.size, s.next_node, s.open, s.handed_over, s.started_at, s.completed_at, s.error";
+const STEP: &str =
+    "s.step_index, s.state, s.size, s.next_node, s.open, s.handed_over, s.started_at, s.completed_at, s.error";
 
 fn read_step(r: &mut Cells) -> Q<Step> {
     Ok(Step {
@@ -142,11 +143,21 @@ fn read_logged(r: &mut Cells) -> Q<LoggedEvent> {
 }
 
 async fn steps_of(c: &mut Conn, id: RolloutId) -> Q<Vec<Step>> {
-    c.rows(format!("SELECT {STEP} FROM rollout_steps s WHERE s.rollout_id = ? ORDER BY s.step_index"), p![id], read_step).await
+    c.rows(
+        format!("SELECT {STEP} FROM rollout_steps s WHERE s.rollout_id = ? ORDER BY s.step_index"),
+        p![id],
+        read_step,
+    )
+    .await
 }
 
 async fn debts_of(c: &mut Conn, id: RolloutId) -> Q<Vec<Debt>> {
-    c.rows("SELECT node_id, rollout_id, bundle_id, restore, at FROM debts WHERE rollout_id = ? ORDER BY node_id", p![id], read_debt).await
+    c.rows(
+        "SELECT node_id, rollout_id, bundle_id, restore, at FROM debts WHERE rollout_id = ? ORDER BY node_id",
+        p![id],
+        read_debt,
+    )
+    .await
 }
 
 async fn exists_in(c: &mut Conn, scope: Scope, id: RolloutId) -> Q<()> {
@@ -212,7 +223,10 @@ impl Store {
                 let mut w = Where::new("r.id = ?");
                 w.params = p![*id];
                 w.scope("r", *scope);
-                let sql = format!("SELECT {SUMMARY}, {FACTS} FROM rollouts r LEFT JOIN bundles b ON b.id = r.bundle_id WHERE {}", w.sql);
+                let sql = format!(
+                    "SELECT {SUMMARY}, {FACTS} FROM rollouts r LEFT JOIN bundles b ON b.id = r.bundle_id WHERE {}",
+                    w.sql
+                );
                 c.one(sql, w.params, read_summary).await
             })
         })
@@ -255,7 +269,10 @@ impl Store {
                 let mut w = Where::new("rollout_id = ? AND step_index IS NOT NULL");
                 w.params = p![*id];
                 w.and_if("step_index = ?", *step);
-                let sql = format!("SELECT step_index, node_id FROM rollout_nodes WHERE {} ORDER BY step_index, position", w.sql);
+                let sql = format!(
+                    "SELECT step_index, node_id FROM rollout_nodes WHERE {} ORDER BY step_index, position",
+                    w.sql
+                );
                 c.rows(sql, w.params, |r| Ok((r.get()?, r.get()?))).await
             })
         })
@@ -263,7 +280,13 @@ impl Store {
     }
 
     /// Ordered by node id.
-    pub async fn rollout_members(&self, scope: Scope, id: RolloutId, filter: MemberFilter, page: Page) -> Result<Listing<MemberRow>> {
+    pub async fn rollout_members(
+        &self,
+        scope: Scope,
+        id: RolloutId,
+        filter: MemberFilter,
+        page: Page,
+    ) -> Result<Listing<MemberRow>> {
         self.read("rollout.members", (scope, id, filter, page), |c, (scope, id, filter, page)| {
             Box::pin(async move {
                 exists_in(c, *scope, *id).await?;
@@ -314,7 +337,12 @@ impl Store {
     pub async fn active_rollouts(&self) -> Result<Vec<RolloutId>> {
         self.read("rollout.active", (), |c, ()| {
             Box::pin(async move {
-                c.rows("SELECT id FROM rollouts WHERE state IN ('running', 'paused', 'rolling_back') ORDER BY id", vec![], |r| r.get()).await
+                c.rows(
+                    "SELECT id FROM rollouts WHERE state IN ('running', 'paused', 'rolling_back') ORDER BY id",
+                    vec![],
+                    |r| r.get(),
+                )
+                .await
             })
         })
         .await
@@ -324,7 +352,10 @@ impl Store {
     pub async fn due_rollouts(&self, now: Timestamp, limit: u32) -> Result<Vec<RolloutId>> {
         self.read("rollout.due", (now, limit), |c, (now, limit)| {
             Box::pin(async move {
-                c.rows("SELECT id FROM rollouts WHERE wake_at <= ? ORDER BY wake_at LIMIT ?", p![*now, *limit], |r| r.get()).await
+                c.rows("SELECT id FROM rollouts WHERE wake_at <= ? ORDER BY wake_at LIMIT ?", p![*now, *limit], |r| {
+                    r.get()
+                })
+                .await
             })
         })
         .await
@@ -354,7 +385,8 @@ impl Store {
         self.read("rollout.holders", nodes, |c, nodes| {
             Box::pin(async move {
                 let sql = "SELECT a.node_id, a.rollout_id FROM {v} JOIN active_rollout_nodes a ON a.node_id = v.id";
-                c.batch_rows(sql, vec![], vec![("id", Col::ids(nodes.iter().copied()))], |r| Ok((r.get()?, r.get()?))).await
+                c.batch_rows(sql, vec![], vec![("id", Col::ids(nodes.iter().copied()))], |r| Ok((r.get()?, r.get()?)))
+                    .await
             })
         })
         .await
@@ -363,7 +395,12 @@ impl Store {
     pub async fn debt_of_node(&self, node: NodeId) -> Result<Option<Debt>> {
         self.read("debt.of_node", node, |c, node| {
             Box::pin(async move {
-                c.maybe("SELECT node_id, rollout_id, bundle_id, restore, at FROM debts WHERE node_id = ?", p![*node], read_debt).await
+                c.maybe(
+                    "SELECT node_id, rollout_id, bundle_id, restore, at FROM debts WHERE node_id = ?",
+                    p![*node],
+                    read_debt,
+                )
+                .await
             })
         })
         .await

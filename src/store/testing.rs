@@ -134,7 +134,8 @@ impl Admin {
 
 /// The programs: on PATH, where `pg_config` says, or in Debian's versioned folders.
 fn bindir() -> PathBuf {
-    let mut places: Vec<PathBuf> = std::env::var_os("PATH").map(|p| std::env::split_paths(&p).collect()).unwrap_or_default();
+    let mut places: Vec<PathBuf> =
+        std::env::var_os("PATH").map(|p| std::env::split_paths(&p).collect()).unwrap_or_default();
     if let Ok(out) = Command::new("pg_config").arg("--bindir").output() {
         places.push(PathBuf::from(String::from_utf8_lossy(&out.stdout).trim()));
     }
@@ -200,7 +201,10 @@ fn start_server() -> Cluster {
     use std::os::unix::fs::MetadataExt as _;
     let bin = bindir();
     // Short: the path of a socket has at most 107 bytes.
-    let dir = tempfile::Builder::new().prefix("pg").tempdir_in("/tmp").unwrap_or_else(|e| panic!("no temporary directory: {e}"));
+    let dir = tempfile::Builder::new()
+        .prefix("pg")
+        .tempdir_in("/tmp")
+        .unwrap_or_else(|e| panic!("no temporary directory: {e}"));
     let dir = dir.keep();
     let root = std::fs::metadata("/proc/self").map(|m| m.uid() == 0).unwrap_or(false);
     if root {
@@ -243,7 +247,13 @@ rm -rf "$dir""#;
     }
     use std::os::unix::process::CommandExt as _;
     // A group of its own: an interrupt from the terminal must not kill the watcher before it has cleaned up.
-    let watcher = watcher.process_group(0).current_dir("/tmp").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let watcher = watcher
+        .process_group(0)
+        .current_dir("/tmp")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
     let watcher = watcher.unwrap_or_else(|e| panic!("cannot start the test cluster: {e}"));
     Cluster { socket_dir: dir, _watcher: watcher }
 }

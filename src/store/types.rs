@@ -107,7 +107,8 @@ pub struct BundleFacts {
 }
 
 /// For a left join: the facts are absent when the id is.
-pub(crate) const FACTS: &str = "b.id, b.content_id, b.artifact_hash, b.size_bytes, b.signature, b.key_id, b.version, b.status";
+pub(crate) const FACTS: &str =
+    "b.id, b.content_id, b.artifact_hash, b.size_bytes, b.signature, b.key_id, b.version, b.status";
 
 pub(crate) fn read_facts(r: &mut Cells) -> Q<Option<BundleFacts>> {
     let id: Option<BundleId> = r.get()?;
@@ -116,9 +117,16 @@ pub(crate) fn read_facts(r: &mut Cells) -> Q<Option<BundleFacts>> {
     let (signature, key_id, version) = (r.get()?, r.get()?, r.get()?);
     let status: Option<BundleStatus> = r.get()?;
     Ok(match (id, status) {
-        (Some(id), Some(status)) => {
-            Some(BundleFacts { id, content_id, artifact_hash, size_bytes: size.unwrap_or(0), signature, key_id, version, status })
-        }
+        (Some(id), Some(status)) => Some(BundleFacts {
+            id,
+            content_id,
+            artifact_hash,
+            size_bytes: size.unwrap_or(0),
+            signature,
+            key_id,
+            version,
+            status,
+        }),
         _ => None,
     })
 }

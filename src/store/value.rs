@@ -127,9 +127,21 @@ macro_rules! bind {
 }
 
 bind_ids!(
-    domain::OrgId, domain::ProjectId, domain::NodeId, domain::RolloutId, domain::UserId, domain::ApiKeyId,
-    domain::EnrolmentTokenId, domain::DesiredConfigId, domain::BundleId, domain::SessionId, domain::InstanceId,
-    domain::RequestId, domain::AuditId, domain::FreezeId, domain::SigningKeyId,
+    domain::OrgId,
+    domain::ProjectId,
+    domain::NodeId,
+    domain::RolloutId,
+    domain::UserId,
+    domain::ApiKeyId,
+    domain::EnrolmentTokenId,
+    domain::DesiredConfigId,
+    domain::BundleId,
+    domain::SessionId,
+    domain::InstanceId,
+    domain::RequestId,
+    domain::AuditId,
+    domain::FreezeId,
+    domain::SigningKeyId,
 );
 bind! {
     Uuid, x => Uuid(x);
@@ -257,9 +269,16 @@ macro_rules! read_enums {
     } )+};
 }
 read_enums!(
-    domain::Role, domain::node::Presence, domain::node::Standing, domain::node::HealthClass,
-    domain::node::HistoryOutcome, domain::bundle::BundleStatus, domain::bundle::RiskLevel, domain::rollout::Phase,
-    domain::rollout::StepState, crate::types::ChangeKind,
+    domain::Role,
+    domain::node::Presence,
+    domain::node::Standing,
+    domain::node::HealthClass,
+    domain::node::HistoryOutcome,
+    domain::bundle::BundleStatus,
+    domain::bundle::RiskLevel,
+    domain::rollout::Phase,
+    domain::rollout::StepState,
+    crate::types::ChangeKind,
 );
 
 /// A value kept as JSON.

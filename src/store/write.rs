@@ -181,6 +181,7 @@ async fn insert_entries(c: &mut Conn, chain: Uuid, es: &[Entry]) -> Q<()> {
     ];
     let names = "seq, id, at, actor_type, actor_id, action, resource_type, resource_id, project_id, changes, request_id, ip, prev_hash, hash";
     let from = names.split(", ").map(|n| format!("v.{n}")).collect::<Vec<_>>().join(", ");
-    c.batch(&format!("INSERT INTO audit_entries (chain, {names}) SELECT ?, {from} FROM {{v}}"), p![chain], cols).await?;
+    c.batch(&format!("INSERT INTO audit_entries (chain, {names}) SELECT ?, {from} FROM {{v}}"), p![chain], cols)
+        .await?;
     Ok(())
 }

@@ -51,7 +51,14 @@ pub fn org() -> Org {
 }
 
 pub fn user(email: &str) -> User {
-    User { id: id(), email: email.into(), password_hash: "$argon2id$x".into(), instance_admin: false, disabled_at: None, inserted_at: now() }
+    User {
+        id: id(),
+        email: email.into(),
+        password_hash: "$argon2id$x".into(),
+        instance_admin: false,
+        disabled_at: None,
+        inserted_at: now(),
+    }
 }
 
 pub fn api_key(org: OrgId, project: Option<ProjectId>) -> ApiKey {

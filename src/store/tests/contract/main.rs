@@ -1,1 +1,14 @@
+//! The contract of the store, run on SQLite and on PostgreSQL.
+#![allow(clippy::unwrap_used)]
 
+mod access;
+mod audit;
+mod bundles;
+mod crash;
+mod feed;
+mod hand_over;
+mod nodes;
+mod owner;
+mod rollouts;
+mod schema;
+mod speed;

@@ -1,0 +1,81 @@
+use domain::{Scope, Timestamp};
+use store::testing::{self, seed};
+use store::{AuditFilter, Page, Write};
+
+#[tokio::test]
+async fn concurrent_writers_do_not_fork_the_chain() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 0).await;
+        let (project, other) = (Some(w.project.id), None);
+        futures_util::future::join_all((0..32).map(|i| {
+            let s = s.store.clone();
+            async move {
+                // In both orders, so that two writers meet in two chains.
+                let (a, b) = if i % 2 == 0 { (project, other) } else { (other, project) };
+                let write = [a, b, a].into_iter().fold(Write::at(Timestamp(i)), |w, p| {
+                    let (id, entry) = seed::entry(p, "rollout.paused");
+                    w.audit(id, entry)
+                });
+                s.append_audit(write).await.unwrap();
+            }
+        }))
+        .await;
+        let (a, b) = (s.audit_verify(project).await.unwrap(), s.audit_verify(other).await.unwrap());
+        assert!(a.valid && b.valid, "{a:?} {b:?}");
+        assert_eq!(a.entries + b.entries, 96);
+        assert_eq!(s.audit_chains().await.unwrap().len(), 2);
+        assert_eq!(s.audit_head(project).await.unwrap().seq, a.entries);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refused_command_leaves_no_entry() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 0).await;
+        let mut twin = seed::project(w.org.id);
+        twin.slug = w.project.slug.clone();
+        let (id, entry) = seed::entry(None, "project.created");
+        s.insert_project(twin, seed::write().audit(id, entry)).await.unwrap_err();
+        assert_eq!(s.audit_head(None).await.unwrap().seq, 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn entries_are_searched_paged_and_kept_apart() {
+    testing::for_each_backend(|s| async move {
+        let (a, b) = (seed::world(&s, 0).await, seed::world(&s, 0).await);
+        for i in 0..10 {
+            let action = if i % 2 == 0 { "rollout.paused" } else { "rollouts_x.made" };
+            let (id, entry) = seed::entry(Some(a.project.id), action);
+            s.append_audit(Write::at(Timestamp(i)).audit(id, entry)).await.unwrap();
+        }
+        let (id, entry) = seed::entry(Some(b.project.id), "rollout.paused");
+        s.append_audit(Write::at(Timestamp(100)).audit(id, entry)).await.unwrap();
+        let scope = Scope::Project(a.project.id);
+        let all = s.audit_entries(scope, AuditFilter::default(), Page::first(4)).await.unwrap();
+        assert_eq!((all.total, all.rows.len(), all.rows[0].at), (10, 4, Timestamp(9)));
+        let mut seen = all.rows;
+        let mut cursor = all.next_cursor;
+        while let Some(c) = cursor {
+            let next =
+                s.audit_entries(scope, AuditFilter::default(), Page { limit: 4, cursor: Some(c) }).await.unwrap();
+            seen.extend(next.rows);
+            cursor = next.next_cursor;
+        }
+        assert_eq!(seen.iter().map(|e| e.at.0).collect::<Vec<_>>(), (0..10).rev().collect::<Vec<_>>());
+        let count = async |scope, filter| s.audit_entries(scope, filter, Page::first(50)).await.unwrap().total;
+        let action = |a: &str| AuditFilter { action: Some(a.into()), ..AuditFilter::default() };
+        assert_eq!(count(scope, action("rollout.")).await, 5);
+        assert_eq!(count(scope, action("rollout.paused")).await, 5);
+        assert_eq!(count(scope, action("rollout")).await, 0);
+        assert_eq!(count(Scope::Org(b.org.id), AuditFilter::default()).await, 1);
+        assert_eq!(count(Scope::System("test"), AuditFilter::default()).await, 11);
+        let window = AuditFilter { since: Some(Timestamp(2)), until: Some(Timestamp(4)), ..AuditFilter::default() };
+        assert_eq!(count(scope, window).await, 2);
+        let resource = AuditFilter { resource: seen[0].resource_id, ..AuditFilter::default() };
+        assert_eq!(count(scope, resource).await, 1);
+    })
+    .await;
+}

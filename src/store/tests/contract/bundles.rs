@@ -1,0 +1,160 @@
+use domain::bundle::{BundleStatus, DesiredConfig, Diagnostic};
+use domain::{Digest, Scope, Timestamp};
+use store::testing::{self, seed};
+use store::{BundleFilter, BundleRef, ContentClaim, Error, Page};
+
+const SYSTEM: Scope = Scope::System("test");
+
+#[tokio::test]
+async fn the_same_input_is_compiled_once() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 0).await;
+        let input = Digest::of(b"input");
+        let made = futures_util::future::join_all((0..8).map(|_| {
+            let (s, p) = (s.store.clone(), w.project.id);
+            async move { s.enqueue_compile(seed::bundle(p, None), input, seed::write()).await.unwrap() }
+        }))
+        .await;
+        assert_eq!(made.iter().filter(|e| e.created).count(), 1);
+        let id = made.iter().find(|e| e.created).unwrap().bundle.id;
+        assert!(made.iter().all(|e| e.bundle.id == id));
+        assert_eq!(s.compile_queue(10).await.unwrap().iter().map(|b| b.id).collect::<Vec<_>>(), vec![id]);
+        // A name comes later: the row had none.
+        let named = s.enqueue_compile(seed::bundle(w.project.id, Some("1.0")), input, seed::write()).await.unwrap();
+        assert_eq!((named.created, named.bundle.version.as_deref()), (false, Some("1.0")));
+        s.set_failed(id, vec![], seed::write()).await.unwrap();
+        assert!(
+            s.enqueue_compile(seed::bundle(w.project.id, Some("1.0")), input, seed::write()).await.unwrap().created
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_version_names_one_input() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 0).await;
+        seed::compiled_bundle(&s, w.project.id, Some("1.0")).await;
+        let other =
+            s.enqueue_compile(seed::bundle(w.project.id, Some("1.0")), Digest::of(b"other"), seed::write()).await;
+        assert_eq!(other, Err(Error::Conflict("version")));
+        let elsewhere = seed::world(&s, 0).await;
+        seed::compiled_bundle(&s, elsewhere.project.id, Some("1.0")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_racing_loser_becomes_an_alias_of_the_winner() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 0).await;
+        let (a, b) = (seed::bundle(w.project.id, None), seed::bundle(w.project.id, Some("2.0")));
+        let content = Digest::of(b"content");
+        for (bundle, input) in [(&a, b"a"), (&b, b"b")] {
+            s.enqueue_compile(bundle.clone(), Digest::of(input), seed::write()).await.unwrap();
+        }
+        let claims = futures_util::future::join_all([a.id, b.id].map(|id| {
+            let s = s.store.clone();
+            async move { s.claim_content(id, content, seed::write()).await.unwrap() }
+        }))
+        .await;
+        let mine = claims.iter().filter(|c| matches!(c, ContentClaim::Mine(_))).count();
+        assert_eq!(mine, 1);
+        let winner = match &claims[0] {
+            ContentClaim::Mine(x) | ContentClaim::Existing(x) => x.id,
+        };
+        let mut done = seed::compiled(winner);
+        done.content_id = content;
+        assert!(s.set_compiled(done.clone(), seed::write()).await.unwrap().changed);
+        assert!(!s.set_compiled(done, seed::write()).await.unwrap().changed);
+        for name in
+            [BundleRef::Row(a.id), BundleRef::Row(b.id), BundleRef::Content(content), BundleRef::Version("2.0".into())]
+        {
+            let found = s.bundle(SYSTEM, w.project.id, name).await.unwrap();
+            assert_eq!((found.id, found.status), (winner, BundleStatus::Compiled));
+            assert_eq!(found.config, Some(serde_json::json!({"routes": []})));
+        }
+        let list = s
+            .bundles(
+                Scope::Project(w.project.id),
+                BundleFilter { status: Some(BundleStatus::Compiled) },
+                Page::first(10),
+            )
+            .await;
+        let list = list.unwrap();
+        assert_eq!(list.total, 2);
+        assert!(list.rows.iter().all(|b| b.config.is_none()));
+        assert_eq!(s.compile_queue(10).await.unwrap(), vec![]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_revoked_bundle_stays_revoked_and_its_input_answers_it() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 0).await;
+        let revoked = s.revoke_bundle(SYSTEM, w.bundle.id, Some("leak".into()), seed::write()).await.unwrap();
+        assert!(revoked.changed);
+        assert_eq!((revoked.row.status, revoked.row.revoked_reason.as_deref()), (BundleStatus::Revoked, Some("leak")));
+        assert!(!s.revoke_bundle(SYSTEM, w.bundle.id, None, seed::write()).await.unwrap().changed);
+        let input = Digest::of(w.bundle.id.0.as_bytes());
+        let again = s.enqueue_compile(seed::bundle(w.project.id, None), input, seed::write()).await.unwrap();
+        assert_eq!((again.created, again.bundle.status), (false, BundleStatus::Revoked));
+        assert_eq!(s.deprecate_bundle(SYSTEM, w.bundle.id, seed::write()).await, Err(Error::Conflict("state")));
+        let other = seed::compiled_bundle(&s, w.project.id, None).await;
+        assert!(s.deprecate_bundle(SYSTEM, other.id, seed::write()).await.unwrap().changed);
+        assert!(!s.deprecate_bundle(SYSTEM, other.id, seed::write()).await.unwrap().changed);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_submitted_and_why_it_failed_come_back() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 0).await;
+        let config = DesiredConfig {
+            id: seed::id(),
+            project: w.project.id,
+            source: Default::default(),
+            files: [("config.kdl".to_string(), "listener \"ä\" {}\n".to_string())].into(),
+            input_hash: Digest::of(b"x"),
+            inserted_at: Timestamp(5),
+        };
+        s.insert_desired_config(config.clone(), seed::write()).await.unwrap();
+        assert_eq!(s.desired_config(w.project.id, config.id).await.unwrap(), config);
+        assert_eq!(s.newest_desired_config(w.project.id).await.unwrap(), config);
+        assert_eq!(s.desired_config(seed::id(), config.id).await, Err(Error::NotFound));
+        let b = seed::bundle(w.project.id, Some("9"));
+        s.enqueue_compile(b.clone(), config.input_hash, seed::write()).await.unwrap();
+        let errors =
+            vec![Diagnostic { text: "no".into(), file: Some("config.kdl".into()), line: Some(3), column: None }];
+        s.set_failed(b.id, errors.clone(), seed::write()).await.unwrap();
+        assert_eq!(s.set_failed(b.id, vec![], seed::write()).await, Err(Error::Conflict("state")));
+        let found = s.bundle(SYSTEM, w.project.id, BundleRef::parse("9")).await.unwrap();
+        assert_eq!((found.status, found.errors), (BundleStatus::Failed, errors));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn retention_takes_only_what_nobody_needs() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 1).await;
+        let mut all = vec![w.bundle.id];
+        for _ in 0..4 {
+            all.push(seed::compiled_bundle(&s, w.project.id, None).await.id);
+        }
+        let mut change = store::NodeChange::of(w.nodes[0].id, w.project.id);
+        change.active_bundle = Some(Some(all[0]));
+        s.observe(vec![change], seed::write()).await.unwrap();
+        let free: Vec<_> = s.collectable_bundles(w.project.id, 2).await.unwrap().iter().map(|b| b.id).collect();
+        assert_eq!(free, vec![all[1], all[2]]);
+        assert_eq!(s.delete_bundle(all[0], seed::write()).await, Err(Error::Conflict("state")));
+        s.delete_bundle(all[1], seed::write()).await.unwrap();
+        assert_eq!(s.bundle_by_id(SYSTEM, all[1]).await, Err(Error::NotFound));
+        assert_eq!(s.running_on(all[0]).await.unwrap(), 1);
+        assert_eq!(s.bundle_use(all[0]).await.unwrap().running_on, 1);
+        assert_eq!(s.bundle_facts(vec![all[0], all[1]]).await.unwrap().len(), 1);
+    })
+    .await;
+}

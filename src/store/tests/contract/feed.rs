@@ -1,0 +1,122 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use store::testing::{self, Backend, seed};
+use store::{ChangeCursor, ChangeKind, NewChange};
+use uuid::Uuid;
+
+fn change(id: Uuid) -> NewChange {
+    NewChange { kind: ChangeKind::Setting, id, project: None, version: 1 }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_feed_never_skips_under_concurrent_commits() {
+    testing::for_each_backend(|s| async move {
+        let done = Arc::new(AtomicBool::new(false));
+        let reader = {
+            let (s, done) = (s.store.clone(), done.clone());
+            async move {
+                let mut at = ChangeCursor::default();
+                let mut seen = Vec::new();
+                loop {
+                    let finished = done.load(Ordering::Acquire);
+                    let rows = s.changes_after(at, 7).await.unwrap();
+                    for r in &rows {
+                        assert!(r.cursor > at, "in order, once");
+                        at = r.cursor;
+                        seen.push(r.id);
+                    }
+                    if finished && rows.is_empty() {
+                        return seen;
+                    }
+                }
+            }
+        };
+        let writers = async {
+            let made = futures_util::future::join_all((0..8).map(|k| {
+                let s = s.store.clone();
+                async move {
+                    let mut ids = Vec::new();
+                    for i in 0..25 {
+                        // Several in a transaction, and different amounts of work before the commit.
+                        let mine: Vec<Uuid> = (0..1 + (k + i) % 4).map(|_| seed::id()).collect();
+                        let mut w = seed::write();
+                        w.changes = mine.iter().map(|id| change(*id)).collect();
+                        s.put_setting(&format!("s{}", k % 3), serde_json::json!(i), w).await.unwrap();
+                        ids.extend(mine);
+                    }
+                    ids
+                }
+            }))
+            .await;
+            done.store(true, Ordering::Release);
+            made.into_iter().flatten().collect::<Vec<Uuid>>()
+        };
+        let (seen, written) = tokio::join!(reader, writers);
+        assert_eq!(seen.len(), written.len());
+        assert_eq!(seen.iter().collect::<BTreeSet<_>>(), written.iter().collect::<BTreeSet<_>>());
+        let head = s.changes_head().await.unwrap();
+        assert_eq!(s.changes_after(head, 9).await.unwrap(), vec![]);
+        assert_eq!(head.to_string().parse(), Ok(head));
+        assert_eq!(s.prune_changes(domain::Timestamp(seed::now().0 + 1)).await.unwrap(), written.len() as u64 - 1);
+        assert_eq!(s.changes_head().await.unwrap(), head);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_open_transaction_holds_the_feed_back_and_loses_nothing() {
+    let s = testing::open(Backend::Postgres).await;
+    let url = match &s.config.database {
+        store::Database::Postgres { url } => url.clone(),
+        store::Database::Sqlite { .. } => unreachable!(),
+    };
+    let (client, link) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    let slow = async {
+        let insert = "INSERT INTO changes (kind, id, version, at) VALUES ('setting', '00000000-0000-0000-0000-00000000000a', 1, 1)";
+        client.batch_execute(&format!("BEGIN; {insert}")).await.unwrap();
+        // A later transaction commits first, with a higher number.
+        s.put_setting("x", serde_json::json!(1), seed::write().change(change(Uuid::from_u128(11)))).await.unwrap();
+        assert_eq!(s.changes_after(ChangeCursor::default(), 9).await.unwrap(), vec![], "it waits for the older one");
+        client.batch_execute("COMMIT").await.unwrap();
+        let ids: Vec<_> =
+            s.changes_after(ChangeCursor::default(), 9).await.unwrap().iter().map(|c| c.id.as_u128()).collect();
+        assert_eq!(ids, vec![10, 11]);
+    };
+    tokio::select! { () = slow => {}, _ = link => unreachable!() };
+}
+
+#[tokio::test]
+async fn somebody_elses_database_does_not_hold_the_feed_back() {
+    let s = testing::open(Backend::Postgres).await;
+    let (client, link) =
+        tokio_postgres::connect(&testing::empty_postgres().await, tokio_postgres::NoTls).await.unwrap();
+    let work = async {
+        client.batch_execute("BEGIN; CREATE TABLE x (y BIGINT)").await.unwrap();
+        s.put_setting("x", serde_json::json!(1), seed::write().change(change(Uuid::from_u128(12)))).await.unwrap();
+        assert_eq!(s.changes_after(ChangeCursor::default(), 9).await.unwrap().len(), 1);
+        client.batch_execute("ROLLBACK").await.unwrap();
+    };
+    tokio::select! { () = work => {}, _ = link => unreachable!() };
+}
+
+#[tokio::test]
+async fn a_listener_wakes_up_after_a_commit_of_another_process() {
+    testing::for_each_backend(|s| async move {
+        // On SQLite there is no other process; the same store rings.
+        let other = if s.is_postgres() { s.again().await.unwrap() } else { s.store.clone() };
+        let mut listener = s.listen();
+        // Connecting counts as a wake-up.
+        listener.wait(Duration::from_millis(1)).await;
+        if s.is_postgres() {
+            listener.wait(Duration::from_secs(10)).await;
+        }
+        let write = other.put_setting("x", serde_json::json!(1), seed::write().change(change(seed::id())));
+        let waiting = tokio::time::timeout(Duration::from_secs(20), listener.wait(Duration::from_secs(60)));
+        let (woken, written) = tokio::join!(waiting, write);
+        written.unwrap();
+        woken.expect("woken long before the 60 seconds");
+    })
+    .await;
+}

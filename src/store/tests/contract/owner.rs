@@ -1,0 +1,121 @@
+use domain::rollout::{Change, Phase};
+use domain::{InstanceId, ProjectId, RolloutId, Span, Timestamp};
+use store::testing::{self, seed};
+use store::{Error, RolloutCommit, Store};
+
+async fn set_phase(
+    s: &Store,
+    project: ProjectId,
+    id: RolloutId,
+    version: u64,
+    fence: i64,
+    phase: Phase,
+) -> store::Result<()> {
+    let mut head = seed::head(phase);
+    head.version = version + 1;
+    let c = RolloutCommit {
+        id,
+        project,
+        expect_version: version,
+        fence,
+        events: vec![],
+        changes: vec![Change::Head { head }],
+        node_events: vec![],
+        consumed_inbox: vec![],
+        reports: vec![],
+        budget: None,
+    };
+    s.commit_rollout(c, seed::write()).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_rollout_with_work_has_one_owner_and_a_dead_ones_fence_is_void() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 1).await;
+        let (a, b): (InstanceId, InstanceId) = (seed::id(), seed::id());
+        let first = s.register_instance(a, "a:1".into(), Span::secs(60)).await.unwrap();
+        let second = s.register_instance(b, "b:1".into(), Span::secs(60)).await.unwrap();
+        assert!(second > first);
+        let mut r = seed::new_rollout(&w);
+        r.planned.spec.scheduled_at = Some(Timestamp(100));
+        let id = r.planned.id;
+        s.insert_rollout(r, seed::write()).await.unwrap();
+        let mut waits = seed::new_rollout(&w);
+        waits.planned.spec.start = false;
+        let waits_id = waits.planned.id;
+        s.insert_rollout(waits, seed::write()).await.unwrap();
+        assert_eq!(s.acquire_rollouts(a, Timestamp(99), 10).await.unwrap(), vec![], "not due yet");
+        let got = s.acquire_rollouts(a, Timestamp(100), 10).await.unwrap();
+        assert_eq!(got.iter().map(|g| (g.id, g.fence)).collect::<Vec<_>>(), vec![(id, 1)]);
+        assert_eq!(s.acquire_rollouts(b, Timestamp(100), 10).await.unwrap(), vec![]);
+        assert_eq!(s.acquire_rollout(b, id).await.unwrap(), None);
+        assert_eq!(s.acquire_rollout(a, id).await.unwrap().unwrap().fence, 1);
+        assert_eq!(s.owner_of(id).await.unwrap().unwrap().listen, "a:1");
+        set_phase(&s, w.project.id, id, 0, 1, Phase::Running).await.unwrap();
+        // The lease of a runs out by the database's clock.
+        s.renew_instance(a, Span::secs(-1)).await.unwrap();
+        assert_eq!(s.owner_of(id).await.unwrap(), None);
+        let taken = s.acquire_rollouts(b, Timestamp(0), 10).await.unwrap();
+        assert_eq!(taken.iter().map(|g| (g.id, g.fence)).collect::<Vec<_>>(), vec![(id, 2)]);
+        let late = set_phase(&s, w.project.id, id, 1, 1, Phase::Paused).await;
+        assert_eq!(late, Err(Error::Conflict("rollout")));
+        set_phase(&s, w.project.id, id, 1, 2, Phase::Paused).await.unwrap();
+        assert_eq!(s.expire_instances().await.unwrap(), vec![a]);
+        assert_eq!(s.renew_instance(a, Span::secs(5)).await, Err(Error::NotFound));
+        assert_eq!(s.live_instances().await.unwrap().len(), 1);
+        // A command on one that waits for its start.
+        assert_eq!(s.acquire_rollout(b, waits_id).await.unwrap().unwrap().fence, 1);
+        s.release_rollout(b, id, 1).await.unwrap();
+        assert!(s.owner_of(id).await.unwrap().is_some(), "another fence releases nothing");
+        s.release_rollout(b, id, 2).await.unwrap();
+        assert_eq!(s.owner_of(id).await.unwrap(), None);
+        assert_eq!(s.release_all(b).await.unwrap(), 1);
+        assert_eq!(s.acquire_rollout(b, seed::id()).await, Err(Error::NotFound));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn rivals_never_acquire_the_same_rollout() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 0).await;
+        for _ in 0..12 {
+            s.insert_rollout(seed::new_rollout(&w), seed::write()).await.unwrap();
+        }
+        let got = futures_util::future::join_all((0..4).map(|_| {
+            let s = s.store.clone();
+            async move {
+                let me: InstanceId = seed::id();
+                s.register_instance(me, String::new(), Span::secs(60)).await.unwrap();
+                s.acquire_rollouts(me, Timestamp(0), 100).await.unwrap()
+            }
+        }))
+        .await;
+        let mut ids: Vec<_> = got.into_iter().flatten().map(|g| g.id).collect();
+        let n = ids.len();
+        ids.sort();
+        ids.dedup();
+        assert_eq!((ids.len(), n), (12, 12));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_ended_rollout_is_taken_up_again_for_its_debts_and_its_inbox() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 1).await;
+        let r = seed::new_rollout(&w);
+        let id = r.planned.id;
+        s.insert_rollout(r, seed::write()).await.unwrap();
+        set_phase(&s, w.project.id, id, 0, 0, Phase::Completed).await.unwrap();
+        let me: InstanceId = seed::id();
+        s.register_instance(me, String::new(), Span::secs(60)).await.unwrap();
+        assert_eq!(s.acquire_rollouts(me, Timestamp(0), 9).await.unwrap(), vec![]);
+        s.put_inbox(id, vec![store::InboxItem { id: seed::id(), at: seed::now(), payload: serde_json::json!({}) }])
+            .await
+            .unwrap();
+        assert_eq!(s.rollouts_with_inbox(9).await.unwrap(), vec![id]);
+        assert_eq!(s.acquire_rollouts(me, Timestamp(0), 9).await.unwrap().len(), 1);
+    })
+    .await;
+}

@@ -1,0 +1,122 @@
+use diesel::connection::SimpleConnection as _;
+use diesel::{Connection as _, SqliteConnection};
+use store::testing::{self, Backend};
+use store::{Error, Store, StoreConfig};
+
+const SQLITE: &str = include_str!("../../../../migrations/sqlite/00000000000001_first/up.sql");
+const POSTGRES: &str = include_str!("../../../../migrations/postgres/00000000000001_first/up.sql");
+
+/// Statements without comments, types or storage options.
+fn skeleton(sql: &str) -> Vec<String> {
+    let text: String = sql.lines().filter(|l| !l.trim_start().starts_with("--")).collect::<Vec<_>>().join(" ");
+    let text = text
+        .replace("INTEGER PRIMARY KEY AUTOINCREMENT", "IDENTITY")
+        .replace("BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "IDENTITY")
+        .replace(" WITHOUT ROWID", "")
+        .replace(" WITH (fillfactor = 80)", "")
+        .replace("DEFAULT (pg_current_xact_id()::text::bigint)", "DEFAULT 0");
+    let words = text.split_whitespace().map(|w| match w.trim_end_matches(',') {
+        "UUID" | "BYTEA" | "BLOB" => w.replace("UUID", "T").replace("BYTEA", "T").replace("BLOB", "T"),
+        "JSON" | "TEXT" => w.replace("JSON", "T").replace("TEXT", "T"),
+        _ => w.to_string(),
+    });
+    words.collect::<Vec<_>>().join(" ").split(';').map(|s| s.trim().to_string()).filter(|s| !s.is_empty()).collect()
+}
+
+#[test]
+fn the_two_schemas_differ_in_types_only() {
+    let (lite, pg) = (skeleton(SQLITE), skeleton(POSTGRES));
+    for (a, b) in lite.iter().zip(&pg) {
+        assert_eq!(a, b);
+    }
+    assert_eq!(lite.len(), pg.len());
+}
+
+#[tokio::test]
+async fn a_migrated_store_is_ready_and_migrating_again_does_nothing() {
+    testing::for_each_backend(|s| async move {
+        s.ready().await.unwrap();
+        assert_eq!(s.migrate().await.unwrap(), Vec::<String>::new());
+        let now = s.now_from_db().await.unwrap();
+        assert!(now.0 > 1_577_836_800_000_000, "{now}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_unmigrated_store_is_not_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let lite = Store::open(StoreConfig::sqlite(dir.path().join("x.db")), &prometheus::Registry::new()).await.unwrap();
+    assert!(matches!(lite.ready().await, Err(Error::Unavailable(_))));
+    let url = testing::empty_postgres().await;
+    let pg = Store::open(StoreConfig::postgres(url), &prometheus::Registry::new()).await.unwrap();
+    assert!(matches!(pg.ready().await, Err(Error::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn many_instances_that_migrate_at_once_agree() {
+    let url = testing::empty_postgres().await;
+    let tasks = (0..4).map(|_| {
+        let url = url.clone();
+        async move {
+            let s =
+                Store::open(StoreConfig { pool_size: 2, ..StoreConfig::postgres(url) }, &prometheus::Registry::new())
+                    .await
+                    .unwrap();
+            s.migrate().await.unwrap().len()
+        }
+    });
+    let applied: usize = futures_util::future::join_all(tasks).await.into_iter().sum();
+    assert_eq!(applied, 1);
+}
+
+#[tokio::test]
+async fn an_older_binary_refuses_a_newer_schema() {
+    let s = testing::open(Backend::Postgres).await;
+    let url = match &s.config.database {
+        store::Database::Postgres { url } => url.clone(),
+        store::Database::Sqlite { .. } => unreachable!(),
+    };
+    let (client, link) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    let insert = client.batch_execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('99990101000000')");
+    tokio::select! { r = insert => r.unwrap(), _ = link => unreachable!() };
+    assert_eq!(s.ready().await, Err(Error::Conflict("schema")));
+    assert_eq!(s.migrate().await, Err(Error::Conflict("schema")));
+
+    let s = testing::open(Backend::Sqlite).await;
+    let path = s.dir().unwrap().join("sentinel.db");
+    let mut c = SqliteConnection::establish(&path.to_string_lossy()).unwrap();
+    c.batch_execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('99990101000000')").unwrap();
+    assert_eq!(s.ready().await, Err(Error::Conflict("schema")));
+    assert_eq!(s.migrate().await, Err(Error::Conflict("schema")));
+}
+
+#[tokio::test]
+async fn a_second_server_on_one_data_directory_is_refused_until_the_first_ends() {
+    let s = testing::open(Backend::Sqlite).await;
+    match s.again().await {
+        Err(Error::Unavailable(text)) => assert!(text.contains("another sentinel-cp"), "{text}"),
+        other => panic!("{:?}", other.map(|_| ())),
+    }
+    s.store.clone().close().await;
+    assert!(matches!(s.ready().await, Err(Error::Unavailable(_))));
+    s.again().await.unwrap().ready().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_database_url_chooses_the_backend() {
+    assert_eq!(
+        StoreConfig::from_url("sqlite:///a/b.db").unwrap().database,
+        store::Database::Sqlite { path: "/a/b.db".into() }
+    );
+    assert!(matches!(StoreConfig::from_url("postgres://h/d").unwrap().database, store::Database::Postgres { .. }));
+    assert!(matches!(StoreConfig::from_url("mysql://h/d"), Err(Error::Invalid(_))));
+}
+
+#[tokio::test]
+async fn everything_works_without_the_statement_cache() {
+    let s = testing::open_with(Backend::Postgres, |c| c.statement_cache = false).await;
+    let w = testing::seed::world(&s, 3).await;
+    assert_eq!(s.node_stats(w.project.id).await.unwrap().total, 3);
+    assert_eq!(s.candidates(w.project.id).await.unwrap().len(), 3);
+}
