@@ -5,25 +5,25 @@
 //! Invariants: an invalid config never becomes a bundle; a store or an artifact store that is away costs time, never the
 //! job; at most N jobs validate, pack or upload at once.
 
+mod job;
+#[cfg(test)]
+mod tests;
+
+use self::job::{Job, Trouble, plain};
 use crate::plane::Inner;
 use crate::supervision::{
     Backoff, Budget, ChildSpec, Env, Family, FamilySpec, GivenUp, Restart, StartError, TaskGuard, spawn_task,
 };
-use ::bundle::child::{ChildValidator, ValidatorError};
-use ::bundle::{BuildError, Rendered, SignatureFile, Sources, Verdict, archive, risk};
-use domain::audit::NewEntry;
 use domain::bundle::{self, Bundle, BundleStatus, Diagnostic};
-use domain::{BundleId, ContentId, Digest, Scope, Span, Timestamp};
+use domain::{BundleId, Digest, Scope, Span, Timestamp};
 use futures_util::FutureExt;
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use store::{ChangeKind, ContentClaim, NewChange, Store, Write};
+use store::Store;
 use tokio::sync::{Semaphore, watch};
 
 /// Jobs that have an actor here: each some 5 kB while it waits. The rest waits in the store.
@@ -40,8 +40,6 @@ const FAIL_TRIES: usize = 6;
 /// jobs of one row make the same bytes: it costs work, nothing else.
 const RESCAN: Span = Span::secs(10);
 const LEFT_ALONE: Span = Span::secs(30);
-/// Messages of a failed compile that its audit entry repeats.
-const AUDITED_ERRORS: usize = 5;
 /// What made the bundle, as recorded in its row.
 const BUILDER: &str = concat!("sentinel-cp/", env!("CARGO_PKG_VERSION"));
 const SYSTEM: Scope = Scope::System("a compile job works for the project of its row");
@@ -256,52 +254,6 @@ impl Actor for CompileJob {
     }
 }
 
-/// Why a try did not end the job.
-enum Trouble {
-    /// Somebody is away: the same try again, later.
-    Away(String),
-    /// Something is wrong with us: die, and be started again a few times.
-    Broken(String),
-}
-
-impl From<store::Error> for Trouble {
-    fn from(e: store::Error) -> Trouble {
-        match e {
-            // The outcome of `Unknown` shows when the row is read again, which every try begins with.
-            store::Error::Unavailable(why) | store::Error::Unknown(why) => Trouble::Away(why),
-            other => Trouble::Broken(other.to_string()),
-        }
-    }
-}
-
-impl From<artifacts::Error> for Trouble {
-    fn from(e: artifacts::Error) -> Trouble {
-        match e {
-            artifacts::Error::Unavailable(why) => Trouble::Away(why),
-            other => Trouble::Broken(other.to_string()),
-        }
-    }
-}
-
-impl From<crate::command::CommandError> for Trouble {
-    fn from(e: crate::command::CommandError) -> Trouble {
-        use crate::command::CommandError as E;
-        match e {
-            E::Unavailable(why) | E::Unknown(why) => Trouble::Away(why),
-            E::NotFound(what) => Trouble::Broken(format!("{what} is missing")),
-            E::Forbidden(why) => Trouble::Broken(why),
-            E::Conflict { detail, .. } => Trouble::Broken(detail),
-            E::Invalid(fields) => Trouble::Broken(format!("{fields:?}")),
-        }
-    }
-}
-
-/// A judged and rendered config, or why it is none.
-enum Made {
-    Rendered(Box<(Verdict, Rendered)>),
-    Refused(Vec<Diagnostic>),
-}
-
 /// Looks after the queue, every now and then.
 struct Queue;
 
@@ -397,225 +349,6 @@ impl Works {
     }
 }
 
-/// One job with what it works with.
-struct Job<'a> {
-    works: &'a Works,
-    plane: &'a Inner,
-    id: BundleId,
-}
-
-impl Job<'_> {
-    async fn attempt(&self, cancel: &Arc<AtomicBool>) -> Result<(), Trouble> {
-        let (store, id) = (&self.plane.store, self.id);
-        let row = match store.bundle_by_id(SYSTEM, id).await {
-            Ok(row) if row.id == id && row.status == BundleStatus::Compiling => row,
-            Ok(_) | Err(store::Error::NotFound) => return Ok(()),
-            Err(e) => return Err(e.into()),
-        };
-        let project = match store.project(SYSTEM, &row.project.to_string()).await {
-            Ok(project) => project,
-            Err(store::Error::NotFound) => return self.fail(&row, vec![plain("the project was deleted")]).await,
-            Err(e) => return Err(e.into()),
-        };
-        let config = match row.desired_config {
-            Some(config) => store.desired_config(row.project, config).await,
-            None => Err(store::Error::NotFound),
-        };
-        let sources = match config {
-            Ok(config) => Sources(config.files),
-            Err(store::Error::NotFound) => return self.fail(&row, vec![plain("the submitted files are gone")]).await,
-            Err(e) => return Err(e.into()),
-        };
-        let (verdict, rendered) = match self.make(&row, sources, project.settings.strict_config, cancel).await? {
-            Made::Rendered(made) => *made,
-            Made::Refused(why) => return self.fail(&row, why).await,
-        };
-        match store.claim_content(id, rendered.content_id, Write::at(self.plane.clock.now())).await {
-            Ok(ContentClaim::Mine(_)) => {}
-            // Its own row, perhaps its own job, does the rest; ours is an alias now.
-            Ok(ContentClaim::Existing(_)) | Err(store::Error::NotFound) => return Ok(()),
-            Err(e) => return Err(e.into()),
-        }
-        let signature = self.plane.keys.sign_manifest(project.org, &rendered.manifest_bytes).await?;
-        self.finish(&row, verdict, rendered, signature).await
-    }
-
-    /// Validates in the child and renders, on a thread that may block.
-    async fn make(
-        &self,
-        row: &Bundle,
-        sources: Sources,
-        strict: bool,
-        cancel: &Arc<AtomicBool>,
-    ) -> Result<Made, Trouble> {
-        let validator = ChildValidator { cancel: Some(cancel.clone()), ..self.plane.config.validator.clone() };
-        let (project, created_at, source) = (row.project, row.created_at, row.source.clone());
-        let made = tokio::task::spawn_blocking(move || {
-            let verdict = validator.validate(&sources).map_err(no_verdict)?;
-            let verdict = if strict { verdict.into_strict() } else { verdict };
-            if !verdict.ok {
-                return Ok(Made::Refused(verdict.errors.iter().map(|m| m.diagnostic()).collect()));
-            }
-            let extra = BTreeMap::new();
-            let inputs = archive::BuildInputs {
-                project,
-                created_at,
-                source: &source,
-                sources: &sources,
-                verdict: &verdict,
-                extra: &extra,
-            };
-            match archive::render(inputs) {
-                Ok(rendered) => Ok(Made::Rendered(Box::new((verdict, rendered)))),
-                Err(why @ (BuildError::Json(_) | BuildError::Pack(_))) => Err(Trouble::Broken(why.to_string())),
-                Err(
-                    why @ (BuildError::Invalid
-                    | BuildError::Mismatch(_)
-                    | BuildError::Path(..)
-                    | BuildError::PrivateKey(_)
-                    | BuildError::TooLarge(..)),
-                ) => Ok(Made::Refused(vec![plain(&why.to_string())])),
-            }
-        });
-        made.await.map_err(|e| Trouble::Broken(e.to_string()))?
-    }
-
-    /// Packs, stores, and commits. Without a signature the archive is packed later, once, when the signature comes.
-    async fn finish(
-        &self,
-        row: &Bundle,
-        verdict: Verdict,
-        rendered: Rendered,
-        signature: Option<SignatureFile>,
-    ) -> Result<(), Trouble> {
-        let store = &self.plane.store;
-        let config = verdict.config_json.unwrap_or(Value::Null);
-        let old = self.running_config(row).await?;
-        let risk = risk::assess(old.as_ref(), &config, verdict.facts.unknown_keys);
-        let manifest = serde_json::to_value(&rendered.manifest).map_err(|e| Trouble::Broken(e.to_string()))?;
-        let content_id = rendered.content_id;
-        let mut stored = None;
-        if let Some(signature) = signature.clone() {
-            let packed = tokio::task::spawn_blocking(move || archive::assemble(&rendered, Some(&signature)));
-            let packed = packed.await.map_err(|e| Trouble::Broken(e.to_string()))?;
-            let packed = match packed {
-                Ok(packed) => packed,
-                Err(why @ BuildError::TooLarge(..)) => return self.fail(row, vec![plain(&why.to_string())]).await,
-                Err(why) => return Err(Trouble::Broken(why.to_string())),
-            };
-            stored = Some((packed.artifact_hash, packed.size));
-            self.put(row, content_id, packed).await?;
-        }
-        let reasons = risk.restart_reasons.iter().map(|why| format!("needs a restart of the proxy: {why}"));
-        let done = store::Compiled {
-            id: row.id,
-            content_id,
-            artifact_hash: stored.map(|s| s.0),
-            size_bytes: stored.map(|s| s.1),
-            manifest,
-            config,
-            key_id: signature.as_ref().map(|s| s.key_id.clone()),
-            signature: signature.map(|s| s.signature),
-            builder: BUILDER.into(),
-            risk: risk.level,
-            risk_reasons: risk.reasons.into_iter().chain(reasons).collect(),
-            warnings: verdict.warnings.iter().map(|m| m.diagnostic()).collect(),
-            status: if stored.is_some() { BundleStatus::Compiled } else { BundleStatus::AwaitingSignature },
-        };
-        let changes = json!({
-            "version": row.version, "bundle_id": content_id, "artifact_hash": done.artifact_hash.map(|h| h.prefixed()),
-            "size_bytes": done.size_bytes, "risk": done.risk, "warnings": done.warnings.len(), "status": done.status,
-            "caused_by": row.created_by,
-        });
-        let (status, write) = (done.status, self.write(row, "bundle.compiled", changes));
-        if store.set_compiled(done, write).await?.changed {
-            self.works.count(status);
-        }
-        Ok(())
-    }
-
-    async fn put(&self, row: &Bundle, content: ContentId, packed: archive::Archive) -> Result<(), Trouble> {
-        let (key, hash) = (artifacts::Key::bundle(row.project, content), packed.artifact_hash);
-        let bytes = packed.bytes;
-        match self.plane.artifacts.put_if_absent(&key, bytes.clone().into(), Some(hash)).await {
-            Err(artifacts::Error::Corrupt(why)) => {
-                // Left over from a row that was collected, with another `created_at`. Our row alone has this content and
-                // is not compiled yet, so nobody has been told of the object.
-                tracing::warn!(bundle = %row.id, why, "replacing an object that no bundle refers to");
-                self.plane.artifacts.delete(&key).await?;
-                self.plane.artifacts.put_if_absent(&key, bytes.into(), Some(hash)).await?;
-            }
-            put => {
-                put?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What most nodes of the project run; while none runs anything, what its newest completed rollout brought.
-    async fn running_config(&self, row: &Bundle) -> Result<Option<Value>, Trouble> {
-        let store = &self.plane.store;
-        let stats = store.node_stats(row.project).await?;
-        let most = stats.by_bundle.iter().filter_map(|(bundle, nodes)| bundle.map(|b| (*nodes, b))).max();
-        let bundle = match most {
-            Some((_, bundle)) => Some(bundle),
-            None => store.newest_completed_for(row.project).await?.first().map(|done| done.bundle),
-        };
-        let Some(bundle) = bundle else { return Ok(None) };
-        match store.bundle_by_id(SYSTEM, bundle).await {
-            Ok(bundle) => Ok(bundle.config),
-            Err(store::Error::NotFound) => Ok(None),
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    async fn fail(&self, row: &Bundle, errors: Vec<Diagnostic>) -> Result<(), Trouble> {
-        let texts: Vec<String> = errors.iter().take(AUDITED_ERRORS).map(diagnostic_text).collect();
-        let changes = json!({
-            "version": row.version, "errors": texts, "error_count": errors.len(), "caused_by": row.created_by,
-        });
-        match self.plane.store.set_failed(row.id, errors, self.write(row, "bundle.failed", changes)).await {
-            Ok(()) => {
-                self.works.count(BundleStatus::Failed);
-                Ok(())
-            }
-            // Another instance was faster.
-            Err(store::Error::Conflict("state")) => Ok(()),
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    fn write(&self, row: &Bundle, action: &'static str, changes: Value) -> Write {
-        let at = self.plane.clock.now();
-        let entry = NewEntry {
-            actor: domain::Actor::System,
-            action,
-            resource_type: ChangeKind::Bundle.as_str(),
-            resource_id: Some(row.id.0),
-            project: Some(row.project),
-            changes,
-            request_id: None,
-            ip: None,
-        };
-        let change = NewChange { kind: ChangeKind::Bundle, id: row.id.0, project: Some(row.project), version: at.0 };
-        Write::at(at).audit(self.plane.fresh.id(at), entry).change(change)
-    }
-}
-
-/// The config may be fine: it is the validator that could not be asked.
-fn no_verdict(why: ValidatorError) -> Trouble {
-    match why {
-        ValidatorError::Cancelled => Trouble::Away(why.to_string()),
-        ValidatorError::Start(_) | ValidatorError::Io(_) | ValidatorError::Answer(_) => {
-            Trouble::Broken(why.to_string())
-        }
-    }
-}
-
-fn plain(text: &str) -> Diagnostic {
-    Diagnostic { text: text.into(), file: None, line: None, column: None }
-}
-
 /// `file:line:column: text`, as far as it is known.
 pub(crate) fn diagnostic_text(d: &Diagnostic) -> String {
     match (&d.file, d.line, d.column) {
@@ -623,28 +356,5 @@ pub(crate) fn diagnostic_text(d: &Diagnostic) -> String {
         (Some(file), Some(line), None) => format!("{file}:{line}: {}", d.text),
         (Some(file), _, _) => format!("{file}: {}", d.text),
         (None, _, _) => d.text.clone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_job_is_the_same_when_files_validator_and_strictness_are() {
-        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
-        assert_eq!(input_hash(a, false), input_hash(a, false));
-        assert_ne!(input_hash(a, false), input_hash(b, false));
-        assert_ne!(input_hash(a, false), input_hash(a, true));
-    }
-
-    #[test]
-    fn a_diagnostic_begins_with_its_place_as_far_as_it_is_known() {
-        let mut d = Diagnostic { text: "no".into(), file: Some("config.kdl".into()), line: Some(3), column: Some(7) };
-        assert_eq!(diagnostic_text(&d), "config.kdl:3:7: no");
-        d.column = None;
-        assert_eq!(diagnostic_text(&d), "config.kdl:3: no");
-        d.file = None;
-        assert_eq!(diagnostic_text(&d), "no");
     }
 }

@@ -337,8 +337,18 @@ impl ControlPlane {
         }
     }
 
-    /// The key's text is answered once. A key never mints more than it has.
+    /// The key's text is answered once; empty when the request was repeated. A key never mints more than it has.
     pub async fn create_api_key(&self, caller: &Caller, org: OrgId, new: NewApiKey) -> CommandResult<(ApiKey, String)> {
+        let first = self.create_api_key_first(caller, org, new);
+        self.once(caller, |id| self.key_again(org, ApiKeyId(id)), first).await
+    }
+
+    async fn create_api_key_first(
+        &self,
+        caller: &Caller,
+        org: OrgId,
+        new: NewApiKey,
+    ) -> CommandResult<(ApiKey, String)> {
         let store = &self.inner.store;
         must(caller, KeyScope::ApiKeysAdmin, org, new.project, "organisation")?;
         store.org(org).await.map_err(missing("organisation"))?;
@@ -383,6 +393,11 @@ impl ControlPlane {
     }
 
     pub async fn revoke_api_key(&self, caller: &Caller, id: ApiKeyId) -> CommandResult<Done> {
+        let first = self.revoke_api_key_first(caller, id);
+        self.once(caller, |_| std::future::ready(Ok(Done::Changed)), first).await
+    }
+
+    async fn revoke_api_key_first(&self, caller: &Caller, id: ApiKeyId) -> CommandResult<Done> {
         let key = self.key_to_change(caller, id).await?;
         let write = self.key_write(caller, "api_key.revoked", &key, 200);
         let changed =
@@ -392,11 +407,21 @@ impl ControlPlane {
     }
 
     pub async fn delete_api_key(&self, caller: &Caller, id: ApiKeyId) -> CommandResult<()> {
+        let first = self.delete_api_key_first(caller, id);
+        self.once(caller, |_| std::future::ready(Ok(())), first).await
+    }
+
+    async fn delete_api_key_first(&self, caller: &Caller, id: ApiKeyId) -> CommandResult<()> {
         let key = self.key_to_change(caller, id).await?;
         let write = self.key_write(caller, "api_key.deleted", &key, 204);
         self.inner.store.delete_api_key(Scope::Org(key.org), id, write).await.map_err(missing("api key"))?;
         self.forget_api_key(id);
         Ok(())
+    }
+
+    async fn key_again(&self, org: OrgId, id: ApiKeyId) -> CommandResult<(ApiKey, String)> {
+        let key = self.inner.store.api_key(Scope::Org(org), id).await.map_err(missing("api key"))?;
+        Ok((key, String::new()))
     }
 
     async fn key_to_change(&self, caller: &Caller, id: ApiKeyId) -> CommandResult<ApiKey> {

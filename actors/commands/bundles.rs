@@ -38,6 +38,17 @@ impl ControlPlane {
         files: BTreeMap<String, String>,
         source: Source,
     ) -> CommandResult<DesiredConfig> {
+        let first = self.submit_config_first(caller, project, files, source);
+        self.once(caller, |id| self.config_again(project, DesiredConfigId(id)), first).await
+    }
+
+    async fn submit_config_first(
+        &self,
+        caller: &Caller,
+        project: ProjectId,
+        files: BTreeMap<String, String>,
+        source: Source,
+    ) -> CommandResult<DesiredConfig> {
         self.project_by_id(project).await?;
         let sources = Sources(files);
         let mut faults = Faults::default();
@@ -75,7 +86,7 @@ impl ControlPlane {
         });
         let write = Write::at(now)
             .audit(self.fresh().id(now), config_entry(caller, "desired_config.created", &config, changes))
-            .idem(compile_idem(caller, now, 201, "desired_config", &config, None));
+            .idem(config_idem(caller, now, &config));
         self.inner.store.insert_desired_config(config.clone(), write).await?;
         Ok(config)
     }
@@ -85,6 +96,52 @@ impl ControlPlane {
     /// Errors: `Invalid("config")` with the validator's messages when there was time to wait for them; `Conflict`
     /// `bundle_revoked` and `version_taken`.
     pub async fn compile(
+        &self,
+        caller: &Caller,
+        project: ProjectId,
+        desired: Option<DesiredConfigId>,
+        version: Option<String>,
+        wait: Duration,
+    ) -> CommandResult<Compiled> {
+        if let Some(before) = self.answered(caller).await? {
+            return self.compiled_again(caller, project, &before, wait).await;
+        }
+        match self.compile_first(caller, project, desired, version, wait).await {
+            // The same request at once: one of the two stored its answer first.
+            Err(why @ CommandError::Invalid(_)) if is_idempotency(&why) => match self.answered(caller).await? {
+                Some(before) => self.compiled_again(caller, project, &before, wait).await,
+                None => Err(why),
+            },
+            done => done,
+        }
+    }
+
+    /// The row that the first request made; where it had found one, the same input finds it again.
+    async fn compiled_again(
+        &self,
+        caller: &Caller,
+        project: ProjectId,
+        before: &Value,
+        wait: Duration,
+    ) -> CommandResult<Compiled> {
+        let id = |key: &str| before.get(key).and_then(Value::as_str).and_then(|id| id.parse::<uuid::Uuid>().ok());
+        if let Some(row) = id("id") {
+            match self.inner.store.bundle_by_id(Scope::Project(project), BundleId(row)).await {
+                Ok(bundle) => {
+                    let created = bundle.id.0 == row;
+                    return self.compiled(bundle, created, wait).await;
+                }
+                Err(store::Error::NotFound) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        let caller = Caller { idempotency: None, ..caller.clone() };
+        let version = before.get("version").and_then(Value::as_str).map(String::from);
+        let desired = id("desired_config_id").map(DesiredConfigId);
+        self.compile_first(&caller, project, desired, version, wait).await
+    }
+
+    async fn compile_first(
         &self,
         caller: &Caller,
         project: ProjectId,
@@ -119,7 +176,7 @@ impl ControlPlane {
         let write = Write::at(now)
             .audit(self.fresh().id(now), config_entry(caller, "bundle.compile_requested", &config, changes))
             .change(NewChange { kind: ChangeKind::Bundle, id: row.id.0, project: Some(project), version: now.0 })
-            .idem(compile_idem(caller, now, 202, "compile", &config, version.as_deref()));
+            .idem(compile_idem(caller, now, row.id, &config, version.as_deref()));
         let input = input_hash(config.input_hash, settings.strict_config);
         let queued = store.enqueue_compile(row, input, write).await.map_err(|e| match e {
             store::Error::Conflict("version") => CommandError::Conflict {
@@ -129,12 +186,16 @@ impl ControlPlane {
             store::Error::NotFound => CommandError::NotFound("project"),
             other => other.into(),
         })?;
-        let mut bundle = queued.bundle;
+        self.compiled(queued.bundle, queued.created, wait).await
+    }
+
+    /// The answer about a row that was found or made, once it is settled or the time is over.
+    async fn compiled(&self, mut bundle: Bundle, created: bool, wait: Duration) -> CommandResult<Compiled> {
         let id = bundle.id;
         if bundle.status == BundleStatus::Compiling {
             self.inner.compiles.start(id).await;
             if !wait.is_zero() {
-                bundle = self.inner.compiles.wait_for(store, id, wait.min(MAX_COMPILE_WAIT)).await?;
+                bundle = self.inner.compiles.wait_for(&self.inner.store, id, wait.min(MAX_COMPILE_WAIT)).await?;
             }
         }
         match bundle.status {
@@ -148,12 +209,23 @@ impl ControlPlane {
             BundleStatus::Compiling
             | BundleStatus::AwaitingSignature
             | BundleStatus::Compiled
-            | BundleStatus::Deprecated => Ok(Compiled { created: queued.created && bundle.id == id, bundle }),
+            | BundleStatus::Deprecated => Ok(Compiled { created: created && bundle.id == id, bundle }),
         }
     }
 
     /// Distribution stops at once. Answers how many nodes run it.
     pub async fn revoke_bundle(
+        &self,
+        caller: &Caller,
+        project: ProjectId,
+        id: BundleId,
+        reason: Option<String>,
+    ) -> CommandResult<(Done, u64)> {
+        let first = self.revoke_bundle_first(caller, project, id, reason);
+        self.once(caller, |id| self.revoked_again(BundleId(id)), first).await
+    }
+
+    async fn revoke_bundle_first(
         &self,
         caller: &Caller,
         project: ProjectId,
@@ -182,6 +254,11 @@ impl ControlPlane {
     }
 
     pub async fn deprecate_bundle(&self, caller: &Caller, project: ProjectId, id: BundleId) -> CommandResult<Done> {
+        let first = self.deprecate_bundle_first(caller, project, id);
+        self.once(caller, |_| std::future::ready(Ok(Done::Changed)), first).await
+    }
+
+    async fn deprecate_bundle_first(&self, caller: &Caller, project: ProjectId, id: BundleId) -> CommandResult<Done> {
         let bundle = self.bundle_to_change(project, id).await?;
         let changes = json!({
             "bundle_id": bundle.content_id, "version": bundle.version,
@@ -194,6 +271,14 @@ impl ControlPlane {
             self.inner.compiles.count(BundleStatus::Deprecated);
         }
         Ok(if done.changed { Done::Changed } else { Done::Already })
+    }
+
+    async fn config_again(&self, project: ProjectId, id: DesiredConfigId) -> CommandResult<DesiredConfig> {
+        self.inner.store.desired_config(project, id).await.map_err(missing("configuration"))
+    }
+
+    async fn revoked_again(&self, id: BundleId) -> CommandResult<(Done, u64)> {
+        Ok((Done::Changed, self.inner.store.running_on(id).await?.max(0) as u64))
     }
 
     /// The row itself, also when `id` is an alias of it.
@@ -233,16 +318,26 @@ fn config_entry(caller: &Caller, action: &'static str, config: &DesiredConfig, c
     }
 }
 
-/// `{"kind": "desired_config" | "compile", "id": <desired config>, "version"}`. A compile is repeated by asking for it again
-/// with this id and version and without the key: the same input finds the same bundle.
+fn config_idem(caller: &Caller, at: Timestamp, config: &DesiredConfig) -> Option<IdemRecord> {
+    let record = idem(caller, at, 201, ChangeKind::Bundle, config.id.0)?;
+    Some(IdemRecord { response: json!({"kind": "desired_config", "id": config.id}), ..record })
+}
+
+/// `{"kind": "compile", "id": <the row, if one was made>, "desired_config_id", "version"}`: whether a row was made is only
+/// known once this is stored.
 fn compile_idem(
     caller: &Caller,
     at: Timestamp,
-    status: u16,
-    kind: &str,
+    row: BundleId,
     config: &DesiredConfig,
     version: Option<&str>,
 ) -> Option<IdemRecord> {
-    let record = idem(caller, at, status, ChangeKind::Bundle, config.id.0)?;
-    Some(IdemRecord { response: json!({"kind": kind, "id": config.id, "version": version}), ..record })
+    let record = idem(caller, at, 202, ChangeKind::Bundle, row.0)?;
+    let response = json!({"kind": "compile", "id": row, "desired_config_id": config.id, "version": version});
+    Some(IdemRecord { response, ..record })
+}
+
+/// The store's answer to a second request with a key that is being used.
+fn is_idempotency(why: &CommandError) -> bool {
+    matches!(why, CommandError::Invalid(fields) if fields.iter().any(|(field, _)| field == "Idempotency-Key"))
 }

@@ -9,4 +9,4 @@ pub mod rollouts;
 mod write;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

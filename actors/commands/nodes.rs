@@ -119,6 +119,17 @@ impl ControlPlane {
         node: NodeId,
         patch: NodePatch,
     ) -> CommandResult<Node> {
+        let first = self.patch_node_first(caller, project, node, patch);
+        self.once(caller, |_| self.node_by_id(project, node), first).await
+    }
+
+    async fn patch_node_first(
+        &self,
+        caller: &Caller,
+        project: ProjectId,
+        node: NodeId,
+        patch: NodePatch,
+    ) -> CommandResult<Node> {
         let old = self.node_by_id(project, node).await?;
         let labels = patch.labels.map(|changes| {
             let mut labels = old.labels.clone();
@@ -166,8 +177,13 @@ impl ControlPlane {
         Ok(new)
     }
 
-    /// The new key is answered once; the old one is void at once.
+    /// The new key is answered once (empty when the request was repeated); the old one is void at once.
     pub async fn rotate_node_key(&self, caller: &Caller, project: ProjectId, node: NodeId) -> CommandResult<String> {
+        let first = self.rotate_node_key_first(caller, project, node);
+        self.once(caller, |_| std::future::ready(Ok(String::new())), first).await
+    }
+
+    async fn rotate_node_key_first(&self, caller: &Caller, project: ProjectId, node: NodeId) -> CommandResult<String> {
         let old = self.node_by_id(project, node).await?;
         if old.standing == Standing::Revoked {
             return Err(CommandError::Conflict {
@@ -185,6 +201,11 @@ impl ControlPlane {
     }
 
     pub async fn revoke_node(&self, caller: &Caller, project: ProjectId, node: NodeId) -> CommandResult<Done> {
+        let first = self.revoke_node_first(caller, project, node);
+        self.once(caller, |_| std::future::ready(Ok(Done::Changed)), first).await
+    }
+
+    async fn revoke_node_first(&self, caller: &Caller, project: ProjectId, node: NodeId) -> CommandResult<Done> {
         let old = self.node_by_id(project, node).await?;
         let changes = json!({"standing": {"from": old.standing, "to": Standing::Revoked}});
         let write = self.node_write(caller, "node.revoked", &old, changes, 200);
@@ -195,6 +216,11 @@ impl ControlPlane {
     }
 
     pub async fn adopt_node(&self, caller: &Caller, project: ProjectId, node: NodeId) -> CommandResult<Done> {
+        let first = self.adopt_node_first(caller, project, node);
+        self.once(caller, |_| std::future::ready(Ok(Done::Changed)), first).await
+    }
+
+    async fn adopt_node_first(&self, caller: &Caller, project: ProjectId, node: NodeId) -> CommandResult<Done> {
         let old = self.node_by_id(project, node).await?;
         if old.standing == Standing::Revoked {
             return Err(CommandError::Conflict {
@@ -212,6 +238,11 @@ impl ControlPlane {
     }
 
     pub async fn delete_node(&self, caller: &Caller, project: ProjectId, node: NodeId) -> CommandResult<()> {
+        let first = self.delete_node_first(caller, project, node);
+        self.once(caller, |_| std::future::ready(Ok(())), first).await
+    }
+
+    async fn delete_node_first(&self, caller: &Caller, project: ProjectId, node: NodeId) -> CommandResult<()> {
         let old = self.node_by_id(project, node).await?;
         let write = self.node_write(caller, "node.deleted", &old, json!({"name": old.name}), 204);
         self.inner.store.delete_node(Scope::Project(project), node, write).await.map_err(missing("node"))?;

@@ -66,6 +66,11 @@ pub struct EnrolmentToken {
 
 impl ControlPlane {
     pub async fn create_project(&self, caller: &Caller, new: NewProject) -> CommandResult<Project> {
+        let first = self.create_project_first(caller, new);
+        self.once(caller, |id| self.project_by_id(ProjectId(id)), first).await
+    }
+
+    async fn create_project_first(&self, caller: &Caller, new: NewProject) -> CommandResult<Project> {
         let org = new.org.or_else(|| first_org(caller)).ok_or(CommandError::NotFound("organisation"))?;
         must(caller, KeyScope::ProjectsWrite, org, None, "organisation")?;
         self.inner.store.org(org).await.map_err(missing("organisation"))?;
@@ -95,6 +100,16 @@ impl ControlPlane {
     }
 
     pub async fn update_project(&self, caller: &Caller, id: ProjectId, patch: ProjectPatch) -> CommandResult<Project> {
+        let first = self.update_project_first(caller, id, patch);
+        self.once(caller, |id| self.project_by_id(ProjectId(id)), first).await
+    }
+
+    async fn update_project_first(
+        &self,
+        caller: &Caller,
+        id: ProjectId,
+        patch: ProjectPatch,
+    ) -> CommandResult<Project> {
         let old = self.project_by_id(id).await?;
         let mut new = old.clone();
         let mut faults = Faults::default();
@@ -135,6 +150,11 @@ impl ControlPlane {
 
     /// Soft: refused (409 `project_in_use`) while a rollout is active.
     pub async fn delete_project(&self, caller: &Caller, id: ProjectId) -> CommandResult<()> {
+        let first = self.delete_project_first(caller, id);
+        self.once(caller, |_| std::future::ready(Ok(())), first).await
+    }
+
+    async fn delete_project_first(&self, caller: &Caller, id: ProjectId) -> CommandResult<()> {
         let project = self.project_by_id(id).await?;
         let in_use = |what: String| CommandError::Conflict { code: "project_in_use", detail: what };
         let active = RolloutFilter {
@@ -156,8 +176,18 @@ impl ControlPlane {
         }
     }
 
-    /// The token's text is answered once.
+    /// The token's text is answered once; empty when the request was repeated.
     pub async fn create_enrolment_token(
+        &self,
+        caller: &Caller,
+        project: ProjectId,
+        new: NewEnrolmentToken,
+    ) -> CommandResult<(EnrolmentToken, String)> {
+        let first = self.create_enrolment_token_first(caller, project, new);
+        self.once(caller, |id| self.token_again(project, EnrolmentTokenId(id)), first).await
+    }
+
+    async fn create_enrolment_token_first(
         &self,
         caller: &Caller,
         project: ProjectId,
@@ -231,6 +261,16 @@ impl ControlPlane {
         project: ProjectId,
         id: EnrolmentTokenId,
     ) -> CommandResult<()> {
+        let first = self.delete_enrolment_token_first(caller, project, id);
+        self.once(caller, |_| std::future::ready(Ok(())), first).await
+    }
+
+    async fn delete_enrolment_token_first(
+        &self,
+        caller: &Caller,
+        project: ProjectId,
+        id: EnrolmentTokenId,
+    ) -> CommandResult<()> {
         let now = self.now();
         let said = Said {
             action: "enrolment_token.deleted",
@@ -242,6 +282,11 @@ impl ControlPlane {
         let idem = idem(caller, now, 204, ChangeKind::EnrolmentToken, id.0);
         let write = self.write_at(now, &caller.ctx, said).idem(idem);
         self.inner.store.delete_enrolment_token(project, id, write).await.map_err(missing("enrolment token"))
+    }
+
+    async fn token_again(&self, project: ProjectId, id: EnrolmentTokenId) -> CommandResult<(EnrolmentToken, String)> {
+        let token = self.list_enrolment_tokens(project).await?.into_iter().find(|t| t.id == id);
+        Ok((token.ok_or(CommandError::NotFound("enrolment token"))?, String::new()))
     }
 
     /// A living project. The caller's right to it was checked at the front door, where the path was resolved.

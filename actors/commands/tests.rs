@@ -25,7 +25,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
-use store::testing::{Opened, for_each_backend};
+use store::testing::{Opened, for_each_backend, seed};
 use store::{AuditFilter, Page, Write};
 
 const START: Timestamp = Timestamp(1_800_000_000_000_000);
@@ -33,7 +33,7 @@ const SYSTEM: Scope = Scope::System("tests look everywhere");
 const CHILD: &str = "ACTORS_TEST_VALIDATOR_CHILD";
 const BOOTSTRAP: &str = "scp_bootstrap-key-of-the-tests";
 const PASSWORD: &str = "correct horse";
-const WAIT: Duration = Duration::from_secs(60);
+pub(crate) const WAIT: Duration = Duration::from_secs(60);
 
 /// Not a test: what the validator child of the others runs. Its verdict is the line that begins with `VERDICT`.
 #[test]
@@ -56,13 +56,13 @@ fn validator() -> ChildValidator {
     child
 }
 
-struct World {
+pub(crate) struct World {
     tree: Option<Tree>,
-    plane: ControlPlane,
-    hand: ManualClock,
-    caller: Caller,
+    pub plane: ControlPlane,
+    pub hand: ManualClock,
+    pub caller: Caller,
     org: OrgId,
-    project: Project,
+    pub project: Project,
     _dir: tempfile::TempDir,
     _opened: Opened,
 }
@@ -116,9 +116,13 @@ impl World {
         World { tree: Some(tree), plane, hand, caller, org: done.org, project, _dir: dir, _opened: opened }
     }
 
-    async fn settings(&self, settings: serde_json::Value) {
+    pub async fn settings(&self, settings: serde_json::Value) {
         let patch = ProjectPatch { settings: settings.as_object().cloned(), ..ProjectPatch::default() };
         self.plane.update_project(&self.caller, self.project.id, patch).await.unwrap();
+    }
+
+    pub fn dir(&self) -> &std::path::Path {
+        self._dir.path()
     }
 
     async fn token(&self, new: NewEnrolmentToken) -> String {
@@ -136,12 +140,12 @@ impl World {
         self.plane.register_node(self.project.id, token, registration, &Ctx::system()).await
     }
 
-    async fn submit(&self, text: &str) -> DesiredConfigId {
+    pub async fn submit(&self, text: &str) -> DesiredConfigId {
         let files = BTreeMap::from([("config.kdl".to_string(), text.to_string())]);
         self.plane.submit_config(&self.caller, self.project.id, files, Source::default()).await.unwrap().id
     }
 
-    async fn compile(&self, config: DesiredConfigId, version: &str) -> CommandResult<super::bundles::Compiled> {
+    pub async fn compile(&self, config: DesiredConfigId, version: &str) -> CommandResult<super::bundles::Compiled> {
         self.plane.compile(&self.caller, self.project.id, Some(config), Some(version.into()), WAIT).await
     }
 
@@ -173,7 +177,7 @@ impl World {
         answer
     }
 
-    async fn end(mut self) {
+    pub async fn end(mut self) {
         self.tree.take().unwrap().stop().await.unwrap();
     }
 }
@@ -189,7 +193,7 @@ fn code<T: std::fmt::Debug>(answer: CommandResult<T>) -> &'static str {
     }
 }
 
-async fn on_both<F, Fut>(test: F)
+pub(crate) async fn on_both<F, Fut>(test: F)
 where
     F: Fn(World) -> Fut,
     Fut: Future<Output = ()>,
@@ -350,10 +354,60 @@ async fn a_repeated_request_is_carried_out_once() {
         let made = w.plane.create_project(&caller, new("other")).await.unwrap();
         let kept = w.plane.store().idempotent("user:1", "POST /projects", "abc", START).await.unwrap().unwrap();
         assert_eq!((kept.status, kept.response), (201, json!({"kind": "project", "id": made.id})));
-        let again = w.plane.create_project(&caller, new("another")).await;
-        assert!(matches!(again, Err(CommandError::Invalid(f)) if f[0].0 == "Idempotency-Key"));
+        let entries = w.entries().await;
+        assert_eq!(w.plane.create_project(&caller, new("other")).await.unwrap(), made);
+        assert_eq!(w.entries().await, entries, "the answer is repeated, not the deed");
+        let mut other = caller.clone();
+        other.idempotency.as_mut().unwrap().body_hash = Digest::of(b"another body");
+        let refused = w.plane.create_project(&other, new("another")).await;
+        assert!(matches!(refused, Err(CommandError::Invalid(f)) if f[0].0 == "Idempotency-Key"));
         assert_eq!(w.plane.store().projects(SYSTEM, Page::first(10)).await.unwrap().total, 2);
         assert_eq!(code(w.plane.create_project(&w.caller, new("other")).await), "slug_taken");
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_request_many_times_at_once_is_carried_out_once() {
+    on_both(|w| async move {
+        let caller = |route: &str| {
+            let (credential, key, body_hash) = ("key:1".into(), "k".into(), Digest::of(b"b"));
+            let idempotency = Some(Idempotency { credential, route: route.into(), key, body_hash });
+            Caller { idempotency, ..w.caller.clone() }
+        };
+        let (create, mint, build) = (caller("POST /projects"), caller("POST /api-keys"), caller("POST /compile"));
+        let new = || NewProject { name: "Many".into(), ..NewProject::default() };
+        let made = futures_util::future::join_all((0..8).map(|_| w.plane.create_project(&create, new()))).await;
+        assert!(made.iter().all(|m| m.is_ok() && *m == made[0]), "{made:?}");
+        let new = || NewApiKey { name: "k".into(), scopes: vec![], project: None, expires_at: None };
+        let minted = futures_util::future::join_all((0..8).map(|_| w.plane.create_api_key(&mint, w.org, new()))).await;
+        let minted: Vec<_> = minted.into_iter().map(Result::unwrap).collect();
+        assert!(minted.iter().all(|(key, _)| key.id == minted[0].0.id));
+        assert_eq!(minted.iter().filter(|(_, text)| !text.is_empty()).count(), 1, "the secret is answered once");
+        let config = w.submit(samples::DEMO_V1).await;
+        let compile = || w.plane.compile(&build, w.project.id, Some(config), Some("1".into()), WAIT);
+        let built = futures_util::future::join_all((0..4).map(|_| compile())).await;
+        let built: Vec<_> = built.into_iter().map(Result::unwrap).collect();
+        assert!(built.iter().all(|b| b.created && b.bundle == built[0].bundle));
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_project_with_an_active_rollout_is_not_deleted() {
+    on_both(|w| async move {
+        let bundle = seed::compiled_bundle(w.plane.store(), w.project.id, Some("1")).await;
+        let rollout = store::NewRollout {
+            planned: seed::planned(w.project.id, bundle.id, &[]),
+            org: w.org,
+            created_by: None,
+            created_by_key: None,
+            options: json!({}),
+        };
+        w.plane.store().insert_rollout(rollout, Write::at(START)).await.unwrap();
+        assert_eq!(code(w.plane.delete_project(&w.caller, w.project.id).await), "project_in_use");
         w.end().await;
     })
     .await;

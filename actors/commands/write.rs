@@ -54,8 +54,45 @@ impl ControlPlane {
     }
 }
 
-/// The answer to be repeated: `{"kind": <noun>, "id": <uuid>}`. `web` reads the object again and answers with `status`
-/// and without the secret that the first answer may have had.
+impl ControlPlane {
+    /// Carries `first` out unless the same request was carried out before; then `again` makes the answer anew from the id
+    /// of what it made or changed. A secret that the first answer had is then an empty text.
+    ///
+    /// Two of the same at once: one fails on what the other stored, looks again, and answers the same.
+    pub(crate) async fn once<T, A: Future<Output = CommandResult<T>>>(
+        &self,
+        caller: &Caller,
+        again: impl FnOnce(Uuid) -> A,
+        first: impl Future<Output = CommandResult<T>>,
+    ) -> CommandResult<T> {
+        if let Some(id) = self.answered(caller).await?.and_then(|r| id_in(&r)) {
+            return again(id).await;
+        }
+        match first.await {
+            Err(why) if caller.idempotency.is_some() => match self.answered(caller).await?.and_then(|r| id_in(&r)) {
+                Some(id) => again(id).await,
+                None => Err(why),
+            },
+            done => done,
+        }
+    }
+
+    /// What was stored for the same request. Errors: `Invalid` when the key was used with another body.
+    pub(crate) async fn answered(&self, caller: &Caller) -> CommandResult<Option<Value>> {
+        let Some(i) = &caller.idempotency else { return Ok(None) };
+        match self.inner.store.idempotent(&i.credential, &i.route, &i.key, self.now()).await? {
+            Some(r) if r.body_hash == i.body_hash => Ok(Some(r.response)),
+            Some(_) => Err(CommandError::invalid("Idempotency-Key", "was used before with another body")),
+            None => Ok(None),
+        }
+    }
+}
+
+fn id_in(response: &Value) -> Option<Uuid> {
+    response.get("id")?.as_str()?.parse().ok()
+}
+
+/// The answer to be repeated: `{"kind": <noun>, "id": <uuid>}` and the status it had.
 pub(crate) fn idem(caller: &Caller, at: Timestamp, status: u16, kind: ChangeKind, id: Uuid) -> Option<IdemRecord> {
     let i = caller.idempotency.as_ref()?;
     Some(IdemRecord {

@@ -13,6 +13,8 @@ use std::sync::Weak;
 
 /// Mail of other instances taken into one decision.
 const MAIL_BATCH: u32 = 1_000;
+/// An ended rollout's actor stays for this long, so that no question to it is lost with its mailbox.
+const LINGER: Span = Span::secs(10);
 /// When the database did not take a decision, the next try is made after this.
 const RETRY_AFTER: Span = Span::secs(1);
 
@@ -52,6 +54,8 @@ pub(super) struct Brain {
     /// The engine has more to assign at once; true after a start, because the effect that says so may have been lost.
     more: bool,
     timer: Option<TaskGuard>,
+    /// When an ended rollout's actor goes.
+    leave_at: Option<Timestamp>,
     /// Since when the database has not taken our decisions: no clock of the rollout counts that time.
     unavailable_since: Option<Timestamp>,
 }
@@ -86,6 +90,7 @@ impl Actor for RolloutActor {
             flush_sent: false,
             more: true,
             timer: None,
+            leave_at: None,
             unavailable_since: None,
             plane,
         }))
@@ -484,23 +489,34 @@ impl Brain {
         let head = &self.rollout.head;
         let debts = head.counts.owed > 0 || head.lane_open > 0 || self.rollout.members.values().any(waits_after_end);
         if head.phase.is_end() && !(debts && matches!(head.phase, Phase::Completed | Phase::RolledBack)) {
-            if self.inputs.is_empty() && self.presence.is_empty() {
+            // News of its nodes may be under way: whoever asks a while longer is told that nothing is held any more.
+            let now = self.plane.now();
+            let leave_at = *self.leave_at.get_or_insert(now + LINGER);
+            if now >= leave_at && self.inputs.is_empty() && self.presence.is_empty() {
                 self.plane.inner.store.release_rollout(self.plane.inner.instance, self.rollout.id, self.fence).await?;
                 me.stop(None);
+            } else {
+                self.wake_at(me, leave_at);
             }
             return Ok(());
         }
+        self.leave_at = None;
         let clock = self.plane.clock().clone();
         let retry = self.unavailable_since.map(|_| clock.now() + RETRY_AFTER);
         let at = [head.wake_at, retry].into_iter().flatten().min();
-        self.timer = at.map(|at| {
-            let me = me.clone();
-            spawn_task("rollout timer", async move {
-                clock.sleep_until(at).await;
-                let _ = me.cast(RolloutMsg::Wake);
-            })
-        });
+        match at {
+            Some(at) => self.wake_at(me, at),
+            None => self.timer = None,
+        }
         Ok(())
+    }
+
+    fn wake_at(&mut self, me: &Me, at: Timestamp) {
+        let (clock, me) = (self.plane.clock().clone(), me.clone());
+        self.timer = Some(spawn_task("rollout timer", async move {
+            clock.sleep_until(at).await;
+            let _ = me.cast(RolloutMsg::Wake);
+        }));
     }
 }
 
