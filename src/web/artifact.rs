@@ -98,8 +98,8 @@ fn about(status: StatusCode, mut response: Response, etag: &str, bundle: Content
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/zstd"));
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    // Content never changes under its id; but it is for this client only.
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=31536000, immutable"));
+    // Content never changes under its id; but whether it may be had is asked every time.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
     if let Ok(value) = HeaderValue::from_str(etag) {
         headers.insert(header::ETAG, value);
     }

@@ -17,6 +17,7 @@ use http::{HeaderMap, Method};
 use serde::de::DeserializeOwned;
 use std::net::IpAddr;
 use std::str::FromStr;
+use uuid::Uuid;
 
 /// Longest `Idempotency-Key`.
 const MAX_IDEMPOTENCY_KEY: usize = 255;
@@ -118,6 +119,15 @@ impl Call {
         }
         caller.idempotency = Some(idempotency);
         Ok(caller)
+    }
+
+    /// What the same request made or changed when it was carried out before.
+    pub async fn repeated(&self, caller: &Caller) -> Outcome<Option<Uuid>> {
+        let Some(i) = &caller.idempotency else { return Ok(None) };
+        let now = self.app.plane.now();
+        let before = self.app.plane.store().idempotent(&i.credential, &i.route, &i.key, now).await?;
+        let same = before.filter(|b| b.body_hash == i.body_hash);
+        Ok(same.and_then(|b| b.response.get("id")?.as_str()?.parse().ok()))
     }
 }
 

@@ -116,9 +116,12 @@ pub async fn docs(_call: Call) -> Outcome<Response> {
     Ok(response)
 }
 
+/// Method, path and description of an operation.
+type Line<'a> = (String, String, &'a Value);
+
 fn docs_page(document: &Value) -> String {
     let text = |v: &Value| v.as_str().unwrap_or_default().to_string();
-    let mut tags: Vec<(String, Vec<(String, String, &Value)>)> = Vec::new();
+    let mut tags: Vec<(String, Vec<Line<'_>>)> = Vec::new();
     for (path, methods) in document["paths"].as_object().into_iter().flatten() {
         for (method, operation) in methods.as_object().into_iter().flatten() {
             let tag = text(&operation["tags"][0]);

@@ -45,22 +45,22 @@ fn words(code: &str) -> String {
 
 /// Does this kind of event by itself change where a rollout stands?
 fn is_turn(event: &Event) -> bool {
-    match event {
+    matches!(
+        event,
         Event::Start { .. }
-        | Event::Pause { .. }
-        | Event::Resume { .. }
-        | Event::Cancel { .. }
-        | Event::Rollback { .. }
-        | Event::Retry { .. }
-        | Event::FreezeBegan
-        | Event::FreezeEnded
-        | Event::BundleRevoked { .. }
-        | Event::WaitBegan { .. }
-        | Event::WaitEnded { .. }
-        | Event::ControllerFailed { .. }
-        | Event::OwnerStarted { .. } => true,
-        _ => false,
-    }
+            | Event::Pause { .. }
+            | Event::Resume { .. }
+            | Event::Cancel { .. }
+            | Event::Rollback { .. }
+            | Event::Retry { .. }
+            | Event::FreezeBegan
+            | Event::FreezeEnded
+            | Event::BundleRevoked { .. }
+            | Event::WaitBegan { .. }
+            | Event::WaitEnded { .. }
+            | Event::ControllerFailed { .. }
+            | Event::OwnerStarted { .. }
+    )
 }
 
 fn turn(e: &LoggedEvent) -> Cause {

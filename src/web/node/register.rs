@@ -6,6 +6,7 @@ use crate::call::Call;
 use crate::limit::network_of;
 use crate::problem::{Outcome, Refusal};
 use crate::reply;
+use actors::command::CommandError;
 use actors::node_api::Registration;
 use api::node::{RegisterAnswer, RegisterRequest};
 use domain::Scope;
@@ -35,7 +36,11 @@ pub async fn register(call: Call) -> Outcome<Response> {
     let registration = check(call.json()?)?;
     let ctx = Ctx { actor: Actor::System, request_id: Some(call.meta.request_id), address: Some(call.address) };
     let done = call.app.plane.register_node(project.id, token, registration, &ctx).await;
-    let done = done.map_err(|e| auth::count_stranger(&call.app, call.address, e.into()))?;
+    let done = done.map_err(|e| match e {
+        // There is no other credential than the token, so a wrong or missing one is not a matter of what it may do.
+        CommandError::Forbidden(why) => auth::count_stranger(&call.app, call.address, Refusal::unauthorized(why)),
+        other => other.into(),
+    })?;
     let status = if done.replaced { StatusCode::OK } else { StatusCode::CREATED };
     Ok(reply::json(
         status,
