@@ -177,7 +177,13 @@ impl ControlPlane {
                 false => (None, None),
             };
             match self.ask_session(auth.node, |reply| SessionMsg::Poll { auth, waiter, reply }).await? {
-                PollStep::Answer(answer) => {
+                PollStep::Answer(mut answer) => {
+                    if let PollAnswer::NoUpdate { poll_after_s, .. } = answer.as_mut()
+                        && wait > Duration::ZERO
+                    {
+                        // A held poll is repeated at once, or news would find nobody waiting.
+                        *poll_after_s = 1;
+                    }
                     let result = match *answer {
                         PollAnswer::NoUpdate { .. } => "no_update",
                         PollAnswer::Update(_) => "update",

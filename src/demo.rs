@@ -18,7 +18,7 @@ use std::time::Duration;
 
 const NODES: u32 = 20;
 /// In the second batch of the order by name.
-const BAD_NODE: &str = "edge-15";
+const BAD_NODE: &str = "15";
 const PROJECT: &str = "demo";
 /// Everything must have happened within this.
 const PATIENCE: Duration = Duration::from_secs(55);
@@ -78,13 +78,16 @@ async fn play(instance: &Instance) -> Result<Fleet, Failure> {
     let http = Http::new(&format!("http://{}", instance.address), HttpOptions { max_connections: 100, http2: false })?;
     // What was there before decides the names of this run: the demo can be started again on the same data.
     let run = plane.store().bundles(Scope::Project(project.id), Default::default(), store::Page::first(1)).await?.total / 2 + 1;
+    let prefix = if run == 1 { "edge-".to_string() } else { format!("edge{run}-") };
+    let bad_node = format!("{prefix}{BAD_NODE}");
     let (good, bad) = (format!("v{run}.0"), format!("v{run}.1"));
-    let scenario = format!("[[rule]]\nname = \"{BAD_NODE}\"\nfail_on_version = \"{bad}\"\n");
+    let scenario = format!("[[rule]]\nname = \"{bad_node}\"\nfail_on_version = \"{bad}\"\n");
     let fleet = Fleet::start(
         FleetConfig {
             project: PROJECT.into(),
             nodes: NODES,
-            name_prefix: "edge-".into(),
+            // Nodes of an earlier run on the same data stay behind as offline ones.
+            name_prefix: prefix.clone(),
             labels: [("rack".to_string(), "r{i%4}".to_string())].into(),
             behaviour: Behaviour { apply_delay: Span::millis(400), ..Behaviour::default() },
             scenario: Scenario::parse(&scenario)?,
@@ -104,7 +107,7 @@ async fn play(instance: &Instance) -> Result<Fleet, Failure> {
     expect(&one, Phase::Completed)?;
 
     let second = compile(plane, &caller, &project, &bad, bundle::samples::DEMO_V2, run).await?;
-    println!("  bundle {bad}: {second}; {BAD_NODE} will fail to activate it");
+    println!("  bundle {bad}: {second}; {bad_node} will fail to activate it");
     let spec = Spec { bundle: second, on_failure: OnFailure::Rollback, ..base };
     let two = roll_out(plane, &caller, &project, spec, &page).await?;
     expect(&two, Phase::RolledBack)?;

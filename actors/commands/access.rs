@@ -339,7 +339,7 @@ impl ControlPlane {
 
     /// The key's text is answered once; empty when the request was repeated. A key never mints more than it has.
     pub async fn create_api_key(&self, caller: &Caller, org: OrgId, new: NewApiKey) -> CommandResult<(ApiKey, String)> {
-        let first = self.create_api_key_first(caller, org, new);
+        let first = Box::pin(self.create_api_key_first(caller, org, new));
         self.once(caller, |id| self.key_again(org, ApiKeyId(id)), first).await
     }
 
@@ -393,7 +393,7 @@ impl ControlPlane {
     }
 
     pub async fn revoke_api_key(&self, caller: &Caller, id: ApiKeyId) -> CommandResult<Done> {
-        let first = self.revoke_api_key_first(caller, id);
+        let first = Box::pin(self.revoke_api_key_first(caller, id));
         self.once(caller, |_| std::future::ready(Ok(Done::Changed)), first).await
     }
 
@@ -407,7 +407,7 @@ impl ControlPlane {
     }
 
     pub async fn delete_api_key(&self, caller: &Caller, id: ApiKeyId) -> CommandResult<()> {
-        let first = self.delete_api_key_first(caller, id);
+        let first = Box::pin(self.delete_api_key_first(caller, id));
         self.once(caller, |_| std::future::ready(Ok(())), first).await
     }
 

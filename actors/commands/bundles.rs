@@ -38,7 +38,7 @@ impl ControlPlane {
         files: BTreeMap<String, String>,
         source: Source,
     ) -> CommandResult<DesiredConfig> {
-        let first = self.submit_config_first(caller, project, files, source);
+        let first = Box::pin(self.submit_config_first(caller, project, files, source));
         self.once(caller, |id| self.config_again(project, DesiredConfigId(id)), first).await
     }
 
@@ -221,7 +221,7 @@ impl ControlPlane {
         id: BundleId,
         reason: Option<String>,
     ) -> CommandResult<(Done, u64)> {
-        let first = self.revoke_bundle_first(caller, project, id, reason);
+        let first = Box::pin(self.revoke_bundle_first(caller, project, id, reason));
         self.once(caller, |id| self.revoked_again(BundleId(id)), first).await
     }
 
@@ -248,13 +248,13 @@ impl ControlPlane {
             self.inner.compiles.count(BundleStatus::Revoked);
         }
         // Also when it was revoked already: the command before may have ended in between.
-        self.bundle_revoked(project, bundle.id).await;
+        Box::pin(self.bundle_revoked(project, bundle.id)).await;
         let running_on = store.running_on(bundle.id).await?;
         Ok((if done.changed { Done::Changed } else { Done::Already }, running_on.max(0) as u64))
     }
 
     pub async fn deprecate_bundle(&self, caller: &Caller, project: ProjectId, id: BundleId) -> CommandResult<Done> {
-        let first = self.deprecate_bundle_first(caller, project, id);
+        let first = Box::pin(self.deprecate_bundle_first(caller, project, id));
         self.once(caller, |_| std::future::ready(Ok(Done::Changed)), first).await
     }
 

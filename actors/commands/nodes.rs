@@ -98,8 +98,8 @@ impl ControlPlane {
                 Err(e) => return Err(e.into()),
             };
         match replaced {
-            true => self.node_changed(project.id, id).await,
-            false => self.node_registered(project.id, id).await,
+            true => Box::pin(self.node_changed(project.id, id)).await,
+            false => Box::pin(self.node_registered(project.id, id)).await,
         }
         let third = self.inner.config.stale_after.as_secs() / 3;
         Ok(Registered {
@@ -119,7 +119,7 @@ impl ControlPlane {
         node: NodeId,
         patch: NodePatch,
     ) -> CommandResult<Node> {
-        let first = self.patch_node_first(caller, project, node, patch);
+        let first = Box::pin(self.patch_node_first(caller, project, node, patch));
         self.once(caller, |_| self.node_by_id(project, node), first).await
     }
 
@@ -173,13 +173,13 @@ impl ControlPlane {
         let patch = store::NodePatch { labels, pinned_bundle: pinned };
         let new =
             self.inner.store.patch_node(Scope::Project(project), node, patch, write).await.map_err(missing("node"))?;
-        self.node_changed(project, node).await;
+        Box::pin(self.node_changed(project, node)).await;
         Ok(new)
     }
 
     /// The new key is answered once (empty when the request was repeated); the old one is void at once.
     pub async fn rotate_node_key(&self, caller: &Caller, project: ProjectId, node: NodeId) -> CommandResult<String> {
-        let first = self.rotate_node_key_first(caller, project, node);
+        let first = Box::pin(self.rotate_node_key_first(caller, project, node));
         self.once(caller, |_| std::future::ready(Ok(String::new())), first).await
     }
 
@@ -196,12 +196,12 @@ impl ControlPlane {
         let write = self.node_write(caller, "node.key_rotated", &old, changes, 200);
         let hash = secret_hash(&key);
         self.inner.store.rotate_node_key(Scope::Project(project), node, hash, write).await.map_err(missing("node"))?;
-        self.node_changed(project, node).await;
+        Box::pin(self.node_changed(project, node)).await;
         Ok(key)
     }
 
     pub async fn revoke_node(&self, caller: &Caller, project: ProjectId, node: NodeId) -> CommandResult<Done> {
-        let first = self.revoke_node_first(caller, project, node);
+        let first = Box::pin(self.revoke_node_first(caller, project, node));
         self.once(caller, |_| std::future::ready(Ok(Done::Changed)), first).await
     }
 
@@ -211,12 +211,12 @@ impl ControlPlane {
         let write = self.node_write(caller, "node.revoked", &old, changes, 200);
         let done = self.inner.store.revoke_node(Scope::Project(project), node, write).await.map_err(missing("node"))?;
         // Also when it was revoked already: the command before may have ended in between.
-        self.node_changed(project, node).await;
+        Box::pin(self.node_changed(project, node)).await;
         Ok(if done.changed { Done::Changed } else { Done::Already })
     }
 
     pub async fn adopt_node(&self, caller: &Caller, project: ProjectId, node: NodeId) -> CommandResult<Done> {
-        let first = self.adopt_node_first(caller, project, node);
+        let first = Box::pin(self.adopt_node_first(caller, project, node));
         self.once(caller, |_| std::future::ready(Ok(Done::Changed)), first).await
     }
 
@@ -232,13 +232,13 @@ impl ControlPlane {
         let write = self.node_write(caller, "node.adopted", &old, changes, 200);
         let done = self.inner.store.adopt_node(Scope::Project(project), node, write).await.map_err(missing("node"))?;
         if done.changed {
-            self.node_changed(project, node).await;
+            Box::pin(self.node_changed(project, node)).await;
         }
         Ok(if done.changed { Done::Changed } else { Done::Already })
     }
 
     pub async fn delete_node(&self, caller: &Caller, project: ProjectId, node: NodeId) -> CommandResult<()> {
-        let first = self.delete_node_first(caller, project, node);
+        let first = Box::pin(self.delete_node_first(caller, project, node));
         self.once(caller, |_| std::future::ready(Ok(())), first).await
     }
 
@@ -246,7 +246,7 @@ impl ControlPlane {
         let old = self.node_by_id(project, node).await?;
         let write = self.node_write(caller, "node.deleted", &old, json!({"name": old.name}), 204);
         self.inner.store.delete_node(Scope::Project(project), node, write).await.map_err(missing("node"))?;
-        self.node_changed(project, node).await;
+        Box::pin(self.node_changed(project, node)).await;
         Ok(())
     }
 

@@ -66,7 +66,7 @@ pub struct EnrolmentToken {
 
 impl ControlPlane {
     pub async fn create_project(&self, caller: &Caller, new: NewProject) -> CommandResult<Project> {
-        let first = self.create_project_first(caller, new);
+        let first = Box::pin(self.create_project_first(caller, new));
         self.once(caller, |id| self.project_by_id(ProjectId(id)), first).await
     }
 
@@ -100,7 +100,7 @@ impl ControlPlane {
     }
 
     pub async fn update_project(&self, caller: &Caller, id: ProjectId, patch: ProjectPatch) -> CommandResult<Project> {
-        let first = self.update_project_first(caller, id, patch);
+        let first = Box::pin(self.update_project_first(caller, id, patch));
         self.once(caller, |id| self.project_by_id(ProjectId(id)), first).await
     }
 
@@ -150,7 +150,7 @@ impl ControlPlane {
 
     /// Soft: refused (409 `project_in_use`) while a rollout is active.
     pub async fn delete_project(&self, caller: &Caller, id: ProjectId) -> CommandResult<()> {
-        let first = self.delete_project_first(caller, id);
+        let first = Box::pin(self.delete_project_first(caller, id));
         self.once(caller, |_| std::future::ready(Ok(())), first).await
     }
 
@@ -183,7 +183,7 @@ impl ControlPlane {
         project: ProjectId,
         new: NewEnrolmentToken,
     ) -> CommandResult<(EnrolmentToken, String)> {
-        let first = self.create_enrolment_token_first(caller, project, new);
+        let first = Box::pin(self.create_enrolment_token_first(caller, project, new));
         self.once(caller, |id| self.token_again(project, EnrolmentTokenId(id)), first).await
     }
 
@@ -261,7 +261,7 @@ impl ControlPlane {
         project: ProjectId,
         id: EnrolmentTokenId,
     ) -> CommandResult<()> {
-        let first = self.delete_enrolment_token_first(caller, project, id);
+        let first = Box::pin(self.delete_enrolment_token_first(caller, project, id));
         self.once(caller, |_| std::future::ready(Ok(())), first).await
     }
 

@@ -321,6 +321,13 @@ async fn every_command_leaves_exactly_one_audit_entry_without_its_secret() {
         assert_eq!(plane.store().node_credential(secret_hash(&key)).await.unwrap().epoch, 2);
         assert_eq!(w.audited("node.revoked", plane.revoke_node(caller, project, node.node)).await, Done::Changed);
         assert_eq!(code(plane.adopt_node(caller, project, node.node).await), "node_revoked");
+        eprintln!("SIZES patch {} rotate {} changed {} registered {} register {} create {} compile {}", 
+          size_of_val(&plane.patch_node(caller, project, node.node, patch("3"))),
+          size_of_val(&plane.rotate_node_key(caller, project, node.node)),
+          size_of_val(&plane.node_changed(project, node.node)), size_of_val(&plane.node_registered(project, node.node)),
+          size_of_val(&w.register(Some(&token), "n1", &[])),
+          size_of_val(&plane.create_project(caller, NewProject::default())),
+          size_of_val(&plane.compile(caller, project, None, None, WAIT)));
         w.audited("node.deleted", plane.delete_node(caller, project, node.node)).await;
         w.audited("enrolment_token.deleted", plane.delete_enrolment_token(caller, project, shown.id)).await;
         let rename = ProjectPatch { name: Some("Edge".into()), ..ProjectPatch::default() };

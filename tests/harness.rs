@@ -1,0 +1,258 @@
+//! What the end-to-end tests stand on: whole instances in this process or as real processes, a JSON client, a simulated fleet.
+//!
+//! Everything goes through HTTP. Conditions are waited for (`eventually`), never slept for; ports are chosen by the system.
+
+#![allow(dead_code)] // each test uses its part
+
+use actors::clock::Clock;
+use actors::commands::access::FirstStart;
+use actors::fresh::Fresh;
+use actors::{Parts, PlaneConfig, Tree};
+use artifacts::{ArtifactStore, DirStore, UrlSigner};
+use bundle::child::ChildValidator;
+use bundle::keys::MasterKey;
+use bytes::Bytes;
+use domain::Span;
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client as Hyper;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::{Value, json};
+use sim::transport::{Http, HttpOptions};
+use sim::{Behaviour, Fleet, FleetConfig, Scenario, Transport};
+use std::path::Path;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+pub const KEY: &str = "scp_test_bootstrap_key_0123456789abcdefghijklmnop";
+/// How long a condition may take to become true. Generous: the machine is shared, and only failures wait for it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `look` gives a value.
+pub async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, mut look: F) -> T {
+    let begun = tokio::time::Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "did not happen within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A JSON client with one credential.
+#[derive(Clone)]
+pub struct Client {
+    pub url: String,
+    bearer: Option<String>,
+    node_key: Option<String>,
+    http: Hyper<HttpConnector, Full<Bytes>>,
+}
+
+pub struct Answer {
+    pub status: u16,
+    pub headers: http::HeaderMap,
+    pub body: Value,
+    pub bytes: Bytes,
+}
+
+impl Answer {
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{:#}", self.body);
+        self.body
+    }
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+    }
+}
+
+impl Client {
+    pub fn new(url: &str, bearer: Option<&str>) -> Client {
+        let http = Hyper::builder(TokioExecutor::new()).build_http();
+        Client { url: url.to_string(), bearer: bearer.map(str::to_string), node_key: None, http }
+    }
+    pub fn operator(url: &str) -> Client {
+        Client::new(url, Some(KEY))
+    }
+    pub fn node(url: &str, key: &str) -> Client {
+        Client { node_key: Some(key.to_string()), ..Client::new(url, None) }
+    }
+
+    pub async fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Bytes) -> Answer {
+        self.try_raw(method, path, headers, body).await.unwrap_or_else(|e| panic!("{method} {path}: {e}"))
+    }
+
+    /// `Err` when there was no answer at all: refused, reset, cut off.
+    pub async fn try_raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Bytes) -> Result<Answer, String> {
+        let uri = if path.starts_with("http") { path.to_string() } else { format!("{}{path}", self.url) };
+        let mut request = http::Request::builder().method(method).uri(uri);
+        if let Some(key) = &self.bearer {
+            request = request.header("authorization", format!("Bearer {key}"));
+        }
+        if let Some(key) = &self.node_key {
+            request = request.header("x-sentinel-node-key", key);
+        }
+        for (k, v) in headers {
+            request = request.header(*k, *v);
+        }
+        let request = request.body(Full::new(body)).map_err(|e| e.to_string())?;
+        let sent = tokio::time::timeout(PATIENCE, self.http.request(request)).await.map_err(|e| e.to_string())?;
+        let answer = sent.map_err(|e| e.to_string())?;
+        let (parts, body) = answer.into_parts();
+        let bytes = body.collect().await.map_err(|e| e.to_string())?.to_bytes();
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body, bytes })
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.raw("GET", path, &[], Bytes::new()).await
+    }
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        self.send("POST", path, body).await
+    }
+    pub async fn send(&self, method: &str, path: &str, body: Value) -> Answer {
+        self.raw(method, path, &[("content-type", "application/json")], Bytes::from(body.to_string())).await
+    }
+}
+
+#[derive(Clone)]
+pub struct Options {
+    pub stale_after: i64,
+    pub lease: i64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { stale_after: 120, lease: 5 }
+    }
+}
+
+/// One instance in this process, on a real port.
+pub struct Instance {
+    pub tree: Tree,
+    pub url: String,
+    stop: watch::Sender<bool>,
+    web: tokio::task::JoinHandle<()>,
+}
+
+impl Instance {
+    /// `store` is migrated; `dir` holds the artifacts and is shared by all instances of one control plane.
+    pub async fn start(store: store::Store, dir: &Path, options: Options) -> Instance {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let registry = prometheus::Registry::new();
+        let master = [7u8; 32];
+        let secret = actors::keys::derive(&MasterKey::new(master), "artifact-urls");
+        let artifacts = ArtifactStore::Dir(DirStore::open(dir.join("artifacts"), UrlSigner::new(secret, &url)).unwrap());
+        let tree = Tree::start(Parts {
+            config: PlaneConfig {
+                stale_after: Span::secs(options.stale_after),
+                lease: Span::secs(options.lease),
+                listen: url.clone(),
+                public_url: url.clone(),
+                master_key: MasterKey::new(master),
+                validator: ChildValidator::new(env!("CARGO_BIN_EXE_sentinel-cp"), ["validate-child"]),
+                compile_concurrency: 2,
+            },
+            store,
+            artifacts,
+            clock: Clock::system(),
+            fresh: Fresh::system(),
+            registry,
+        })
+        .await
+        .unwrap();
+        let first = FirstStart {
+            admin_email: "admin@example.org".into(),
+            admin_password: Some("correct horse battery staple".into()),
+            bootstrap_api_key: Some(KEY.into()),
+        };
+        tree.plane.first_start(first).await.unwrap();
+        let (stop, mut stopping) = watch::channel(false);
+        let config = web::WebConfig {
+            listener,
+            https: false,
+            max_body_bytes: 4 * 1024 * 1024,
+            rate_limit_per_key: 1_000_000,
+            metrics_here: true,
+            metrics_token: None,
+            trusted_proxies: Vec::new(),
+        };
+        let plane = tree.plane.clone();
+        let web = tokio::spawn(async move {
+            let stop = async move {
+                let _ = stopping.wait_for(|s| *s).await;
+            };
+            web::serve(config, plane, stop).await.unwrap();
+        });
+        Instance { tree, url, stop, web }
+    }
+
+    pub fn operator(&self) -> Client {
+        Client::operator(&self.url)
+    }
+
+    pub async fn stop(self) {
+        let _ = self.stop.send(true);
+        self.web.await.unwrap();
+        self.tree.stop().await.unwrap();
+    }
+}
+
+/// A project with open registration, as the demo has one.
+pub async fn open_project(op: &Client, slug: &str) {
+    let settings = json!({"open_registration": true, "adopt_on_registration": true});
+    op.post("/api/v1/projects", json!({"name": slug, "slug": slug, "settings": settings})).await.expect(201);
+}
+
+/// Compile `kdl` as `version`; answers the bundle object.
+pub async fn compile(op: &Client, project: &str, version: &str, kdl: &str) -> Value {
+    let path = format!("/api/v1/projects/{project}/bundles?wait=30");
+    let answer = op.post(&path, json!({"version": version, "config_source": kdl})).await;
+    assert!(matches!(answer.status, 200 | 201), "{} {:#}", answer.status, answer.body);
+    let b = answer.body["bundle"].clone();
+    assert_eq!(b["status"], "compiled", "{b:#}");
+    b
+}
+
+pub async fn roll_out(op: &Client, project: &str, body: Value) -> String {
+    let made = op.post(&format!("/api/v1/projects/{project}/rollouts"), body).await.expect(201);
+    made["rollout"]["id"].as_str().unwrap().to_string()
+}
+
+pub async fn rollout(op: &Client, id: &str) -> Value {
+    op.get(&format!("/api/v1/rollouts/{id}")).await.expect(200)["rollout"].clone()
+}
+
+/// Waits until the rollout is in `state`.
+pub async fn reaches(op: &Client, id: &str, state: &str) -> Value {
+    eventually(&format!("rollout {id} is {state}"), async || {
+        let r = rollout(op, id).await;
+        (r["state"] == state).then_some(r)
+    })
+    .await
+}
+
+pub async fn fleet(url: &str, project: &str, nodes: u32, behaviour: Behaviour, scenario: &str) -> Fleet {
+    let http = Http::new(url, HttpOptions { max_connections: 4_000, http2: false }).unwrap();
+    let config = FleetConfig {
+        project: project.into(),
+        nodes,
+        name_prefix: "n-".into(),
+        behaviour,
+        scenario: Scenario::parse(scenario).unwrap(),
+        ..FleetConfig::default()
+    };
+    Fleet::start(config, Transport::Http(http)).await.unwrap()
+}
+
+/// Waits until so many nodes are online.
+pub async fn online(op: &Client, project: &str, n: u64) {
+    eventually(&format!("{n} nodes are online"), async || {
+        let s = op.get(&format!("/api/v1/projects/{project}/nodes/stats")).await.expect(200);
+        (s["stats"]["online"].as_u64().or(s["online"].as_u64()) >= Some(n)).then_some(())
+    })
+    .await;
+}
