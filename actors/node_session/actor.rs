@@ -88,6 +88,8 @@ pub(super) struct Session {
     pub flushed: Timestamp,
     /// Fingerprint of the last heartbeat's slowly changing parts.
     pub beat_print: u64,
+    /// When our picture of the node was last read from the database.
+    pub viewed: Timestamp,
     pub seq: Option<u64>,
     pub assigned: Assigned,
     pub active: Option<BundleId>,
@@ -136,6 +138,7 @@ impl Actor for SessionActor {
             heard: now,
             flushed: view.node.last_seen.unwrap_or(Timestamp::ZERO),
             beat_print: 0,
+            viewed: now,
             seq: None,
             assigned: Assigned { generation: 0, bundle: None, content: None, rollout: None, judge: None },
             active: None,
@@ -230,6 +233,7 @@ impl Session {
     /// What the database says of the node replaces what we remember; observations that are only ours stay.
     pub fn take_view(&mut self, view: store::SessionView) {
         let n = &view.node;
+        self.viewed = self.plane.now();
         self.epoch = n.credential_epoch;
         self.adopted = n.standing == domain::node::Standing::Adopted;
         self.presence = n.presence;

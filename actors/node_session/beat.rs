@@ -15,6 +15,8 @@ const BEATS_PER_SECOND: usize = 5_000;
 const QUIET_BEAT_S: u32 = 10;
 /// Seconds between heartbeats of a node that is on its way or being judged.
 const ENGAGED_BEAT_S: u32 = 2;
+/// A node on its way is looked up again after this, whatever we were told.
+const VIEW_AGE: Span = Span::secs(10);
 /// Logs of a failure are kept up to this (INTERFACE section 3).
 const MAX_LOG_BYTES: usize = 64 * 1024;
 /// Error texts of nodes in the node's row.
@@ -24,6 +26,11 @@ pub(super) async fn heartbeat(s: &mut Session, beat: &Heartbeat) -> CommandResul
     let now = s.plane.now();
     if is_repeat(s, beat) {
         return Ok(answer(s, now));
+    }
+    if s.is_engaged() && now.since(s.viewed) > VIEW_AGE {
+        // The rollout may live on another instance, which does not tell us when it has ended.
+        let view = s.plane.inner.store.session_view(s.node).await?;
+        s.take_view(view);
     }
     let print = fingerprint(beat);
     let steady = print == s.beat_print && s.fold.is_none() && s.presence == Presence::Online;

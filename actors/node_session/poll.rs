@@ -25,6 +25,11 @@ pub(in super::super) struct CachedEnvelope {
 
 pub(super) async fn poll(s: &mut Session, waiter: Option<oneshot::Sender<()>>) -> CommandResult<PollStep> {
     let now = s.plane.now();
+    if !s.adopted {
+        // Adopted perhaps on another instance: a quarantined node polls rarely, so it is looked up each time.
+        let view = s.plane.inner.store.session_view(s.node).await?;
+        s.take_view(view);
+    }
     if s.has_update() {
         let answer = load(s).await?;
         if let Some(update) = named(s, &answer, now).await? {

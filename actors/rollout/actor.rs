@@ -487,8 +487,7 @@ impl Brain {
     /// Set the timer; end when nothing is left to do.
     async fn rest(&mut self, me: &Me) -> Done {
         let head = &self.rollout.head;
-        let debts = head.counts.owed > 0 || head.lane_open > 0 || self.rollout.members.values().any(waits_after_end);
-        if head.phase.is_end() && !(debts && matches!(head.phase, Phase::Completed | Phase::RolledBack)) {
+        if head.phase.is_end() && !self.owes_after_end() {
             // News of its nodes may be under way: whoever asks a while longer is told that nothing is held any more.
             let now = self.plane.now();
             let leave_at = *self.leave_at.get_or_insert(now + LINGER);
@@ -509,6 +508,13 @@ impl Brain {
             None => self.timer = None,
         }
         Ok(())
+    }
+
+    /// Ended, but nodes are still to be served when they return. Walks the members: only ended rollouts are asked.
+    fn owes_after_end(&self) -> bool {
+        let head = &self.rollout.head;
+        matches!(head.phase, Phase::Completed | Phase::RolledBack)
+            && (head.counts.owed > 0 || head.lane_open > 0 || self.rollout.members.values().any(waits_after_end))
     }
 
     fn wake_at(&mut self, me: &Me, at: Timestamp) {
