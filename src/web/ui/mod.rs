@@ -1,13 +1,252 @@
 //! Pages for people. Everything that is not under `/api`, `/artifacts`, `/health`, `/ready` and `/metrics` comes here.
+//!
+//! A page asks the store, shows it through [`view`], and is kept fresh by the stream of the API. Forms post, do one command,
+//! and redirect. Invariant: nothing here writes but through a command of `actors`, and no form is heard without the CSRF token
+//! of its session.
+
+mod access;
+mod ask;
+mod assets;
+mod audit;
+mod bundles;
+mod entry;
+mod live;
+mod nodes;
+mod overview;
+mod rollout_new;
+mod rollouts;
+#[cfg(test)]
+mod tests;
+pub mod view;
 
 use crate::app::App;
+use crate::auth::{CSRF_HEADER, identify};
+use crate::body;
+use crate::limit::Buckets;
+use crate::peer;
+use crate::problem::{Outcome, Refusal};
+use crate::query::{Query, decode};
+use crate::reply::Meta;
+use ask::Ask;
+use bytes::Buf;
+use futures_util::Stream;
+use http::header::{self, HeaderValue};
+use http::{HeaderMap, Method};
+use std::net::IpAddr;
+use std::sync::Arc;
+use uuid::Uuid;
 use warp::filters::BoxedFilter;
+use warp::path::FullPath;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
-/// The hook of the pages: filters that reject what they do not know.
-///
-/// [`crate::identify`] tells who is signed in, `App::plane` is asked, [`crate::Refusal`] becomes an error answer.
-pub fn routes(_app: App) -> BoxedFilter<(Response,)> {
-    warp::any().and_then(|| async { Err::<Response, Rejection>(warp::reject::not_found()) }).boxed()
+/// Fragments that one person's open pages may fetch in a minute: ten tabs with one busy region each, 10 x 120. Counted apart
+/// from pages, so that a busy rollout never locks anybody out.
+const FRAGMENTS_PER_MINUTE: u32 = 1_200;
+/// The field of a form with the CSRF token.
+const CSRF_FIELD: &str = "_csrf";
+/// What most forms send is far below this; a configuration has the limit of the API.
+const MAX_SMALL_FORM: usize = 64 * 1024;
+
+struct Pages {
+    app: App,
+    fragments: Buckets<Uuid>,
+}
+
+/// Serves every path: what is unknown is a 404 page.
+pub fn routes(app: App) -> BoxedFilter<(Response,)> {
+    let pages = Arc::new(Pages { app, fragments: Buckets::new(FRAGMENTS_PER_MINUTE) });
+    warp::ext::get::<Meta>()
+        .and(warp::method())
+        .and(warp::path::full())
+        .and(warp::query::raw().or(warp::any().map(String::new)).unify())
+        .and(warp::header::headers_cloned())
+        .and(warp::body::stream())
+        .and_then(move |meta: Meta, method: Method, path: FullPath, query: String, headers: HeaderMap, body| {
+            let pages = pages.clone();
+            async move {
+                let asked = Asked { meta, method, path: path.as_str().to_string(), query, headers };
+                Ok::<_, Rejection>(answer(&pages, asked, body).await)
+            }
+        })
+        .boxed()
+}
+
+/// A request before it is known who makes it.
+struct Asked {
+    meta: Meta,
+    method: Method,
+    path: String,
+    query: String,
+    headers: HeaderMap,
+}
+
+impl Asked {
+    /// The parts of the path, decoded. `None`: no path of ours.
+    fn segments(&self) -> Option<Vec<String>> {
+        let parts = self.path.split('/').filter(|s| !s.is_empty());
+        let decoded = parts.map(|s| decode(&s.replace('+', "%2B")).filter(|d| !d.contains('\0')));
+        decoded.collect()
+    }
+}
+
+async fn answer<B: Buf>(
+    pages: &Pages,
+    asked: Asked,
+    body: impl Stream<Item = Result<B, warp::Error>>,
+) -> Response {
+    let (app, meta) = (pages.app.clone(), asked.meta);
+    let address = peer::client(meta.socket.ip(), &asked.headers, &app.settings.trusted_proxies);
+    let method = asked.method.clone();
+    let path = asked.path.clone();
+    let response = match page(pages, asked, address, body).await {
+        Ok(response) => response,
+        Err(refusal) => entry::refused(refusal, meta.request_id, &method, &path),
+    };
+    let mut response = response;
+    let headers = response.headers_mut();
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(assets::POLICY));
+    app.metrics.observe(None, response.status(), meta.started.elapsed());
+    response
+}
+
+async fn page<B: Buf>(
+    pages: &Pages,
+    asked: Asked,
+    address: IpAddr,
+    body: impl Stream<Item = Result<B, warp::Error>>,
+) -> Outcome<Response> {
+    let app = &pages.app;
+    let not_found = || Refusal::not_found("There is nothing at this address.");
+    let segments = asked.segments().ok_or_else(not_found)?;
+    let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let reads = matches!(asked.method, Method::GET | Method::HEAD);
+    if !reads && asked.method != Method::POST {
+        return Err(Refusal::method_not_allowed(&[Method::GET, Method::HEAD, Method::POST]));
+    }
+    if let ["static", name] = parts.as_slice() {
+        return if reads { assets::file(name, &asked.query, &asked.headers) } else { Err(not_found()) };
+    }
+    let query = Query::parse(&asked.query)?;
+    let form = if reads {
+        Query::default()
+    } else {
+        same_site(&asked.headers)?;
+        if !is_form(&asked.headers) {
+            return Err(Refusal::bad_request("This address takes forms only."));
+        }
+        let limit = if parts.last() == Some(&"new") { app.settings.max_body_bytes } else { MAX_SMALL_FORM };
+        let bytes = body::read(body, limit.min(app.settings.max_body_bytes)).await?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| Refusal::bad_request("The form is not UTF-8."))?;
+        Query::parse(text)?
+    };
+    if parts == ["login"] {
+        return entry::login(app, asked.meta, address, reads, &asked.headers, &query, &form).await;
+    }
+    if !known(&parts) {
+        return Err(not_found());
+    }
+
+    // A form cannot set a header, so its field stands for the header that scripts send.
+    let mut headers = asked.headers;
+    if let Some(token) = form.text(CSRF_FIELD).and_then(|t| HeaderValue::from_str(t).ok()) {
+        headers.insert(CSRF_HEADER, token);
+    }
+    // Pages are for people: a key in the header is not looked at.
+    headers.remove(header::AUTHORIZATION);
+    let identity = match identify(app, &asked.method, &headers, asked.meta.request_id, address).await {
+        Ok(identity) => identity,
+        Err(refusal) if refusal.problem.status == 401 && query.text("fragment").is_none() => {
+            return entry::to_login(if reads { &asked.path } else { "/" }, if reads { &asked.query } else { "" });
+        }
+        Err(refusal) => return Err(refusal),
+    };
+    let now = app.plane.now();
+    let counted = match query.text("fragment") {
+        Some(_) => pages.fragments.take(identity.counted_as, now),
+        None => app.limits.take(identity.counted_as, now),
+    };
+    counted.map_err(|wait| Refusal::too_many("Too many requests; wait a moment.", wait.0))?;
+    let ask = Ask {
+        app: app.clone(),
+        meta: asked.meta,
+        address,
+        path: asked.path,
+        query,
+        form,
+        headers,
+        identity,
+    };
+    let done = if reads { get(&ask, &parts).await } else { post(&ask, &parts).await };
+    match done {
+        Ok(Some(response)) => Ok(response),
+        Ok(None) if reads => Err(not_found()),
+        Ok(None) => Err(Refusal::method_not_allowed(&[Method::GET, Method::HEAD])),
+        // Who is signed in sees the refusal within the page they know.
+        Err(refusal) => Ok(entry::refused_to(&ask, refusal, reads)),
+    }
+}
+
+/// May there be a page? So that strangers are not sent to sign in for what does not exist.
+fn known(parts: &[&str]) -> bool {
+    matches!(parts, [] | ["audit" | "logout" | "projects"] | ["projects", _] | ["projects", _, ..])
+        && (parts.len() < 3
+            || matches!(parts[2], "nodes" | "bundles" | "rollouts" | "audit" | "tokens" | "keys"))
+}
+
+/// All pages.
+async fn get(ask: &Ask, parts: &[&str]) -> Outcome<Option<Response>> {
+    Ok(Some(match parts {
+        [] | ["projects"] => overview::show(ask).await?,
+        ["audit"] => audit::everything(ask).await?,
+        ["projects", p] => ask.redirect(&format!("/projects/{}/rollouts", view::parts::query(p)), None)?,
+        ["projects", p, "nodes"] => nodes::list(ask, p).await?,
+        ["projects", p, "nodes", id] => nodes::show(ask, p, id).await?,
+        ["projects", p, "bundles"] => bundles::list(ask, p).await?,
+        ["projects", p, "bundles", "new"] => bundles::form(ask, p).await?,
+        ["projects", p, "bundles", id] => bundles::show(ask, p, id).await?,
+        ["projects", p, "rollouts"] => rollouts::list(ask, p).await?,
+        ["projects", p, "rollouts", "new"] => rollout_new::form(ask, p).await?,
+        ["projects", p, "rollouts", id] => live::show(ask, p, id).await?,
+        ["projects", p, "audit"] => audit::project(ask, p).await?,
+        ["projects", p, "tokens"] => access::tokens(ask, p).await?,
+        ["projects", p, "keys"] => access::keys(ask, p).await?,
+        _ => return Ok(None),
+    }))
+}
+
+/// All forms.
+async fn post(ask: &Ask, parts: &[&str]) -> Outcome<Option<Response>> {
+    Ok(Some(match parts {
+        ["logout"] => entry::logout(ask).await?,
+        ["projects"] => overview::create(ask).await?,
+        ["projects", p, "nodes", id, "adopt"] => nodes::adopt(ask, p, id).await?,
+        ["projects", p, "nodes", id, "revoke"] => nodes::revoke(ask, p, id).await?,
+        ["projects", p, "bundles", "new"] => bundles::compile(ask, p).await?,
+        ["projects", p, "bundles", id, "revoke"] => bundles::revoke(ask, p, id).await?,
+        ["projects", p, "bundles", id, "deprecate"] => bundles::deprecate(ask, p, id).await?,
+        ["projects", p, "rollouts", "new"] => rollout_new::submit(ask, p).await?,
+        ["projects", p, "rollouts", id, command] => match live::command(ask, p, id, command).await? {
+            Some(response) => response,
+            None => return Ok(None),
+        },
+        ["projects", p, "tokens"] => access::make_token(ask, p).await?,
+        ["projects", p, "tokens", id, "delete"] => access::delete_token(ask, p, id).await?,
+        ["projects", p, "keys"] => access::make_key(ask, p).await?,
+        ["projects", p, "keys", id, "revoke"] => access::revoke_key(ask, p, id).await?,
+        _ => return Ok(None),
+    }))
+}
+
+/// Browsers say where a form was sent from; another site's is not heard, not even to sign in.
+fn same_site(headers: &HeaderMap) -> Outcome<()> {
+    match headers.get("sec-fetch-site").map(|v| v.as_bytes()) {
+        None | Some(b"same-origin" | b"none") => Ok(()),
+        Some(_) => Err(Refusal::forbidden("This form was sent from another site.")),
+    }
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }

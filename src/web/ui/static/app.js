@@ -8,12 +8,12 @@
   const regions = () => document.querySelectorAll("[data-live]");
   if (!url || !window.EventSource || regions().length === 0) return;
 
-  const KINDS = ["rollout", "node", "assignment", "bundle", "project", "resync"];
   const STALE_MS = 30000; // relative times grow old even when nothing happens
   const state = new Map(); // id of a region -> {busy, dirty, last, timer, fails}
   const status = document.getElementById("live-status");
   let source = null;
   let opened = false;
+  let asleep = false;
   let backoff = 1000;
 
   function say(text, on) {
@@ -136,7 +136,7 @@
     } catch (x) {
       return;
     }
-    heard(said.kind || e.type, said.id, said.version);
+    heard(said.kind, said.id, said.version);
   }
 
   function connect() {
@@ -149,12 +149,12 @@
       opened = true;
     };
     source.onmessage = onEvent;
-    KINDS.forEach((k) => source.addEventListener(k, onEvent));
     source.onerror = () => {
       say("Reconnecting…", false);
       // The browser tries again by itself, except after a refusal.
       if (source && source.readyState === EventSource.CLOSED) {
-        setTimeout(() => source && connect(), backoff);
+        const failed = source;
+        setTimeout(() => source === failed && connect(), backoff);
         backoff = Math.min(backoff * 2, 30000);
       }
     };
@@ -166,8 +166,16 @@
     say(text, false);
   }
 
+  // A tab that nobody sees holds no connection: browsers have few of them for one site.
   document.addEventListener("visibilitychange", () => {
-    if (!document.hidden) regions().forEach((r) => (of(r).dirty || Date.now() - of(r).last > STALE_MS) && want(r));
+    if (document.hidden && source) {
+      source.close();
+      source = null;
+      asleep = true;
+    } else if (!document.hidden && asleep) {
+      asleep = false;
+      connect();
+    }
   });
   setInterval(() => {
     if (source && !document.hidden) regions().forEach((r) => Date.now() - of(r).last > STALE_MS && want(r));
@@ -181,7 +189,8 @@
     });
   });
   regions().forEach((r) => (of(r).last = Date.now()));
-  connect();
+  if (document.hidden) asleep = opened = true;
+  else connect();
   window.addEventListener("pagehide", () => source && source.close());
   window.addEventListener("pageshow", (e) => e.persisted && connect());
 })();

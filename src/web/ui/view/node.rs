@@ -69,11 +69,11 @@ pub fn region(frame: &Frame, view: &NodeView) -> Markup {
     let n = &view.node;
     let l = Live {
         name: "node",
-        kinds: "node assignment",
+        kinds: "node",
         id: Some(n.id.to_string()),
         version: 0,
         src: &view.src,
-        every_ms: LIVE_ONE_MS,
+        every_ms: LIVE_LIST_MS,
     };
     let current = n.generation == 0 || n.desired_bundle == n.active_bundle;
     live(&l, &html! {

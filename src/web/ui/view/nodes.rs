@@ -14,6 +14,8 @@ pub struct NodesView {
     pub nodes: Vec<Node>,
     pub names: BundleNames,
     pub total: i64,
+    /// Of the whole project.
+    pub all: i64,
     pub online: i64,
     pub offline: i64,
     pub quarantined: i64,
@@ -68,7 +70,7 @@ pub fn page(frame: &Frame, view: &NodesView) -> Markup {
                 input #f-label name="label" value=(f.label) placeholder="key=value" autocomplete="off" spellcheck="false";
             }
             div {
-                label for="f-q" { "Name or host" }
+                label for="f-q" { "Name" }
                 input #f-q type="search" name="q" value=(f.q) autocomplete="off" spellcheck="false";
             }
             button type="submit" { "Filter" }
@@ -81,7 +83,7 @@ pub fn page(frame: &Frame, view: &NodesView) -> Markup {
 }
 
 pub fn region(frame: &Frame, view: &NodesView) -> Markup {
-    let l = Live { name: "nodes", kinds: "node assignment", id: None, version: 0, src: &view.src, every_ms: LIVE_LIST_MS };
+    let l = Live { name: "nodes", kinds: "node", id: None, version: 0, src: &view.src, every_ms: LIVE_LIST_MS };
     let rows = html! {
         @for n in &view.nodes {
             tr id={ "n-" (n.id) } {
@@ -106,7 +108,7 @@ pub fn region(frame: &Frame, view: &NodesView) -> Markup {
     };
     live(&l, &html! {
         p .stats {
-            span { b { (view.online + view.offline) } " heard of" }
+            span { b { (view.all) } " nodes" }
             span { b .ok-text { (view.online) } " online" }
             span { b .bad-text[view.offline > 0] { (view.offline) } " offline" }
             @if view.quarantined > 0 { span { b .warn-text { (view.quarantined) } " to adopt" } }

@@ -121,7 +121,7 @@ fn form(frame: &Frame, view: &NewRolloutView, base: &str) -> Markup {
                 div {
                     label for="strategy" { "Strategy" }
                     select #strategy name="strategy" {
-                        @for s in [StrategyKind::Rolling, StrategyKind::Canary, StrategyKind::AllAtOnce] {
+                        @for s in [StrategyKind::Rolling, StrategyKind::AllAtOnce] {
                             (choice(s.as_str(), &words(s.as_str()), &f.strategy))
                         }
                     }

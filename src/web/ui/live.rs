@@ -1,0 +1,203 @@
+//! `/projects/:project/rollouts/:id`: one rollout, its regions one by one, and its commands.
+
+use super::ask::{Ask, ROWS};
+use super::view::rollout::*;
+use super::view::{Flash, parts};
+use crate::page::listing;
+use crate::problem::{Outcome, Refusal};
+use actors::command::Done;
+use actors::commands::rollouts::RolloutCommand;
+use domain::access::KeyScope;
+use domain::audit::Entry;
+use domain::project::Project;
+use domain::rollout::{Member, NodeState, NodeStateKind};
+use domain::{RolloutId, Scope};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use store::{AuditFilter, MemberFilter, Page, RolloutSummary};
+use warp::reply::Response;
+
+/// Lines of the timeline.
+const TIMELINE: u32 = 40;
+/// Longest reason or note.
+const MAX_NOTE: usize = 1_000;
+
+async fn named(ask: &Ask, project: &Project, id: &str) -> Outcome<RolloutSummary> {
+    let missing = || Refusal::not_found("There is no such rollout in this project.");
+    let id: RolloutId = id.parse().map_err(|_| missing())?;
+    match ask.store().rollout(Scope::Project(project.id), id).await {
+        Ok(rollout) => Ok(rollout),
+        Err(store::Error::NotFound) => Err(missing()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn path(project: &Project, id: RolloutId) -> String {
+    format!("/projects/{}/rollouts/{id}", parts::query(&project.slug))
+}
+
+pub async fn show(ask: &Ask, project: &str, id: &str) -> Outcome<Response> {
+    let (project, frame) = ask.project(project, KeyScope::RolloutsRead).await?;
+    let summary = named(ask, &project, id).await?;
+    match ask.fragment() {
+        Some("nodes") => ask.ok(nodes(&frame, &members(ask, &project, &summary).await?)),
+        Some("timeline") => ask.ok(history(&frame, &timeline(ask, &project, &summary).await?)),
+        Some(_) => ask.ok(progress(&frame, &view(ask, &project, &summary).await?)),
+        None => {
+            let view = view(ask, &project, &summary).await?;
+            let members = members(ask, &project, &summary).await?;
+            let timeline = timeline(ask, &project, &summary).await?;
+            ask.ok(page(&frame, &view, &members, &timeline))
+        }
+    }
+}
+
+async fn view(ask: &Ask, project: &Project, summary: &RolloutSummary) -> Outcome<RolloutView> {
+    let r = ask.plane().rollout_view(summary.id).await?;
+    let created_by = match r.created_by {
+        Some(user) => ask.store().user(user).await.map(|u| u.email).unwrap_or_default(),
+        None => String::new(),
+    };
+    Ok(RolloutView {
+        slug: project.slug.clone(),
+        names: ask.names([r.spec.bundle]).await?,
+        path: path(project, r.id),
+        id: r.id,
+        spec: r.spec,
+        head: r.head,
+        steps: r.steps,
+        reason_code: r.primary.code,
+        reason: r.primary.text,
+        created_by,
+        inserted_at: r.inserted_at,
+    })
+}
+
+async fn members(ask: &Ask, project: &Project, summary: &RolloutSummary) -> Outcome<MembersView> {
+    let (state, step) = (ask.given("state"), ask.given("step"));
+    let filter = MemberFilter { state: NodeStateKind::parse(&state), step: step.parse().ok() };
+    let asked = ask.page(ROWS)?;
+    let scope = Scope::Project(project.id);
+    let found =
+        listing(asked.cursor.is_some(), ask.store().rollout_members(scope, summary.id, filter, asked).await)?;
+    let links = ask.links(&[("state", Some(&state)), ("step", Some(&step))], found.next_cursor.as_deref());
+    Ok(MembersView {
+        slug: project.slug.clone(),
+        rows: found
+            .rows
+            .into_iter()
+            .map(|r| MemberRow {
+                node: r.member.node,
+                name: if r.name.is_empty() { r.member.node.to_string() } else { r.name },
+                step: r.member.step,
+                state: r.member.state.kind(),
+                detail: detail(&r.member),
+                attempt: r.member.attempt,
+                online: r.member.online,
+                health: r.member.health.as_str(),
+                updated_at: r.updated_at,
+            })
+            .collect(),
+        total: found.total,
+        state,
+        step,
+        next: links.next,
+        first: links.first,
+        src: links.here,
+        path: path(project, summary.id),
+        id: summary.id.to_string(),
+        version: summary.head.version,
+    })
+}
+
+fn detail(m: &Member) -> String {
+    let because = |reason: &str, error: &Option<String>| match error {
+        Some(error) => format!("{}: {error}", parts::words(reason)),
+        None => parts::words(reason),
+    };
+    match &m.state {
+        NodeState::Failed { reason, error, .. } if m.accepted => format!("accepted; {}", because(reason.as_str(), error)),
+        NodeState::Failed { reason, error, .. } => because(reason.as_str(), error),
+        NodeState::RollbackFailed { error, .. } => error.clone().unwrap_or_default(),
+        NodeState::Skipped { reason } => parts::words(reason.as_str()),
+        NodeState::Verified { no_traffic: true, .. } => "without traffic".into(),
+        NodeState::RollingBack { owed: true, .. } => "waits for its return".into(),
+        NodeState::Assigned if !m.handed_over => "not handed over yet".into(),
+        NodeState::Pending
+        | NodeState::Assigned
+        | NodeState::Downloaded
+        | NodeState::Staged
+        | NodeState::Activated { .. }
+        | NodeState::Verified { .. }
+        | NodeState::Owed
+        | NodeState::RollingBack { .. }
+        | NodeState::RolledBack { .. } => String::new(),
+    }
+}
+
+async fn timeline(ask: &Ask, project: &Project, summary: &RolloutSummary) -> Outcome<TimelineView> {
+    let filter = AuditFilter { resource: Some(summary.id.0), ..AuditFilter::default() };
+    let found = ask.store().audit_entries(Scope::Project(project.id), filter, Page::first(TIMELINE)).await?;
+    let people = super::audit::people(ask, project.org, &found.rows).await?;
+    Ok(TimelineView {
+        lines: found.rows.iter().map(|e| line(e, &people)).collect(),
+        path: path(project, summary.id),
+        id: summary.id.to_string(),
+        version: summary.head.version,
+    })
+}
+
+fn line(e: &Entry, people: &BTreeMap<String, String>) -> TimelineLine {
+    let actor = match e.actor_id {
+        Some(id) => people.get(&id.to_string()).cloned().unwrap_or_else(|| parts::words(&e.actor_type)),
+        None => String::new(),
+    };
+    let verb = e.action.split_once('.').map_or(e.action.as_str(), |(_, verb)| verb);
+    let number = |name: &str| e.changes.get(name).and_then(Value::as_u64);
+    let text = |name: &str| e.changes.get(name).and_then(Value::as_str);
+    let action = match (e.action.starts_with("rollout_step."), number("step")) {
+        (true, Some(step)) => format!("step {} {verb}", step + 1),
+        _ => parts::words(verb),
+    };
+    let mut said = Vec::new();
+    for (name, label) in [("cause", ""), ("note", ""), ("error", "")] {
+        if let Some(value) = text(name) {
+            said.push(format!("{label}{}", if name == "cause" { parts::words(value) } else { value.to_string() }));
+        }
+    }
+    for (name, label) in [("targets", "targets"), ("steps", "steps"), ("nodes", "nodes"), ("owed", "owed")] {
+        if let Some(n) = number(name).filter(|n| *n > 0) {
+            said.push(format!("{n} {label}"));
+        }
+    }
+    if e.changes.get("automatic") == Some(&Value::Bool(true)) {
+        said.push("automatically".into());
+    }
+    TimelineLine { at: e.at, action, actor, detail: said.join(", ") }
+}
+
+/// `None`: no such command.
+pub async fn command(ask: &Ask, project: &str, id: &str, command: &str) -> Outcome<Option<Response>> {
+    let note = ask.field("note").map(|n| n.chars().take(MAX_NOTE).collect::<String>());
+    let mode = ask.field("mode");
+    let (wanted, flash) = match command {
+        "start" => (RolloutCommand::Start, Flash::RolloutStarted),
+        "pause" => (RolloutCommand::Pause { note }, Flash::RolloutPaused),
+        "resume" => {
+            let (retry, accept_failed) = (mode == Some("retry"), mode == Some("accept"));
+            (RolloutCommand::Resume { retry, accept_failed }, Flash::RolloutResumed)
+        }
+        "cancel" => (RolloutCommand::Cancel { note }, Flash::RolloutCancelled),
+        "rollback" => (RolloutCommand::Rollback { note, nodes: None }, Flash::RolloutBack),
+        "retry" => (RolloutCommand::Retry { nodes: None }, Flash::RolloutRetried),
+        _ => return Ok(None),
+    };
+    let (project, _) = ask.project(project, KeyScope::RolloutsWrite).await?;
+    let rollout = named(ask, &project, id).await?;
+    let (_, done) = ask.plane().command_rollout(ask.caller(), rollout.id, wanted).await?;
+    let flash = match done {
+        Done::Changed => flash,
+        Done::Already => Flash::Unchanged,
+    };
+    ask.redirect(&path(&project, rollout.id), Some(flash)).map(Some)
+}
