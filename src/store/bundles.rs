@@ -67,6 +67,16 @@ pub struct Compiled {
     pub status: BundleStatus,
 }
 
+/// What an offline key adds, and the archive that was assembled with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    /// base64.
+    pub signature: String,
+    pub key_id: String,
+    pub artifact_hash: Digest,
+    pub size_bytes: u64,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BundleUse {
     pub running_on: i64,
@@ -281,22 +291,13 @@ impl Store {
     }
 
     /// From `awaiting_signature` to `compiled`. Errors: `Conflict("state")`.
-    pub async fn set_signature(
-        &self,
-        scope: Scope,
-        id: BundleId,
-        signature: String,
-        key_id: String,
-        artifact_hash: Digest,
-        size_bytes: u64,
-        w: Write,
-    ) -> Result<Bundle> {
-        self.write("bundle.signature", (scope, id, signature, key_id, artifact_hash, size_bytes, w), |c, (scope, id, sig, key, hash, size, w)| {
+    pub async fn set_signature(&self, scope: Scope, id: BundleId, signed: Signed, w: Write) -> Result<Bundle> {
+        self.write("bundle.signature", (scope, id, signed, w), |c, (scope, id, s, w)| {
             Box::pin(async move {
                 let old = by_id(c, *scope, *id).await?;
                 let sql = "UPDATE bundles SET status = 'compiled', signature = ?, key_id = ?, artifact_hash = ?, size_bytes = ?, updated_at = ? \
                            WHERE id = ? AND status = 'awaiting_signature'";
-                if c.exec(sql, p![sig, key, *hash, *size, w.at, old.id]).await? == 0 {
+                if c.exec(sql, p![&s.signature, &s.key_id, s.artifact_hash, s.size_bytes, w.at, old.id]).await? == 0 {
                     return Err(Fail::conflict("state"));
                 }
                 finish(c, w).await?;

@@ -35,7 +35,7 @@ mod write;
 
 pub use access::{Bootstrap, Membership, SignedIn};
 pub use audit::AuditFilter;
-pub use bundles::{BundleFilter, BundleRef, BundleUse, Compiled, ContentClaim, Enqueued};
+pub use bundles::{BundleFilter, BundleRef, BundleUse, Compiled, ContentClaim, Enqueued, Signed};
 pub use changes::{ChangeCursor, ChangeRow, Listener};
 pub use enrol::{EnrolmentToken, ReplaceNode};
 pub use error::{Error, Result};

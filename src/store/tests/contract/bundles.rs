@@ -109,6 +109,135 @@ async fn a_revoked_bundle_stays_revoked_and_its_input_answers_it() {
 }
 
 #[tokio::test]
+async fn an_offline_signature_is_added_once() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 0).await;
+        let b = seed::bundle(w.project.id, None);
+        s.enqueue_compile(b.clone(), Digest::of(b"in"), seed::write()).await.unwrap();
+        let mut done = seed::compiled(b.id);
+        (done.status, done.signature, done.artifact_hash) = (BundleStatus::AwaitingSignature, None, None);
+        s.set_compiled(done, seed::write()).await.unwrap();
+        let signed =
+            store::Signed { signature: "s".into(), key_id: "k".into(), artifact_hash: Digest::of(b"a"), size_bytes: 9 };
+        let row = s.set_signature(SYSTEM, b.id, signed.clone(), seed::write()).await.unwrap();
+        assert_eq!((row.status, row.size_bytes, row.key_id.as_deref()), (BundleStatus::Compiled, Some(9), Some("k")));
+        assert_eq!(s.set_signature(SYSTEM, b.id, signed, seed::write()).await, Err(Error::Conflict("state")));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn plans_and_people_around_rollouts_come_back_as_stored() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 1).await;
+        let mut g = store::NodeGroup {
+            id: seed::id(),
+            project: w.project.id,
+            name: "g".into(),
+            selector: Some(domain::node::Selector::All),
+            node_ids: vec![w.nodes[0].id],
+            inserted_at: seed::now(),
+            updated_at: seed::now(),
+        };
+        s.insert_group(g.clone(), seed::write()).await.unwrap();
+        let twin = store::NodeGroup { id: seed::id(), ..g.clone() };
+        assert_eq!(s.insert_group(twin, seed::write()).await, Err(Error::Conflict("name")));
+        g.selector = None;
+        s.update_group(g.clone(), seed::write()).await.unwrap();
+        assert_eq!(s.groups(w.project.id).await.unwrap(), vec![g.clone()]);
+        s.delete_group(w.project.id, g.id, seed::write()).await.unwrap();
+        assert_eq!(s.group(w.project.id, g.id).await, Err(Error::NotFound));
+        let mut f = store::Freeze {
+            id: seed::id(),
+            org: w.org.id,
+            project: Some(w.project.id),
+            environment: None,
+            name: "f".into(),
+            reason: "r".into(),
+            starts_at: Timestamp(10),
+            ends_at: Some(Timestamp(20)),
+            created_by: None,
+            inserted_at: seed::now(),
+        };
+        s.insert_freeze(f.clone(), seed::write()).await.unwrap();
+        let whole =
+            store::Freeze { id: seed::id(), project: None, starts_at: Timestamp(5), ends_at: None, ..f.clone() };
+        s.insert_freeze(whole.clone(), seed::write()).await.unwrap();
+        assert_eq!(s.freezes(w.project.id).await.unwrap(), vec![f.clone(), whole.clone()]);
+        assert_eq!(s.freezes_around(Timestamp(20)).await.unwrap(), vec![whole]);
+        f.ends_at = Some(Timestamp(30));
+        s.update_freeze(f.clone(), seed::write()).await.unwrap();
+        assert_eq!(s.freezes_around(Timestamp(20)).await.unwrap().len(), 2);
+        s.delete_freeze(w.project.id, f.id, seed::write()).await.unwrap();
+        for kind in [store::Documents::Environments, store::Documents::Templates] {
+            let mut d = store::Document {
+                id: seed::id(),
+                project: w.project.id,
+                name: "d".into(),
+                ordinal: 1,
+                body: serde_json::json!({"x": [1, 2.5]}),
+                inserted_at: seed::now(),
+                updated_at: seed::now(),
+            };
+            s.insert_document(kind, d.clone(), seed::write()).await.unwrap();
+            d.ordinal = 2;
+            s.update_document(kind, d.clone(), seed::write()).await.unwrap();
+            assert_eq!(s.documents(kind, w.project.id).await.unwrap(), vec![d.clone()]);
+            s.delete_document(kind, w.project.id, d.id, seed::write()).await.unwrap();
+            assert_eq!(s.document(kind, w.project.id, d.id).await, Err(Error::NotFound));
+        }
+        let a = store::Approval {
+            rollout: seed::id(),
+            user: seed::id(),
+            decision: "approved".into(),
+            comment: None,
+            spec_hash: Digest::of(b"s"),
+            at: seed::now(),
+        };
+        assert!(s.put_approval(a.clone(), seed::write()).await.unwrap());
+        assert!(!s.put_approval(a.clone(), seed::write()).await.unwrap());
+        assert_eq!(s.approvals(a.rollout).await.unwrap(), vec![a]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn keys_trust_and_the_outbox_come_back_as_stored() {
+    testing::for_each_backend(|s| async move {
+        let mut k = store::SigningKey {
+            id: seed::id(),
+            org: None,
+            role: "jwt".into(),
+            key_id: "ab".into(),
+            public: vec![1; 32],
+            private: Some(vec![0, 255]),
+            status: "active".into(),
+            inserted_at: seed::now(),
+        };
+        s.insert_signing_key(k.clone(), seed::write()).await.unwrap();
+        s.set_signing_key_status(k.id, "retired", seed::write()).await.unwrap();
+        k.status = "retired".into();
+        assert_eq!(s.signing_keys(None, Some("jwt")).await.unwrap(), vec![k]);
+        assert_eq!(s.signing_keys(Some(seed::id()), None).await.unwrap(), vec![]);
+        let body = serde_json::json!({"v": 1});
+        s.insert_trust(None, 1, body.clone(), seed::write()).await.unwrap();
+        assert_eq!(s.insert_trust(None, 1, body.clone(), seed::write()).await, Err(Error::Conflict("version")));
+        assert_eq!(s.newest_trust(None).await.unwrap(), Some((1, body.clone())));
+        assert_eq!(s.trust(None, 1).await.unwrap(), body);
+        let item = store::OutboxItem { id: seed::id(), channel: "c".into(), payload: body, project: None };
+        s.append_audit(seed::write().outbox(item.clone())).await.unwrap();
+        let due = s.outbox_due(seed::now(), 5).await.unwrap();
+        assert_eq!((due.len(), &due[0].item, due[0].attempts), (1, &item, 0));
+        s.outbox_later(item.id, Timestamp(seed::now().0 + 5), "refused".into()).await.unwrap();
+        assert_eq!(s.outbox_due(seed::now(), 5).await.unwrap(), vec![]);
+        assert_eq!(s.outbox_due(Timestamp(seed::now().0 + 5), 5).await.unwrap()[0].attempts, 1);
+        s.outbox_done(item.id).await.unwrap();
+        assert_eq!(s.outbox_due(Timestamp(i64::MAX), 5).await.unwrap(), vec![]);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_was_submitted_and_why_it_failed_come_back() {
     testing::for_each_backend(|s| async move {
         let w = seed::world(&s, 0).await;

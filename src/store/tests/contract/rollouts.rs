@@ -80,9 +80,9 @@ async fn a_rollout_comes_back_as_it_was_stored_with_every_state_of_a_node() {
                 m.told = [Told::Nothing, Told::Target, Told::Back(Some(b)), Told::Back(None)][i as usize % 4];
                 m.previous = vec![b; i as usize % 3];
                 m.moved = Span::millis(i64::from(i));
-                m.silent_since = (i % 2 == 0).then_some(at);
+                m.silent_since = i.is_multiple_of(2).then_some(at);
                 (m.online, m.handed_over, m.accepted, m.first_config) =
-                    (i % 2 == 0, i % 3 == 0, i % 5 == 0, i % 7 == 0);
+                    (i.is_multiple_of(2), i.is_multiple_of(3), i.is_multiple_of(5), i.is_multiple_of(7));
                 m
             })
             .collect();
