@@ -1,0 +1,102 @@
+//! From submitted files to bundles, and what becomes of them.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_content_is_compiled_once_and_lies_in_the_store_as_the_row_says() {
+    on_both(|w| async move {
+        let config = w.submit(samples::DEMO_V1).await;
+        let first = w.compile(config, "1.0").await.unwrap();
+        let b = first.bundle;
+        assert!(first.created && b.status == BundleStatus::Compiled, "{b:?}");
+        let key = Key::bundle(b.project, b.content_id.unwrap());
+        let (size, hash) = (b.size_bytes.unwrap(), b.artifact_hash.unwrap());
+        assert_eq!(w.plane.artifacts().get_verified(&key, size, hash).await.unwrap().len() as u64, size);
+        let again = w.compile(w.submit(samples::DEMO_V1).await, "1.0").await.unwrap();
+        assert!(!again.created && again.bundle.id == b.id);
+        let other = w.submit(samples::DEMO_V2).await;
+        assert_eq!(code(w.compile(other, "1.0").await), "version_taken");
+        let second = w.compile(other, "2.0").await.unwrap();
+        assert_ne!(second.bundle.content_id, b.content_id);
+        // Strict and lax are two jobs, but one content.
+        w.settings(json!({"strict_config": true})).await;
+        let strict = w.compile(config, "1.0-strict").await.unwrap();
+        assert!(!strict.created && strict.bundle.id == b.id, "{strict:?}");
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalid_config_fails_with_its_place_and_never_becomes_a_bundle() {
+    on_both(|w| async move {
+        let config = w.submit("listeners {\n    listener \"http\" {\n").await;
+        let Err(CommandError::Invalid(errors)) = w.compile(config, "1").await else { panic!("it is not valid") };
+        assert!(errors.iter().all(|(field, _)| field == "config"));
+        assert!(errors.iter().any(|(_, text)| text.starts_with("config.kdl:")), "{errors:?}");
+        let rows = w.plane.store().bundles(SYSTEM, Default::default(), Page::first(5)).await.unwrap().rows;
+        assert_eq!((rows.len(), rows[0].status), (1, BundleStatus::Failed));
+        assert!(!rows[0].errors.is_empty() && rows[0].content_id.is_none());
+        let answer = w.plane.compile(&w.caller, w.project.id, None, None, Duration::ZERO).await.unwrap();
+        assert_eq!(answer.bundle.status, BundleStatus::Compiling, "nobody waited");
+        let private = "-----BEGIN PRIVATE KEY-----\n";
+        let files = BTreeMap::from([("config.kdl".to_string(), private.to_string())]);
+        let refused = w.plane.submit_config(&w.caller, w.project.id, files, Source::default()).await;
+        assert!(matches!(refused, Err(CommandError::Invalid(_))), "a key is not even stored");
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revoked_content_is_not_compiled_again() {
+    on_both(|w| async move {
+        let config = w.submit(samples::DEMO_V1).await;
+        let id = w.compile(config, "1").await.unwrap().bundle.id;
+        assert_eq!(
+            w.audited("bundle.deprecated", w.plane.deprecate_bundle(&w.caller, w.project.id, id)).await,
+            Done::Changed
+        );
+        let revoke = || w.plane.revoke_bundle(&w.caller, w.project.id, id, Some("bad".into()));
+        assert_eq!(w.audited("bundle.revoked", revoke()).await, (Done::Changed, 0));
+        assert_eq!(revoke().await, Ok((Done::Already, 0)));
+        assert_eq!(code(w.compile(config, "1").await), "bundle_revoked");
+        assert_eq!(code(w.compile(w.submit(samples::DEMO_V1).await, "2").await), "bundle_revoked");
+        // Other input, the same content: found out by the job.
+        w.settings(json!({"strict_config": true})).await;
+        assert_eq!(code(w.compile(config, "3").await), "bundle_revoked");
+        assert!(w.plane.deprecate_bundle(&w.caller, w.project.id, id).await.is_err());
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_survives_the_end_of_its_process() {
+    for_each_backend(|opened| async {
+        let store = opened.store.clone();
+        let w = World::new(opened).await;
+        let config = w.submit(samples::DEMO_V1).await;
+        let config = store.desired_config(w.project.id, config).await.unwrap();
+        // A row whose process ended before its job began.
+        let row = crate::compile_job::queued_row(w.plane.fresh().id(START), &config, Some("1".into()), START);
+        let id = row.id;
+        let hash = crate::compile_job::input_hash(config.input_hash, false);
+        assert!(store.enqueue_compile(row, hash, Write::at(START)).await.unwrap().created);
+        w.tree.unwrap().stop().await.unwrap();
+        let (clock, _hand) = Clock::manual(START);
+        let parts = Parts {
+            config: super::config(7),
+            store: store.clone(),
+            artifacts: artifacts(&w._dir),
+            clock,
+            fresh: Fresh::system(),
+            registry: prometheus::Registry::new(),
+        };
+        let tree = Tree::start(parts).await.unwrap();
+        let done = tree.plane.inner.compiles.wait_for(&store, id, WAIT).await.unwrap();
+        assert_eq!(done.status, BundleStatus::Compiled);
+        tree.stop().await.unwrap();
+    })
+    .await;
+}
