@@ -97,6 +97,8 @@ pub(super) struct Session {
     pub staged: Option<BundleId>,
     /// The generation whose activation was reported to its rollout.
     pub told: Generation,
+    /// The newest generation a poll has named here.
+    pub shown: Generation,
     /// The newest generation whose rollout waits for nothing more of this node.
     pub settled: Generation,
     /// It is verified: judged on, at the pace of a quiet node.
@@ -145,6 +147,7 @@ impl Actor for SessionActor {
             active_content: None,
             staged: view.node.staged_bundle,
             told: 0,
+            shown: 0,
             settled: 0,
             verified: 0,
             slow: Box::default(),
@@ -323,6 +326,13 @@ impl Session {
     pub fn has_update(&self) -> bool {
         let a = &self.assigned;
         self.adopted && a.generation > 0 && a.bundle != self.active && self.failed != a.generation
+    }
+
+    /// A new generation names what the node runs already, and nobody has told it so: named once, so that it can say at once
+    /// that it runs it, instead of at its next heartbeat.
+    pub fn has_unshown(&self) -> bool {
+        let g = self.assigned.generation;
+        self.adopted && self.assigned.bundle == self.active && self.told < g && self.shown < g && self.failed != g
     }
 
     /// The node is on its way with an assignment, or is being judged.

@@ -30,7 +30,7 @@ pub(super) async fn poll(s: &mut Session, waiter: Option<oneshot::Sender<()>>) -
         let view = s.plane.inner.store.session_view(s.node).await?;
         s.take_view(view);
     }
-    if s.has_update() {
+    if s.has_update() || s.has_unshown() {
         let answer = load(s).await?;
         if let Some(update) = named(s, &answer, now).await? {
             return Ok(PollStep::Answer(Box::new(PollAnswer::Update(Box::new(update)))));
@@ -83,9 +83,10 @@ async fn named(s: &mut Session, row: &store::AssignmentAnswer, now: Timestamp) -
         return Ok(None);
     }
     let wanted = row.bundle.as_ref().map(|b| b.id);
-    if wanted == s.active {
+    if wanted == s.active && !s.has_unshown() {
         return Ok(None);
     }
+    s.shown = row.generation;
     let bundle = match &row.bundle {
         None => None,
         Some(b) => {
