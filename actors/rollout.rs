@@ -11,7 +11,7 @@ mod hooks;
 mod notify;
 
 pub(crate) use actor::RolloutMsg;
-pub(crate) use commit::{Attempt, Extra, idem_record};
+pub(crate) use commit::{Attempt, Extra};
 
 use crate::command::{CommandError, CommandResult};
 use crate::plane::{ControlPlane, Inner};

@@ -6,7 +6,7 @@ pub mod nodes;
 mod password;
 pub mod projects;
 pub mod rollouts;
-mod write;
+pub(crate) mod write;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -1,6 +1,7 @@
 //! Rollouts: plan, create, command, explain.
 
 use crate::command::*;
+use crate::commands::write::idem;
 use crate::plane::ControlPlane;
 use crate::rollout::Attempt;
 use domain::audit::NewEntry;
@@ -109,12 +110,12 @@ impl ControlPlane {
         })
     }
 
-    pub async fn create_rollout(
-        &self,
-        caller: &Caller,
-        project: ProjectId,
-        mut spec: Spec,
-    ) -> CommandResult<RolloutView> {
+    pub async fn create_rollout(&self, caller: &Caller, project: ProjectId, spec: Spec) -> CommandResult<RolloutView> {
+        let again = |id| async move { self.rollout_view(RolloutId(id)).await };
+        self.once(caller, again, Box::pin(self.create_once(caller, project, spec))).await
+    }
+
+    async fn create_once(&self, caller: &Caller, project: ProjectId, mut spec: Spec) -> CommandResult<RolloutView> {
         let now = self.now();
         spec.stale_after = self.config().stale_after;
         check(&spec)?;
@@ -153,7 +154,7 @@ impl ControlPlane {
                 },
             )
             .change(store::NewChange { kind: store::ChangeKind::Rollout, id: id.0, project: Some(project), version: 0 })
-            .idem(caller.idempotency.as_ref().map(|i| crate::rollout::idem_record(i, "rollout", id.0, 201, now)));
+            .idem(idem(caller, now, 201, store::ChangeKind::Rollout, id.0));
         let created_by_key = match caller.ctx.actor {
             Actor::ApiKey(k) => Some(k),
             Actor::User(_) | Actor::Node(_) | Actor::System => None,
@@ -181,10 +182,14 @@ impl ControlPlane {
         id: RolloutId,
         command: RolloutCommand,
     ) -> CommandResult<(RolloutView, Done)> {
-        let event = self.event_of(id, command).await?;
-        let decision: Decision = self.decide_on(id, event, Attempt::of(caller)).await?;
-        let done = if decision.changes.is_empty() { Done::Already } else { Done::Changed };
-        Ok((self.rollout_view(id).await?, done))
+        let again = |id| async move { Ok((self.rollout_view(RolloutId(id)).await?, Done::Changed)) };
+        let first = async {
+            let event = self.event_of(id, command).await?;
+            let decision: Decision = self.decide_on(id, event, Attempt::of(caller)).await?;
+            let done = if decision.changes.is_empty() { Done::Already } else { Done::Changed };
+            Ok((self.rollout_view(id).await?, done))
+        };
+        self.once(caller, again, Box::pin(first)).await
     }
 
     /// The event a command means, with what the engine must know for it.

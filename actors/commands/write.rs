@@ -94,16 +94,20 @@ fn id_in(response: &Value) -> Option<Uuid> {
 
 /// The answer to be repeated: `{"kind": <noun>, "id": <uuid>}` and the status it had.
 pub(crate) fn idem(caller: &Caller, at: Timestamp, status: u16, kind: ChangeKind, id: Uuid) -> Option<IdemRecord> {
-    let i = caller.idempotency.as_ref()?;
-    Some(IdemRecord {
+    caller.idempotency.as_ref().map(|i| idem_record(i, kind.as_str(), id, status, at))
+}
+
+/// The same for a command that carries its idempotency without its caller.
+pub(crate) fn idem_record(i: &Idempotency, kind: &str, id: Uuid, status: u16, at: Timestamp) -> IdemRecord {
+    IdemRecord {
         credential: i.credential.clone(),
         route: i.route.clone(),
         key: i.key.clone(),
         body_hash: i.body_hash,
         status,
-        response: json!({"kind": kind.as_str(), "id": id}),
+        response: json!({"kind": kind, "id": id}),
         expires_at: at + IDEMPOTENCY_KEPT,
-    })
+    }
 }
 
 /// Gathers what is wrong, field by field, so that one answer names everything.

@@ -1,6 +1,7 @@
 //! From a decision to one transaction: event, rows, audit entries, node events, change feed.
 
 use crate::command::{Caller, CommandError, Idempotency};
+use crate::commands::write::idem_record;
 use crate::plane::ControlPlane;
 use domain::audit::NewEntry;
 use domain::rollout::*;
@@ -138,28 +139,6 @@ impl ControlPlane {
             );
         }
         write.idem(attempt.idempotency.as_ref().map(|i| idem_record(i, "rollout", r.id.0, 200, now)))
-    }
-}
-
-/// How long an idempotency key is remembered.
-const IDEMPOTENCY_KEEP: Span = Span::secs(24 * 3600);
-
-/// What a repeated command is answered from: the kind and id of the object, which is read again.
-pub(crate) fn idem_record(
-    i: &Idempotency,
-    kind: &str,
-    id: uuid::Uuid,
-    status: u16,
-    now: Timestamp,
-) -> store::IdemRecord {
-    store::IdemRecord {
-        credential: i.credential.clone(),
-        route: i.route.clone(),
-        key: i.key.clone(),
-        body_hash: i.body_hash,
-        status,
-        response: json!({"kind": kind, "id": id}),
-        expires_at: now + IDEMPOTENCY_KEEP,
     }
 }
 
