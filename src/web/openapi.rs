@@ -167,7 +167,7 @@ fn refusals(route: &Route) -> Vec<(u16, &'static str)> {
         (429, "Too many requests; see Retry-After."),
         (503, "Not available; see Retry-After."),
     ];
-    let named = route.path.contains(':');
+    let named = route.path.contains(':') || route.query.contains(&"project");
     if named {
         out.push((404, "Not found, or of another tenant."));
     }
@@ -180,6 +180,9 @@ fn refusals(route: &Route) -> Vec<(u16, &'static str)> {
             (413, "The body is too large."),
             (415, "The body is not JSON."),
         ]);
+    }
+    if route.path.contains("/bundles/:id/") && route.method == crate::routes::Method::Get {
+        out.push((409, "The bundle has no archive."));
     }
     out.push((422, "Fields or parameters are wrong; `errors` names them."));
     if matches!(route.answer, Answer::Bytes("application/zstd")) {
