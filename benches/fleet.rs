@@ -1,0 +1,146 @@
+//! A fleet that only keeps time: nodes over real HTTP that do what they are told at once and write down when.
+//!
+//! Lines out: `{"ready": n}` when every node holds a poll; at the end of standard input the times of all nodes.
+
+use crate::Failure;
+use crate::host::{PROJECT, commands};
+use crate::wire::{Wire, node_key, request};
+use clap::Args;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::{mpsc, watch};
+
+#[derive(Args, Clone, Debug)]
+pub struct FleetArgs {
+    #[arg(long)]
+    url: SocketAddr,
+    #[arg(long)]
+    nodes: usize,
+}
+
+/// Microseconds of the wall clock; all processes here share it.
+pub fn wall_us() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as i64
+}
+
+/// What one node did with one order.
+struct Times {
+    node: String,
+    /// The poll's answer was read.
+    told: i64,
+    /// The last call that said something of the new bundle: sent, and answered.
+    sent: i64,
+    answered: i64,
+}
+
+struct Node {
+    wire: Wire,
+    key: String,
+    id: String,
+}
+
+impl Node {
+    async fn post(&mut self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let bytes = request("POST", path, &node_key(&self.key), &body.to_string());
+        self.wire.call(&bytes).await?.json(200)
+    }
+
+    async fn heartbeat(&mut self, active: &str) -> Result<(), Failure> {
+        let path = format!("/api/v1/nodes/{}/heartbeat", self.id);
+        let body = json!({"active_bundle_id": active, "health": {"status": "healthy"}, "measured_at": now()});
+        self.post(&path, &body).await.map(drop)
+    }
+
+    /// Reports, then heartbeats until the node is not waited for any more.
+    async fn carry_out(&mut self, order: &Value) -> Result<Times, Failure> {
+        let told = wall_us();
+        let bundle = order["bundle_id"].as_str().ok_or("an order without a bundle")?.to_string();
+        let mut times = Times { node: self.id.clone(), told, sent: 0, answered: 0 };
+        for report in ["downloaded", "staged", "activated", "verified"] {
+            let path = format!("/api/v1/nodes/{}/bundles/{bundle}/{report}", self.id);
+            let health = json!({"status": "healthy"});
+            let body = json!({"generation": order["generation"], "health": health, "measured_at": now()});
+            times.sent = wall_us();
+            let answer = self.post(&path, &body).await?;
+            times.answered = wall_us();
+            if report == "staged" && answer["proceed"] != json!(true) {
+                return Err(format!("may not go on: {answer}").into());
+            }
+            if answer["state"] == json!("verified") {
+                break;
+            }
+            if report == "verified" {
+                times.sent = wall_us();
+                self.heartbeat(&bundle).await?;
+                times.answered = wall_us();
+            }
+        }
+        Ok(times)
+    }
+}
+
+/// RFC 3339, by the same type that the server reads.
+fn now() -> String {
+    domain::Timestamp(wall_us()).to_rfc3339()
+}
+
+async fn live(
+    args: FleetArgs,
+    i: usize,
+    ready: Arc<AtomicUsize>,
+    out: mpsc::UnboundedSender<Times>,
+) -> Result<(), Failure> {
+    let mut wire = Wire::open(args.url).await?;
+    let body = json!({"name": format!("timed-{i:05}")}).to_string();
+    let path = format!("/api/v1/projects/{PROJECT}/nodes/register");
+    let made = wire.call(&request("POST", &path, "", &body)).await?.json(201)?;
+    let text = |name: &str| made[name].as_str().map(str::to_string).ok_or("not a registration");
+    let mut node = Node { wire, key: text("node_key")?, id: text("node_id")? };
+    node.heartbeat("baseline").await?;
+    ready.fetch_add(1, Ordering::Relaxed);
+    let path = format!("/api/v1/nodes/{}/bundles/latest?wait=60", node.id);
+    let poll = request("GET", &path, &node_key(&node.key), "");
+    loop {
+        let answer = node.wire.call(&poll).await?.json(200)?;
+        if answer["no_update"] == json!(true) {
+            continue;
+        }
+        let times = node.carry_out(&answer).await?;
+        let _ = out.send(times);
+    }
+}
+
+pub async fn run(args: FleetArgs) -> Result<(), Failure> {
+    let ready = Arc::new(AtomicUsize::new(0));
+    let (out, mut times) = mpsc::unbounded_channel();
+    let (failed, mut failure) = watch::channel(String::new());
+    let failed = Arc::new(failed);
+    for i in 0..args.nodes {
+        let (args, ready, out, failed) = (args.clone(), ready.clone(), out.clone(), failed.clone());
+        tokio::task::spawn_local(async move {
+            if let Err(e) = live(args, i, ready, out).await {
+                failed.send_replace(e.to_string());
+            }
+        });
+    }
+    while ready.load(Ordering::Relaxed) < args.nodes {
+        if let Ok(Ok(())) = tokio::time::timeout(Duration::from_millis(20), failure.changed()).await {
+            return Err(format!("a node failed: {}", *failure.borrow()).into());
+        }
+    }
+    println!("{}", json!({"ready": args.nodes}));
+    let mut lines = commands();
+    tokio::select! {
+        _ = lines.recv() => {}
+        _ = failure.changed() => return Err(format!("a node failed: {}", *failure.borrow()).into()),
+    }
+    let mut all = Vec::new();
+    while let Ok(t) = times.try_recv() {
+        all.push(json!([t.node, t.told, t.sent, t.answered]));
+    }
+    println!("{}", Value::Array(all));
+    Ok(())
+}

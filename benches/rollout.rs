@@ -1,0 +1,168 @@
+//! A rollout over 1,000 nodes on real HTTP in batches of 100: how long it takes, and how soon the next batch is told.
+
+use crate::Failure;
+use crate::fleet::wall_us;
+use crate::host::{Helper, Host, PROJECT};
+use crate::table::{Bar, Table, quantile};
+use domain::{NodeId, RolloutId};
+use serde_json::json;
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+use store::Store;
+
+const NODES: usize = 1_000;
+const BATCH: usize = 100;
+/// Anything longer is a rollout that stands still.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Creates a rollout of `bundle` and waits for its end; answers its id and the seconds from call to completion.
+async fn roll_out(host: &Host, bundle: &str) -> Result<(RolloutId, f64), Failure> {
+    let body = json!({"bundle_id": bundle, "batch_size": BATCH});
+    let begun = wall_us();
+    let made = host.operator("POST", &format!("/api/v1/projects/{PROJECT}/rollouts"), Some(body)).await?;
+    let id = made["rollout"]["id"].as_str().ok_or("no rollout")?.to_string();
+    let give_up = std::time::Instant::now() + PATIENCE;
+    loop {
+        let r = host.operator("GET", &format!("/api/v1/rollouts/{id}"), None).await?["rollout"].take();
+        match r["state"].as_str() {
+            Some("completed") => {
+                let at = r["completed_at"].as_str().and_then(domain::Timestamp::parse_rfc3339).ok_or("no end")?;
+                return Ok((id.parse()?, (at.0 - begun) as f64 / 1e6));
+            }
+            Some("pending" | "running") if std::time::Instant::now() < give_up => {}
+            _ => return Err(format!("the rollout did not complete: {r:#}").into()),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// By the simulated fleet, which downloads and verifies what it runs as real nodes do.
+async fn by_the_fleet(table: &mut Table, name: &'static str, store: Store, dir: &Path) -> Result<(), Failure> {
+    let host = Host::start(store, dir).await?;
+    let mut fleet =
+        Helper::start(&["sim-fleet".into(), format!("--url=http://{}", host.address), format!("--nodes={NODES}")])?;
+    let first = host.compile("v1", bundle::samples::DEMO_V1).await?;
+    fleet.hear().await?;
+    let (_, took) = roll_out(&host, &first).await?;
+    let bar = Bar::AtMost { floor: 10.0, aim: 1.5 };
+    table.add(name, "1,000 nodes, 10 batches, first configuration, verified by every node", took, "s", bar);
+    let second = host.compile("v2", bundle::samples::DEMO_V2).await?;
+    let (_, took) = roll_out(&host, &second).await?;
+    table.add(name, "the same fleet, second configuration", took, "s", bar);
+    fleet.finish().await?;
+    host.stop().await
+}
+
+/// By the fleet that keeps time.
+async fn by_the_clock(table: &mut Table, name: &'static str, store: Store, dir: &Path) -> Result<(), Failure> {
+    let host = Host::start(store, dir).await?;
+    let mut fleet =
+        Helper::start(&["timed-fleet".into(), format!("--url={}", host.address), format!("--nodes={NODES}")])?;
+    fleet.hear().await?;
+    let bundle = host.compile("v1", bundle::samples::DEMO_V1).await?;
+    let cpu = crate::host::cpu_us();
+    let statements = host.tree.plane.store().statements();
+    let (id, took) = roll_out(&host, &bundle).await?;
+    let cpu = (crate::host::cpu_us() - cpu) / 1e6;
+    let statements = host.tree.plane.store().statements() - statements;
+    let times = fleet.end_and_hear().await?;
+    let mut by_node: HashMap<NodeId, (f64, f64, f64)> = HashMap::new();
+    for t in times.as_array().ok_or("no times")? {
+        let number = |i: usize| t[i].as_f64().ok_or("a time is missing");
+        let node = t[0].as_str().ok_or("a node is missing")?.parse()?;
+        by_node.insert(node, (number(1)?, number(2)?, number(3)?));
+    }
+    let mut steps: Vec<Vec<NodeId>> = Vec::new();
+    for (step, node) in host.tree.plane.store().rollout_step_nodes(id, None).await? {
+        let step = step as usize;
+        steps.resize(steps.len().max(step + 1), Vec::new());
+        steps[step].push(node);
+    }
+    let (mut from_sent, mut from_answered, mut last_told) = (Vec::new(), Vec::new(), Vec::new());
+    for pair in steps.windows(2) {
+        let of = |nodes: &[NodeId]| -> Vec<(f64, f64, f64)> {
+            nodes.iter().filter_map(|n| by_node.get(n).copied()).collect()
+        };
+        let (before, after) = (of(&pair[0]), of(&pair[1]));
+        let sent = before.iter().map(|t| t.1).fold(0.0, f64::max);
+        let answered = before.iter().map(|t| t.2).fold(0.0, f64::max);
+        from_sent.extend(after.iter().map(|t| (t.0 - sent) / 1e3));
+        from_answered.extend(after.iter().map(|t| (t.0 - answered).max(0.0) / 1e3));
+        last_told.push(after.iter().map(|t| (t.0 - sent) / 1e3).fold(0.0, f64::max));
+    }
+    let early = from_sent.iter().filter(|ms| **ms < 0.0).count();
+    if early > 0 {
+        table.note(format!("{early} nodes were told of a batch before the last report of the one before was sent"));
+    }
+    let time = "1,000 nodes, 10 batches, by nodes that only keep time";
+    table.add(name, time, took, "s", Bar::AtMost { floor: 10.0, aim: 1.5 });
+    let p50 = quantile(&from_sent, 0.5);
+    let p99 = quantile(&from_sent, 0.99);
+    table.add(
+        name,
+        "last report sent -> next batch's node told: p50",
+        p50,
+        "ms",
+        Bar::AtMost { floor: 100.0, aim: 5.0 },
+    );
+    table.add(
+        name,
+        "last report sent -> next batch's node told: p99",
+        p99,
+        "ms",
+        Bar::AtMost { floor: 100.0, aim: 50.0 },
+    );
+    table.add(
+        name,
+        "last report answered -> next batch's node told: p99",
+        quantile(&from_answered, 0.99),
+        "ms",
+        Bar::None,
+    );
+    table.add(
+        name,
+        "last report sent -> whole next batch told: worst of 9",
+        quantile(&last_told, 1.0),
+        "ms",
+        Bar::None,
+    );
+    table.add(name, "server CPU of that rollout, a node", cpu * 1e6 / NODES as f64, "us", Bar::None);
+    table.add(name, "statements of that rollout, a node", statements as f64 / NODES as f64, "", Bar::None);
+    host.stop().await
+}
+
+pub async fn sqlite(table: &mut Table) -> Result<(), Failure> {
+    let dir = tempfile::tempdir()?;
+    by_the_fleet(table, "rollout", crate::host::sqlite(dir.path()).await?, dir.path()).await?;
+    let dir = tempfile::tempdir()?;
+    by_the_clock(table, "rollout", crate::host::sqlite(dir.path()).await?, dir.path()).await
+}
+
+#[cfg(not(feature = "postgres"))]
+pub async fn postgres(_: &mut Table) -> Result<(), Failure> {
+    Err("--postgres needs: cargo run --release -p benches --features postgres".into())
+}
+
+#[cfg(feature = "postgres")]
+pub async fn postgres(table: &mut Table) -> Result<(), Failure> {
+    let dir = tempfile::tempdir()?;
+    let db = store::testing::open(store::testing::Backend::Postgres).await;
+    by_the_fleet(table, "rollout-pg", db.store.clone(), dir.path()).await?;
+    let db = store::testing::open(store::testing::Backend::Postgres).await;
+    by_the_clock(table, "rollout-pg", db.store.clone(), dir.path()).await
+}
+
+/// In the child: the simulated fleet until standard input ends.
+pub async fn sim_fleet(url: String, nodes: u32) -> Result<(), Failure> {
+    use sim::transport::{Http, HttpOptions};
+    let http = Http::new(&url, HttpOptions { max_connections: 4_000, http2: false })?;
+    let config = sim::FleetConfig { project: PROJECT.into(), nodes, ..sim::FleetConfig::default() };
+    let fleet = sim::Fleet::start(config, sim::Transport::Http(http)).await?;
+    fleet.until_all(|n| n.state == sim::NodeState::Idle).await?;
+    println!("{}", json!({"ready": nodes}));
+    // Nothing is said; its end is the signal.
+    let _ = crate::host::commands().recv().await;
+    fleet.stop().await?;
+    Ok(())
+}
