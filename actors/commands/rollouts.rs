@@ -238,13 +238,21 @@ impl ControlPlane {
         let steps = self.inner.store.rollout_steps(id).await?;
         let open = steps.get(r.head.step as usize).map_or(0, |s| s.open);
         let primary = explain_head(&r.spec, &r.head, steps.len() as u32, open);
+        let mut primary = Reason { code: primary.code.to_string(), text: primary.text };
+        if primary.code == "starting" {
+            let held = self.resolve(r.project, &r.spec).await?.held;
+            if !held.is_empty() {
+                let text = format!("waits for {} nodes that another active rollout holds", held.len());
+                primary = Reason { code: "overlap".to_string(), text };
+            }
+        }
         Ok(RolloutView {
             id: r.id,
             project: r.project,
             spec: r.spec,
             head: r.head,
             steps,
-            primary: Reason { code: primary.code.to_string(), text: primary.text },
+            primary,
             created_by: r.created_by,
             inserted_at: r.inserted_at,
             updated_at: r.updated_at,

@@ -224,7 +224,7 @@ impl Brain {
             Err(_) => return Ok(()),
         };
         if resolved.held.iter().any(|(_, r)| *r != self.rollout.id) {
-            // Waits for the overlap to end; the scan comes by again.
+            // Waits for the overlap to end: asked again by the timer.
             return Ok(());
         }
         let facts = resolved.candidates.into_iter().map(|c| c.facts).collect();
@@ -501,8 +501,10 @@ impl Brain {
         }
         self.leave_at = None;
         let clock = self.plane.clock().clone();
-        let retry = self.unavailable_since.map(|_| clock.now() + RETRY_AFTER);
-        let at = [head.wake_at, retry].into_iter().flatten().min();
+        let now = clock.now();
+        let held_up = head.phase == Phase::Pending && self.rollout.spec.start && head.wake_at.is_none_or(|t| t <= now);
+        let retry = (held_up || self.unavailable_since.is_some()).then_some(now + RETRY_AFTER);
+        let at = [head.wake_at.filter(|_| !held_up), retry].into_iter().flatten().min();
         match at {
             Some(at) => self.wake_at(me, at),
             None => self.timer = None,
