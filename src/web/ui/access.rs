@@ -1,7 +1,9 @@
 //! `/projects/:project/tokens` and `/keys`
 
 use super::ask::Ask;
-use super::view::access::{KeysView, Made, TokenLine, TokensView, keys as keys_page, parse_labels, tokens as tokens_page};
+use super::view::access::{
+    KeysView, Made, TokenLine, TokensView, keys as keys_page, parse_labels, tokens as tokens_page,
+};
 use super::view::{Flash, parts};
 use crate::problem::{Outcome, Refusal};
 use actors::command::{CommandError, Done};

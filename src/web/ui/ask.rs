@@ -192,9 +192,9 @@ impl Ask {
             return Ok(BundleNames::default());
         }
         let facts = self.store().bundle_facts(ids).await?;
-        let named = facts.into_iter().map(|(f, _)| {
-            (f.id, BundleName { version: f.version, content: f.content_id.map(|c| c.to_string()) })
-        });
+        let named = facts
+            .into_iter()
+            .map(|(f, _)| (f.id, BundleName { version: f.version, content: f.content_id.map(|c| c.to_string()) }));
         Ok(BundleNames(named.collect()))
     }
 }

@@ -90,13 +90,19 @@ async fn read(ask: &Ask, scope: Scope, view: &mut AuditView) -> Outcome<()> {
     let (filter, error) = filter(ask, &view.filter).await?;
     view.error = error;
     let asked = ask.page(ROWS)?;
-    let found = listing(asked.cursor.is_some(), ask.store().audit_entries(scope, filter, asked).await)?;
+    let mut found = listing(asked.cursor.is_some(), ask.store().audit_entries(scope, filter, asked).await)?;
+    newest_first(&mut found.rows);
     let next = found.next_cursor.as_deref();
     view.next = next.map(|n| format!("{}{}", view.path, view.filter.query(&[("cursor", Some(n))])));
     view.first = ask.query.text("cursor").map(|_| format!("{}{}", view.path, view.filter.query(&[])));
     view.entries = found.rows;
     view.total = found.total;
     Ok(())
+}
+
+/// Entries of one moment have ids in no order; their numbers are.
+pub fn newest_first(entries: &mut [Entry]) {
+    entries.sort_by(|a, b| b.at.cmp(&a.at).then(b.seq.cmp(&a.seq)));
 }
 
 /// What was typed, as far as it is understood, and what is wrong with the rest.

@@ -11,7 +11,7 @@ use actors::command::{CommandResult, Done};
 use actors::commands::bundles::Compiled;
 use domain::Scope;
 use domain::access::KeyScope;
-use domain::bundle::{Bundle, BundleStatus, Source};
+use domain::bundle::{Bundle, BundleStatus, Diagnostic, Source};
 use domain::project::Project;
 use http::StatusCode;
 use std::collections::BTreeMap;
@@ -118,13 +118,15 @@ pub async fn compile(ask: &Ask, project: &str) -> Outcome<Response> {
         Ok(done) => done,
         Err(e) if is_about_the_form(&e) => {
             let refusal = Refusal::from(e);
-            view.error = Some(refusal.problem.detail.clone());
+            view.messages = refusal.problem.errors.get("config").into_iter().flatten().map(|m| placed(m)).collect();
+            if view.messages.is_empty() {
+                view.error = Some(refusal.problem.detail.clone());
+            }
             return Ok(ask.html(refusal.status(), new_page(&frame, &view)));
         }
         Err(e) => return Err(e.into()),
     };
     if done.bundle.status == BundleStatus::Failed {
-        view.error = Some("The configuration was refused.".into());
         view.messages = done.bundle.errors;
         return Ok(ask.html(StatusCode::UNPROCESSABLE_ENTITY, new_page(&frame, &view)));
     }
@@ -134,6 +136,21 @@ pub async fn compile(ask: &Ask, project: &str) -> Outcome<Response> {
         (_, false) => Flash::BundleExisted,
     };
     ask.redirect(&path(&project, &done.bundle), Some(flash))
+}
+
+/// A message of the compiler with its place, which it begins with: `config.kdl:3:7: text`.
+pub fn placed(message: &str) -> Diagnostic {
+    let plain = || Diagnostic { text: message.to_string(), file: None, line: None, column: None };
+    let Some((place, text)) = message.split_once(": ") else { return plain() };
+    let mut parts = place.rsplitn(3, ':');
+    let (last, middle, first) = (parts.next(), parts.next(), parts.next());
+    let number = |s: Option<&str>| s.and_then(|s| s.parse::<u32>().ok());
+    let at = |file: &str, line, column| Diagnostic { text: text.into(), file: Some(file.into()), line, column };
+    match (first, middle, number(middle), number(last)) {
+        (Some(file), _, line @ Some(_), column @ Some(_)) if !file.is_empty() => at(file, line, column),
+        (None, Some(file), None, line @ Some(_)) if !file.is_empty() => at(file, line, None),
+        _ => plain(),
+    }
 }
 
 async fn submit(ask: &Ask, project: &Project, version: Option<String>, config: String) -> CommandResult<Compiled> {

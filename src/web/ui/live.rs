@@ -18,7 +18,7 @@ use store::{AuditFilter, MemberFilter, Page, RolloutSummary};
 use warp::reply::Response;
 
 /// Lines of the timeline.
-const TIMELINE: u32 = 40;
+const TIMELINE: u32 = 25;
 /// Longest reason or note.
 const MAX_NOTE: usize = 1_000;
 
@@ -78,8 +78,7 @@ async fn members(ask: &Ask, project: &Project, summary: &RolloutSummary) -> Outc
     let filter = MemberFilter { state: NodeStateKind::parse(&state), step: step.parse().ok() };
     let asked = ask.page(ROWS)?;
     let scope = Scope::Project(project.id);
-    let found =
-        listing(asked.cursor.is_some(), ask.store().rollout_members(scope, summary.id, filter, asked).await)?;
+    let found = listing(asked.cursor.is_some(), ask.store().rollout_members(scope, summary.id, filter, asked).await)?;
     let links = ask.links(&[("state", Some(&state)), ("step", Some(&step))], found.next_cursor.as_deref());
     Ok(MembersView {
         slug: project.slug.clone(),
@@ -116,7 +115,9 @@ fn detail(m: &Member) -> String {
         None => parts::words(reason),
     };
     match &m.state {
-        NodeState::Failed { reason, error, .. } if m.accepted => format!("accepted; {}", because(reason.as_str(), error)),
+        NodeState::Failed { reason, error, .. } if m.accepted => {
+            format!("accepted; {}", because(reason.as_str(), error))
+        }
         NodeState::Failed { reason, error, .. } => because(reason.as_str(), error),
         NodeState::RollbackFailed { error, .. } => error.clone().unwrap_or_default(),
         NodeState::Skipped { reason } => parts::words(reason.as_str()),
@@ -137,9 +138,12 @@ fn detail(m: &Member) -> String {
 
 async fn timeline(ask: &Ask, project: &Project, summary: &RolloutSummary) -> Outcome<TimelineView> {
     let filter = AuditFilter { resource: Some(summary.id.0), ..AuditFilter::default() };
-    let found = ask.store().audit_entries(Scope::Project(project.id), filter, Page::first(TIMELINE)).await?;
+    let mut found = ask.store().audit_entries(Scope::Project(project.id), filter, Page::first(TIMELINE)).await?;
+    super::audit::newest_first(&mut found.rows);
     let people = super::audit::people(ask, project.org, &found.rows).await?;
     Ok(TimelineView {
+        slug: project.slug.clone(),
+        more: found.total - found.rows.len() as i64,
         lines: found.rows.iter().map(|e| line(e, &people)).collect(),
         path: path(project, summary.id),
         id: summary.id.to_string(),

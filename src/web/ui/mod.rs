@@ -90,11 +90,7 @@ impl Asked {
     }
 }
 
-async fn answer<B: Buf>(
-    pages: &Pages,
-    asked: Asked,
-    body: impl Stream<Item = Result<B, warp::Error>>,
-) -> Response {
+async fn answer<B: Buf>(pages: &Pages, asked: Asked, body: impl Stream<Item = Result<B, warp::Error>>) -> Response {
     let (app, meta) = (pages.app.clone(), asked.meta);
     let address = peer::client(meta.socket.ip(), &asked.headers, &app.settings.trusted_proxies);
     let method = asked.method.clone();
@@ -167,16 +163,7 @@ async fn page<B: Buf>(
         None => app.limits.take(identity.counted_as, now),
     };
     counted.map_err(|wait| Refusal::too_many("Too many requests; wait a moment.", wait.0))?;
-    let ask = Ask {
-        app: app.clone(),
-        meta: asked.meta,
-        address,
-        path: asked.path,
-        query,
-        form,
-        headers,
-        identity,
-    };
+    let ask = Ask { app: app.clone(), meta: asked.meta, address, path: asked.path, query, form, headers, identity };
     let done = if reads { get(&ask, &parts).await } else { post(&ask, &parts).await };
     match done {
         Ok(Some(response)) => Ok(response),
@@ -190,8 +177,7 @@ async fn page<B: Buf>(
 /// May there be a page? So that strangers are not sent to sign in for what does not exist.
 fn known(parts: &[&str]) -> bool {
     matches!(parts, [] | ["audit" | "logout" | "projects"] | ["projects", _] | ["projects", _, ..])
-        && (parts.len() < 3
-            || matches!(parts[2], "nodes" | "bundles" | "rollouts" | "audit" | "tokens" | "keys"))
+        && (parts.len() < 3 || matches!(parts[2], "nodes" | "bundles" | "rollouts" | "audit" | "tokens" | "keys"))
 }
 
 /// All pages.

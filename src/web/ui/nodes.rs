@@ -2,6 +2,7 @@
 
 use super::ask::{Ask, ROWS};
 use super::view::access::parse_labels;
+use super::view::audit::in_words;
 use super::view::node::{self, EventLine, NodeView};
 use super::view::nodes::{Filter, NodesView, page, region};
 use super::view::{Flash, parts};
@@ -14,7 +15,6 @@ use domain::access::KeyScope;
 use domain::node::{Node, Presence, Standing};
 use domain::project::Project;
 use domain::{BundleId, NodeId, Scope};
-use serde_json::Value;
 use store::{NodeFilter, Page};
 use warp::reply::Response;
 
@@ -106,7 +106,7 @@ pub async fn show(ask: &Ask, project: &str, id: &str) -> Outcome<Response> {
             .into_iter()
             .map(|e| EventLine {
                 at: e.event.at,
-                text: detail(&e.event.detail),
+                text: in_words(&e.event.detail),
                 kind: e.event.kind,
                 rollout: e.event.rollout.map(|r| r.to_string()),
             })
@@ -118,22 +118,6 @@ pub async fn show(ask: &Ask, project: &str, id: &str) -> Outcome<Response> {
     match ask.fragment() {
         Some(_) => ask.ok(node::region(&frame, &view)),
         None => ask.ok(node::page(&frame, &view)),
-    }
-}
-
-/// The values of a small JSON object in one line.
-pub fn detail(value: &Value) -> String {
-    let plain = |v: &Value| match v {
-        Value::String(s) => s.clone(),
-        other => other.to_string(),
-    };
-    match value {
-        Value::Null => String::new(),
-        Value::Object(m) => {
-            let said = m.iter().filter(|(_, v)| !v.is_null());
-            said.map(|(k, v)| format!("{}: {}", parts::words(k), plain(v))).collect::<Vec<_>>().join(", ")
-        }
-        other => plain(other),
     }
 }
 

@@ -1,9 +1,9 @@
 //! `/`: every project the caller sees, and making one.
 
 use super::ask::Ask;
+use super::rollouts::row;
 use super::view::overview::{BundleLine, OverviewView, ProjectCard, RolloutLine, page, region};
 use super::view::{Flash, bundles as show_bundles, parts};
-use super::rollouts::row;
 use crate::problem::Outcome;
 use actors::command::Grant;
 use actors::commands::projects::NewProject;

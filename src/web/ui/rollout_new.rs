@@ -112,7 +112,8 @@ pub fn request(form: &Form) -> Outcome<(BundleId, RolloutRequest)> {
         errors.push(("bundle".into(), "must be chosen".into()));
     }
     let mut keep = |field: &str, why: String| errors.push((field.into(), why));
-    let mut said = RolloutRequest { start: Some(form.start), allow_failed: Some(form.allow_failed), ..Default::default() };
+    let mut said =
+        RolloutRequest { start: Some(form.start), allow_failed: Some(form.allow_failed), ..Default::default() };
     match parse_labels(&form.labels) {
         Ok(labels) if labels.is_empty() => said.target_selector = Some(Selector::All),
         Ok(labels) => said.target_selector = Some(Selector::Labels { labels }),

@@ -4,6 +4,7 @@ use super::parts::*;
 use super::{Frame, Tab, document};
 use domain::audit::{Entry, Verdict};
 use maud::{Markup, html};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 #[derive(Clone, Debug, Default)]
@@ -54,7 +55,7 @@ impl AuditFilter {
 
 pub fn page(frame: &Frame, view: &AuditView) -> Markup {
     let f = &view.filter;
-    let text = |name: &str, label: &str, value: &str, hint: &str| {
+    let field = |name: &str, label: &str, value: &str, hint: &str| {
         html! {
             div {
                 label for={ "f-" (name) } { (label) }
@@ -69,11 +70,11 @@ pub fn page(frame: &Frame, view: &AuditView) -> Markup {
         }
         @if let Some(v) = &view.verdict { (verdict(v)) }
         form .filter method="get" action=(view.path) role="search" {
-            (text("action", "Action", &f.action, "rollout. or rollout.paused"))
-            (text("actor", "Actor", &f.actor, "id, email or system"))
-            (text("since", "Since", &f.since, "2026-11-21"))
-            (text("until", "Until", &f.until, "2026-11-22T12:00Z"))
-            @if !f.resource.is_empty() { (text("resource", "Resource", &f.resource, "id")) }
+            (field("action", "Action", &f.action, "rollout.paused"))
+            (field("actor", "Actor", &f.actor, "id, email, node"))
+            (field("since", "Since", &f.since, "2026-11-21"))
+            (field("until", "Until", &f.until, "2026-11-22"))
+            @if !f.resource.is_empty() { (field("resource", "Resource", &f.resource, "id")) }
             button type="submit" { "Filter" }
             @if f.is_set() { a .clear href=(view.path) { "Clear" } }
         }
@@ -144,18 +145,32 @@ fn resource(view: &AuditView, e: &Entry) -> Markup {
     }
 }
 
-/// Changes of more characters are folded.
-const CHANGES_INLINE: usize = 80;
+/// Changes of more characters are cut, and unfold to the whole.
+const CHANGES_INLINE: usize = 100;
 
 fn changes(e: &Entry) -> Markup {
-    let text = match &e.changes {
-        serde_json::Value::Null => String::new(),
-        serde_json::Value::Object(m) if m.is_empty() => String::new(),
+    let said = in_words(&e.changes);
+    let cut: String = said.chars().take(CHANGES_INLINE).collect();
+    html! {
+        @if cut.len() < said.len() {
+            details { summary { (cut) "…" } (json("Changes", &e.changes)) }
+        } @else { (text(&said)) }
+    }
+}
+
+/// The values of a JSON object in one line.
+pub fn in_words(value: &Value) -> String {
+    let plain = |v: &Value| match v {
+        Value::String(s) => s.clone(),
         other => other.to_string(),
     };
-    html! {
-        @if text.chars().count() > CHANGES_INLINE {
-            details { summary { "show" } (json("Changes", &e.changes)) }
-        } @else { code .small { (text) } }
+    match value {
+        Value::Null => String::new(),
+        // `fact` repeats the action.
+        Value::Object(m) => {
+            let said = m.iter().filter(|(k, v)| !v.is_null() && *k != "fact");
+            said.map(|(k, v)| format!("{}: {}", words(k), plain(v))).collect::<Vec<_>>().join(", ")
+        }
+        other => plain(other),
     }
 }

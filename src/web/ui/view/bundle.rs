@@ -73,48 +73,51 @@ pub fn region(frame: &Frame, view: &BundleView) -> Markup {
         src: &view.src,
         every_ms: LIVE_ONE_MS,
     };
-    live(&l, &html! {
-        p .badges { (bundle_status(b.status)) " " (risk(b.risk)) }
-        @if b.status == BundleStatus::Revoked {
-            p .alert.bad { "Revoked" @if let Some(r) = &b.revoked_reason { ": " (r) } @else { "." } }
-        }
-        @if !b.errors.is_empty() {
-            div .alert.bad { p { b { "Not compiled" } } (diagnostics(&b.errors)) }
-        }
-        @if !b.warnings.is_empty() {
-            div .alert.warn { p { b { (b.warnings.len()) " warnings" } } (diagnostics(&b.warnings)) }
-        }
-        div .columns {
-            section .card aria-labelledby="h-bundle" {
-                h2 #h-bundle { "Bundle" }
-                dl {
-                    dt { "Content id" } dd { @match &b.content_id { Some(c) => code .full { (c) }, None => "–" } }
-                    dt { "Archive" } dd { @match &b.artifact_hash { Some(h) => (hash(h.prefixed())), None => "–" } @if let Some(n) = b.size_bytes { " " span .num { (size(n)) } } }
-                    dt { "Signed by" } dd { @match &b.key_id { Some(k) => (hash(k)), None => "–" } }
-                    dt { "Source" } dd .wrap { (source(b)) }
-                    dt { "Created" } dd { (when(b.created_at, frame.now)) }
-                    dt { "Built by" } dd { (b.builder) }
-                    dt { "Row" } dd { code .full { (b.id) } }
+    live(
+        &l,
+        &html! {
+            p .badges { (bundle_status(b.status)) " " (risk(b.risk)) }
+            @if b.status == BundleStatus::Revoked {
+                p .alert.bad { "Revoked" @if let Some(r) = &b.revoked_reason { ": " (r) } @else { "." } }
+            }
+            @if !b.errors.is_empty() {
+                div .alert.bad { p { b { "Not compiled" } } (diagnostics(&b.errors)) }
+            }
+            @if !b.warnings.is_empty() {
+                div .alert.warn { p { b { (b.warnings.len()) " warnings" } } (diagnostics(&b.warnings)) }
+            }
+            div .columns {
+                section .card aria-labelledby="h-bundle" {
+                    h2 #h-bundle { "Bundle" }
+                    dl {
+                        dt { "Content id" } dd { @match &b.content_id { Some(c) => code .full { (c) }, None => "–" } }
+                        dt { "Archive" } dd { @match &b.artifact_hash { Some(h) => (hash(h.prefixed())), None => "–" } @if let Some(n) = b.size_bytes { " " span .num { (size(n)) } } }
+                        dt { "Signed by" } dd { @match &b.key_id { Some(k) => (hash(k)), None => "–" } }
+                        dt { "Source" } dd .wrap { (source(b)) }
+                        dt { "Created" } dd { (when(b.created_at, frame.now)) }
+                        dt { "Built by" } dd { (b.builder) }
+                        dt { "Row" } dd { code .full { (b.id) } }
+                    }
+                }
+                section .card aria-labelledby="h-risk" {
+                    h2 #h-risk { "Use and risk" }
+                    dl {
+                        dt { "Running on" } dd .num { a href={ "/projects/" (query(&view.slug)) "/nodes?bundle=" (b.id) } { (view.running_on) " nodes" } }
+                        dt { "Wanted on" } dd .num { (view.desired_on) " nodes" }
+                    }
+                    h3 { "Risk compared with what the fleet ran" }
+                    @if b.risk_reasons.is_empty() { p .muted { "No reason for concern was found." } }
+                    ul .errors { @for r in &b.risk_reasons { li { (r) } } }
                 }
             }
-            section .card aria-labelledby="h-risk" {
-                h2 #h-risk { "Use and risk" }
-                dl {
-                    dt { "Running on" } dd .num { a href={ "/projects/" (query(&view.slug)) "/nodes?bundle=" (b.id) } { (view.running_on) " nodes" } }
-                    dt { "Wanted on" } dd .num { (view.desired_on) " nodes" }
+            @if !view.rollouts.is_empty() {
+                section aria-labelledby="h-rollouts" {
+                    h2 #h-rollouts { "Rollouts" }
+                    (rows(frame, &view.slug, &view.rollouts))
                 }
-                h3 { "Risk compared with what the fleet ran" }
-                @if b.risk_reasons.is_empty() { p .muted { "No reason for concern was found." } }
-                ul .errors { @for r in &b.risk_reasons { li { (r) } } }
             }
-        }
-        @if !view.rollouts.is_empty() {
-            section aria-labelledby="h-rollouts" {
-                h2 #h-rollouts { "Rollouts" }
-                (rows(frame, &view.slug, &view.rollouts))
-            }
-        }
-    })
+        },
+    )
 }
 
 fn contents(view: &BundleView) -> Markup {

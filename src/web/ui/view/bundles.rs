@@ -78,14 +78,17 @@ pub fn region(frame: &Frame, view: &BundlesView) -> Markup {
             }
         }
     };
-    live(&l, &html! {
-        @if view.bundles.is_empty() {
-            (empty(if view.status.is_empty() { "No bundle was made yet." } else { "No bundle matches." }))
-        } @else {
-            (table("Bundles", &["Version", "Status", "Risk", "Content id", "Source", "Size", "Created"], &rows))
-        }
-        (pager(view.bundles.len(), view.total, "bundles", view.next.as_deref(), view.first.as_deref()))
-    })
+    live(
+        &l,
+        &html! {
+            @if view.bundles.is_empty() {
+                (empty(if view.status.is_empty() { "No bundle was made yet." } else { "No bundle matches." }))
+            } @else {
+                (table("Bundles", &["Version", "Status", "Risk", "Content id", "Source", "Size", "Created"], &rows))
+            }
+            (pager(view.bundles.len(), view.total, "bundles", view.next.as_deref(), view.first.as_deref()))
+        },
+    )
 }
 
 #[derive(Clone, Debug, Default)]
@@ -135,7 +138,7 @@ pub fn diagnostics(all: &[Diagnostic]) -> Markup {
         @if !all.is_empty() {
             ul .errors {
                 @for d in all {
-                    li { @if let Some(place) = place(d) { code { (place) } " " } (d.text) }
+                    li .message { @if let Some(place) = place(d) { code { (place) } " " } (d.text) }
                 }
             }
         }
@@ -159,11 +162,13 @@ const MAX_LINES: usize = 3_000;
 /// A file with line numbers; lines that messages are about are marked.
 pub fn listing(file: &str, text: &str, messages: &[Diagnostic]) -> Markup {
     let marked = |line: usize| {
-        messages.iter().any(|d| d.file.as_deref().is_none_or(|f| f == file) && d.line.is_some_and(|l| l as usize == line))
+        messages
+            .iter()
+            .any(|d| d.file.as_deref().is_none_or(|f| f == file) && d.line.is_some_and(|l| l as usize == line))
     };
     let lines = text.lines().count();
     html! {
-        div .listing tabindex="0" role="region" aria-label=(file) {
+        div .listing tabindex="0" role="group" aria-label=(file) {
             ol {
                 @for (i, line) in text.lines().take(MAX_LINES).enumerate() {
                     li .marked[marked(i + 1)] { code { (line) } }

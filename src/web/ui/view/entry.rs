@@ -51,7 +51,7 @@ pub fn error(frame: &Frame, view: &ErrorView) -> Markup {
         div .narrow {
             p .muted.num { (view.status) }
             h1 { (view.title) }
-            p { (view.detail) }
+            p .wrap { (super::parts::text(&view.detail)) }
             @if view.errors.len() > 1 || view.errors.iter().any(|(_, m)| m.len() > 1) { (field_errors(&view.errors)) }
             @if let Some(id) = &view.request_id { p .muted { "Request " code { (id) } } }
             p {

@@ -16,6 +16,8 @@ pub mod rollout;
 pub mod rollout_new;
 pub mod rollouts;
 #[cfg(test)]
+mod samples;
+#[cfg(test)]
 mod tests;
 
 use domain::Timestamp;

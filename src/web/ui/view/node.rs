@@ -76,79 +76,82 @@ pub fn region(frame: &Frame, view: &NodeView) -> Markup {
         every_ms: LIVE_LIST_MS,
     };
     let current = n.generation == 0 || n.desired_bundle == n.active_bundle;
-    live(&l, &html! {
-        p .badges {
-            (presence(n.presence)) " " (health(n.health.as_str())) " " (standing(n.standing))
-            @if n.pinned_bundle.is_some() { " " (badge(Tone::Warn, "pinned")) }
-        }
-        @if let Some(error) = &n.last_error {
-            div .alert.bad { b { "Last error: " } (error) }
-        }
-        div .columns {
-            section .card aria-labelledby="h-bundle" {
-                h2 #h-bundle { "Bundle" }
-                dl {
-                    dt { "Runs" } dd { (view.names.link(&view.slug, n.active_bundle)) }
-                    dt { "Should run" }
-                    dd {
-                        @if n.generation == 0 { span .muted { "nothing assigned yet" } }
-                        @else {
-                            (view.names.link(&view.slug, n.desired_bundle)) " "
-                            @if current { (badge(Tone::Ok, "current")) } @else { (badge(Tone::Busy, "not yet")) }
+    live(
+        &l,
+        &html! {
+            p .badges {
+                (presence(n.presence)) " " (health(n.health.as_str())) " " (standing(n.standing))
+                @if n.pinned_bundle.is_some() { " " (badge(Tone::Warn, "pinned")) }
+            }
+            @if let Some(error) = &n.last_error {
+                div .alert.bad { b { "Last error: " } (text(error)) }
+            }
+            div .columns {
+                section .card aria-labelledby="h-bundle" {
+                    h2 #h-bundle { "Bundle" }
+                    dl {
+                        dt { "Runs" } dd { (view.names.link(&view.slug, n.active_bundle)) }
+                        dt { "Should run" }
+                        dd {
+                            @if n.generation == 0 { span .muted { "nothing assigned yet" } }
+                            @else {
+                                (view.names.link(&view.slug, n.desired_bundle)) " "
+                                @if current { (badge(Tone::Ok, "current")) } @else { (badge(Tone::Busy, "not yet")) }
+                            }
+                        }
+                        @if n.staged_bundle.is_some() { dt { "Staged" } dd { (view.names.link(&view.slug, n.staged_bundle)) } }
+                        @if n.verified_bundle.is_some() { dt { "Last verified" } dd { (view.names.link(&view.slug, n.verified_bundle)) } }
+                        @if n.pinned_bundle.is_some() { dt { "Pinned to" } dd { (view.names.link(&view.slug, n.pinned_bundle)) } }
+                        @if let Some(r) = n.desired_rollout {
+                            dt { "By rollout" }
+                            dd { a href={ "/projects/" (query(&view.slug)) "/rollouts/" (r) } { (id(r)) } }
+                        }
+                        dt { "Generation" }
+                        dd .num { (n.generation) @if n.handed_over < n.generation { span .muted { " (" (n.handed_over) " handed over)" } } }
+                        dt { "Traffic weight" } dd .num { (n.traffic_weight) " %" }
+                    }
+                    @if !view.explain.is_empty() {
+                        h3 { "Why" }
+                        ol .why { @for cause in &view.explain { li { (text(cause)) } } }
+                    }
+                }
+                section .card aria-labelledby="h-facts" {
+                    h2 #h-facts { "Facts" }
+                    dl {
+                        dt { "Last seen" } dd { (when_or(n.last_seen, frame.now, "never")) }
+                        dt { "Host" } dd { (n.hostname.as_deref().unwrap_or("–")) }
+                        dt { "Address" } dd { (n.ip.as_deref().unwrap_or("–")) }
+                        dt { "Proxy version" } dd { (n.version.as_deref().unwrap_or("–")) }
+                        dt { "Labels" } dd .wrap { @if n.labels.is_empty() { "–" } @else { (labels(&n.labels, n.labels.len())) } }
+                        dt { "Capabilities" } dd .wrap { @if n.capabilities.is_empty() { "–" } @else { (n.capabilities.join(", ")) } }
+                        dt { "Enrolled" } dd { (when(n.inserted_at, frame.now)) }
+                        dt { "Id" } dd { code .full { (n.id) } }
+                    }
+                }
+            }
+            section aria-labelledby="h-history" {
+                h2 #h-history { "History" }
+                @if view.history.is_empty() { (empty("Nothing was rolled out to this node yet.")) }
+                @else { (history(frame, view)) }
+            }
+            section aria-labelledby="h-events" {
+                h2 #h-events { "Events" }
+                @if view.events.is_empty() { (empty("No events yet.")) }
+                ol .timeline {
+                    @for e in &view.events {
+                        li {
+                            span .at { (when(e.at, frame.now)) }
+                            span .what {
+                                b { (words(&e.kind).replace('.', " ")) }
+                                @if !e.text.is_empty() { " " span .muted { (text(&e.text)) } }
+                                @if let Some(r) = &e.rollout { " " a href={ "/projects/" (query(&view.slug)) "/rollouts/" (r) } { "rollout" } }
+                            }
                         }
                     }
-                    @if n.staged_bundle.is_some() { dt { "Staged" } dd { (view.names.link(&view.slug, n.staged_bundle)) } }
-                    @if n.verified_bundle.is_some() { dt { "Last verified" } dd { (view.names.link(&view.slug, n.verified_bundle)) } }
-                    @if n.pinned_bundle.is_some() { dt { "Pinned to" } dd { (view.names.link(&view.slug, n.pinned_bundle)) } }
-                    @if let Some(r) = n.desired_rollout {
-                        dt { "By rollout" }
-                        dd { a href={ "/projects/" (query(&view.slug)) "/rollouts/" (r) } { (id(r)) } }
-                    }
-                    dt { "Generation" }
-                    dd .num { (n.generation) @if n.handed_over < n.generation { span .muted { " (" (n.handed_over) " handed over)" } } }
-                    dt { "Traffic weight" } dd .num { (n.traffic_weight) " %" }
-                }
-                @if !view.explain.is_empty() {
-                    h3 { "Why" }
-                    ol .why { @for cause in &view.explain { li { (cause) } } }
                 }
             }
-            section .card aria-labelledby="h-facts" {
-                h2 #h-facts { "Facts" }
-                dl {
-                    dt { "Last seen" } dd { (when_or(n.last_seen, frame.now, "never")) }
-                    dt { "Host" } dd { (n.hostname.as_deref().unwrap_or("–")) }
-                    dt { "Address" } dd { (n.ip.as_deref().unwrap_or("–")) }
-                    dt { "Proxy version" } dd { (n.version.as_deref().unwrap_or("–")) }
-                    dt { "Labels" } dd .wrap { @if n.labels.is_empty() { "–" } @else { (labels(&n.labels, n.labels.len())) } }
-                    dt { "Capabilities" } dd .wrap { @if n.capabilities.is_empty() { "–" } @else { (n.capabilities.join(", ")) } }
-                    dt { "Enrolled" } dd { (when(n.inserted_at, frame.now)) }
-                    dt { "Id" } dd { code .full { (n.id) } }
-                }
-            }
-        }
-        section aria-labelledby="h-history" {
-            h2 #h-history { "History" }
-            @if view.history.is_empty() { (empty("Nothing was rolled out to this node yet.")) }
-            @else { (history(frame, view)) }
-        }
-        section aria-labelledby="h-events" {
-            h2 #h-events { "Events" }
-            @if view.events.is_empty() { (empty("No events yet.")) }
-            ol .timeline {
-                @for e in &view.events {
-                    li {
-                        span .at { (when(e.at, frame.now)) }
-                        span .what {
-                            b { (words(&e.kind)) }
-                            @if !e.text.is_empty() { " " span .muted { (e.text) } }
-                            @if let Some(r) = &e.rollout { " " a href={ "/projects/" (query(&view.slug)) "/rollouts/" (r) } { "rollout" } }
-                        }
-                    }
-                }
-            }
-        }
-    })
+        },
+    )
 }
 
 fn history(frame: &Frame, view: &NodeView) -> Markup {
@@ -160,7 +163,7 @@ fn history(frame: &Frame, view: &NodeView) -> Markup {
                 td { (badge(outcome_tone(h.outcome), h.outcome)) }
                 td .num { (h.generation) }
                 td { @if let Some(r) = h.rollout { a href={ "/projects/" (query(&view.slug)) "/rollouts/" (r) } { (id(r)) } } }
-                td .wrap { (h.detail.as_deref().unwrap_or("")) }
+                td .wrap { (text(h.detail.as_deref().unwrap_or(""))) }
             }
         }
     };

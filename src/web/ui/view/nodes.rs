@@ -106,20 +106,23 @@ pub fn region(frame: &Frame, view: &NodesView) -> Markup {
             }
         }
     };
-    live(&l, &html! {
-        p .stats {
-            span { b { (view.all) } " nodes" }
-            span { b .ok-text { (view.online) } " online" }
-            span { b .bad-text[view.offline > 0] { (view.offline) } " offline" }
-            @if view.quarantined > 0 { span { b .warn-text { (view.quarantined) } " to adopt" } }
-        }
-        @if view.nodes.is_empty() {
-            (empty(if view.filter.is_set() { "No node matches." } else { "No node has enrolled yet." }))
-        } @else {
-            (table("Nodes", &["Name", "Status", "Health", "Bundle", "Labels", "Version", "Last seen"], &rows))
-        }
-        (pager(view.nodes.len(), view.total, "nodes", view.next.as_deref(), view.first.as_deref()))
-    })
+    live(
+        &l,
+        &html! {
+            p .stats {
+                span { b { (view.all) } " nodes" }
+                span { b .ok-text { (view.online) } " online" }
+                span { b .bad-text[view.offline > 0] { (view.offline) } " offline" }
+                @if view.quarantined > 0 { span { b .warn-text { (view.quarantined) } " to adopt" } }
+            }
+            @if view.nodes.is_empty() {
+                (empty(if view.filter.is_set() { "No node matches." } else { "No node has enrolled yet." }))
+            } @else {
+                (table("Nodes", &["Name", "Status", "Health", "Bundle", "Labels", "Version", "Last seen"], &rows))
+            }
+            (pager(view.nodes.len(), view.total, "nodes", view.next.as_deref(), view.first.as_deref()))
+        },
+    )
 }
 
 pub fn labels(labels: &Labels, most: usize) -> Markup {

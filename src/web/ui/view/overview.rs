@@ -68,13 +68,16 @@ pub fn region(frame: &Frame, view: &OverviewView) -> Markup {
         src: &view.src,
         every_ms: LIVE_LIST_MS,
     };
-    live(&l, &html! {
-        @if view.projects.is_empty() { (empty("There is no project yet.")) }
-        div .cards { @for p in &view.projects { (card(frame, p)) } }
-        @if view.next.is_some() || view.first.is_some() {
-            (pager(view.projects.len(), view.total, "projects", view.next.as_deref(), view.first.as_deref()))
-        }
-    })
+    live(
+        &l,
+        &html! {
+            @if view.projects.is_empty() { (empty("There is no project yet.")) }
+            div .cards { @for p in &view.projects { (card(frame, p)) } }
+            @if view.next.is_some() || view.first.is_some() {
+                (pager(view.projects.len(), view.total, "projects", view.next.as_deref(), view.first.as_deref()))
+            }
+        },
+    )
 }
 
 fn card(frame: &Frame, p: &ProjectCard) -> Markup {
@@ -102,7 +105,7 @@ fn card(frame: &Frame, p: &ProjectCard) -> Markup {
                             span .num.right { (percent_done(&r.counts)) " %" }
                         }
                         (progress_bar(&r.counts))
-                        p .reason { (r.reason) }
+                        p .reason { (text(&r.reason)) }
                     }
                 }
             }

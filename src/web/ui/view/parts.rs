@@ -69,7 +69,9 @@ pub fn step_state(s: StepState) -> Markup {
 pub fn node_state(s: NodeStateKind) -> Markup {
     let tone = match s {
         NodeStateKind::Pending | NodeStateKind::Skipped | NodeStateKind::RolledBack => Tone::Quiet,
-        NodeStateKind::Assigned | NodeStateKind::Downloaded | NodeStateKind::Staged | NodeStateKind::Activated => Tone::Busy,
+        NodeStateKind::Assigned | NodeStateKind::Downloaded | NodeStateKind::Staged | NodeStateKind::Activated => {
+            Tone::Busy
+        }
         NodeStateKind::Verified => Tone::Ok,
         NodeStateKind::Owed | NodeStateKind::RollingBack => Tone::Warn,
         NodeStateKind::Failed | NodeStateKind::RollbackFailed => Tone::Bad,
@@ -153,6 +155,7 @@ pub fn relative(t: Timestamp, now: Timestamp) -> String {
 pub fn length(span: Span) -> String {
     let s = span.as_secs();
     match s {
+        0..=9 if span.0 % 1_000_000 != 0 => format!("{:.1} s", span.as_secs_f64()),
         0..=59 => format!("{s} s"),
         60..=3_599 => format!("{} min {} s", s / 60, s % 60),
         3_600..=86_399 => format!("{} h {} min", s / 3_600, s % 3_600 / 60),
@@ -182,6 +185,26 @@ pub fn id(full: impl Display) -> Markup {
 pub fn hash(full: impl Display) -> Markup {
     let full = full.to_string();
     html! { code .id title=(full) { (full.chars().take(SHORT_HASH).collect::<String>()) "…" } }
+}
+
+/// Text with the ids in it shortened: machines write them out, people compare their ends.
+pub fn text(s: &str) -> Markup {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let mut parts: Vec<(&str, bool)> = Vec::new();
+    let mut rest = s;
+    while !rest.is_empty() {
+        let word = rest.starts_with(is_word);
+        let end = rest.find(|c| is_word(c) != word).unwrap_or(rest.len());
+        parts.push((&rest[..end], word));
+        rest = &rest[end..];
+    }
+    html! {
+        @for (part, word) in parts {
+            @if word && part.len() == 36 && uuid::Uuid::parse_str(part).is_ok() { (id(part)) }
+            @else if word && part.len() == 64 && domain::Digest::parse(part).is_some() { (hash(part)) }
+            @else { (part) }
+        }
+    }
 }
 
 /// Percent-encodes what goes into a path segment or a query value.
@@ -252,7 +275,7 @@ pub fn pager(shown: usize, total: i64, noun: &str, next: Option<&str>, first: Op
 /// A table that scrolls by itself where the page is too narrow.
 pub fn table(label: &str, head: &[&str], rows: &Markup) -> Markup {
     html! {
-        div .scroll tabindex="0" role="region" aria-label=(label) {
+        div .scroll tabindex="0" role="group" aria-label=(label) {
             table {
                 thead { tr { @for h in head { th scope="col" { (h) } } } }
                 tbody { (rows) }
@@ -268,7 +291,7 @@ pub fn empty(text: &str) -> Markup {
 /// A pretty-printed JSON document in a box that scrolls.
 pub fn json(label: &str, value: &serde_json::Value) -> Markup {
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    html! { pre .code tabindex="0" role="region" aria-label=(label) { code { (text) } } }
+    html! { pre .code tabindex="0" role="group" aria-label=(label) { code { (text) } } }
 }
 
 /// An option of a `select`.

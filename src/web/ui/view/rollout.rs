@@ -58,7 +58,10 @@ pub struct MemberRow {
 
 #[derive(Clone, Debug, Default)]
 pub struct TimelineView {
+    pub slug: String,
     pub lines: Vec<TimelineLine>,
+    /// What has no place here.
+    pub more: i64,
     pub path: String,
     pub id: String,
     pub version: u64,
@@ -106,27 +109,31 @@ pub fn progress(frame: &Frame, view: &RolloutView) -> Markup {
         Phase::Completed => "reason-box ok",
         Phase::Pending | Phase::Running | Phase::Cancelled | Phase::RolledBack => "reason-box",
     };
-    live(&l, &html! {
-        div class=(tone) {
-            div .line { (phase(h.phase)) @for w in &h.waits { (badge(Tone::Warn, w)) } @for c in &h.causes { (badge(Tone::Warn, c)) } }
-            p #reason .big aria-live="polite" { (sentence(&view.reason)) }
-            p .muted { code { (view.reason_code) } }
-        }
-        div .card {
-            div .line {
-                p .big.num { (percent_done(&h.counts)) " %" }
-                p #progress-text .muted.num aria-live="polite" { (progress_text(&h.counts)) }
-                @if let Some(started) = h.started_at {
-                    p .muted.right { (length(h.ended_at.unwrap_or(frame.now).since(started))) }
+    live(
+        &l,
+        &html! {
+            div class=(tone) {
+                div .line { (phase(h.phase)) @for w in &h.waits { (badge(Tone::Warn, w)) } @for c in &h.causes { (badge(Tone::Warn, c)) }
+                    code .muted.right title="The reason, as the API calls it" { (view.reason_code) }
                 }
+                p #reason .big aria-live="polite" { (text(&sentence(&view.reason))) }
             }
-            (progress_bar(&h.counts))
-            (legend(&h.counts))
-            @if h.failures > 0 { p .muted.num { (h.failures) " failures against the threshold of " (amount(view.spec.failure_threshold)) } }
-        }
-        @if frame.may.rollouts_write { (commands(frame, view)) }
-        (steps(frame, view))
-    })
+            div .card {
+                div .line {
+                    p .big.num { (percent_done(&h.counts)) " %" }
+                    p #progress-text .muted.num aria-live="polite" { (progress_text(&h.counts)) }
+                    @if let Some(started) = h.started_at {
+                        p .muted.right { (length(h.ended_at.unwrap_or(frame.now).since(started))) }
+                    }
+                }
+                (progress_bar(&h.counts))
+                (legend(&h.counts))
+                @if h.failures > 0 { p .muted.num { (h.failures) " failures against the threshold of " (amount(view.spec.failure_threshold)) } }
+            }
+            @if frame.may.rollouts_write { (commands(frame, view)) }
+            (steps(frame, view))
+        },
+    )
 }
 
 fn sentence(s: &str) -> String {
@@ -179,7 +186,9 @@ fn command_form(frame: &Frame, view: &RolloutView, command: &str) -> Markup {
         "pause" => plain("Pause", false),
         "resume" => resume(frame, view, &action),
         "retry" => plain("Retry failed nodes", false),
-        "cancel" => asks("Cancel", "Nothing more is assigned. Nodes that have the bundle keep it.", "Cancel this rollout"),
+        "cancel" => {
+            asks("Cancel", "Nothing more is assigned. Nodes that have the bundle keep it.", "Cancel this rollout")
+        }
         "rollback" => asks("Roll back", "Every node that got this bundle goes back to the one before.", "Roll back"),
         other => plain(other, false),
     }
@@ -204,7 +213,8 @@ fn resume(frame: &Frame, view: &RolloutView, action: &str) -> Markup {
 fn steps(frame: &Frame, view: &RolloutView) -> Markup {
     let all = &view.steps;
     let current = view.head.step as usize;
-    let from = if all.len() <= STEPS_SHOWN { 0 } else { current.saturating_sub(STEPS_SHOWN / 2).min(all.len() - STEPS_SHOWN) };
+    let from =
+        if all.len() <= STEPS_SHOWN { 0 } else { current.saturating_sub(STEPS_SHOWN / 2).min(all.len() - STEPS_SHOWN) };
     let shown = &all[from..(from + STEPS_SHOWN).min(all.len())];
     let rows = html! {
         @for s in shown {
@@ -232,7 +242,7 @@ fn steps(frame: &Frame, view: &RolloutView) -> Markup {
                 @if shown.len() < all.len() {
                     p .muted.num { "Steps " (from + 1) " to " (from + shown.len()) " of " (all.len()) }
                 }
-                (table("Steps", &["Step", "State", "Settled", "Started", "Took", "Error"], &rows))
+                div .tall { (table("Steps", &["Step", "State", "Settled", "Started", "Took", "Error"], &rows)) }
             }
         }
     }
@@ -254,31 +264,34 @@ pub fn nodes(frame: &Frame, view: &MembersView) -> Markup {
                 td .num { @match m.step { Some(s) => (s + 1), None => span .muted { "lane" } } }
                 td { (node_state(m.state)) @if m.attempt > 1 { " " span .muted.num { "attempt " (m.attempt) } } }
                 td { @if m.online { (health(m.health)) } @else { (badge(Tone::Bad, "offline")) } }
-                td .wrap { (m.detail) }
+                td .wrap { (text(&m.detail)) }
                 td { (when(m.updated_at, frame.now)) }
             }
         }
     };
-    live(&l, &html! {
-        section aria-labelledby="h-nodes" {
-            h2 #h-nodes { "Nodes" }
-            form .filter #nodes-filter method="get" action=(view.path) {
-                div {
-                    label for="f-state" { "State" }
-                    select #f-state name="state" {
-                        (choice("", "any", &view.state))
-                        @for k in NodeStateKind::ALL { (choice(k.as_str(), &words(k.as_str()), &view.state)) }
+    live(
+        &l,
+        &html! {
+            section aria-labelledby="h-nodes" {
+                h2 #h-nodes { "Nodes" }
+                form .filter #nodes-filter method="get" action=(view.path) {
+                    div {
+                        label for="f-state" { "State" }
+                        select #f-state name="state" {
+                            (choice("", "any", &view.state))
+                            @for k in NodeStateKind::ALL { (choice(k.as_str(), &words(k.as_str()), &view.state)) }
+                        }
                     }
+                    @if !view.step.is_empty() { input type="hidden" name="step" value=(view.step); }
+                    button type="submit" { "Filter" }
+                    @if !view.state.is_empty() || !view.step.is_empty() { a .clear href={ (view.path) "#live-nodes" } { "All nodes" } }
                 }
-                @if !view.step.is_empty() { input type="hidden" name="step" value=(view.step); }
-                button type="submit" { "Filter" }
-                @if !view.state.is_empty() || !view.step.is_empty() { a .clear href={ (view.path) "#live-nodes" } { "All nodes" } }
+                @if view.rows.is_empty() { (empty("No node here.")) }
+                @else { (table("Nodes of the rollout", &["Node", "Step", "State", "Health", "Detail", "Changed"], &rows)) }
+                (pager(view.rows.len(), view.total, "nodes", view.next.as_deref(), view.first.as_deref()))
             }
-            @if view.rows.is_empty() { (empty("No node here.")) }
-            @else { (table("Nodes of the rollout", &["Node", "Step", "State", "Health", "Detail", "Changed"], &rows)) }
-            (pager(view.rows.len(), view.total, "nodes", view.next.as_deref(), view.first.as_deref()))
-        }
-    })
+        },
+    )
 }
 
 pub fn history(frame: &Frame, view: &TimelineView) -> Markup {
@@ -290,24 +303,30 @@ pub fn history(frame: &Frame, view: &TimelineView) -> Markup {
         src: &view.path,
         every_ms: LIVE_LIST_MS,
     };
-    live(&l, &html! {
-        section aria-labelledby="h-timeline" {
-            h2 #h-timeline { "Timeline" }
-            @if view.lines.is_empty() { (empty("Nothing happened yet.")) }
-            ol .timeline {
-                @for line in &view.lines {
-                    li {
-                        span .at { (when(line.at, frame.now)) }
-                        span .what {
-                            b { (line.action) }
-                            @if !line.detail.is_empty() { " " (line.detail) }
-                            @if !line.actor.is_empty() { span .muted { " · " (line.actor) } }
+    live(
+        &l,
+        &html! {
+            section aria-labelledby="h-timeline" {
+                h2 #h-timeline { "Timeline" }
+                @if view.lines.is_empty() { (empty("Nothing happened yet.")) }
+                ol .timeline {
+                    @for line in &view.lines {
+                        li {
+                            span .at { (when(line.at, frame.now)) }
+                            span .what {
+                                b { (line.action) }
+                                @if !line.detail.is_empty() { " " (text(&line.detail)) }
+                                @if !line.actor.is_empty() { span .muted { " · " (line.actor) } }
+                            }
                         }
                     }
                 }
+                @if view.more > 0 && frame.may.audit_read {
+                    p { a href={ "/projects/" (query(&view.slug)) "/audit?resource=" (view.id) } { (view.more) " more in the audit log" } }
+                }
             }
-        }
-    })
+        },
+    )
 }
 
 fn settings(frame: &Frame, view: &RolloutView) -> Markup {

@@ -55,14 +55,17 @@ pub fn page(frame: &Frame, view: &RolloutsView) -> Markup {
 
 pub fn region(frame: &Frame, view: &RolloutsView) -> Markup {
     let l = Live { name: "rollouts", kinds: "rollout", id: None, version: 0, src: &view.src, every_ms: LIVE_LIST_MS };
-    live(&l, &html! {
-        @if view.rollouts.is_empty() {
-            (empty(if view.state.is_empty() { "Nothing was rolled out yet." } else { "No rollout matches." }))
-        } @else {
-            (rows(frame, &view.slug, &view.rollouts))
-        }
-        (pager(view.rollouts.len(), view.total, "rollouts", view.next.as_deref(), view.first.as_deref()))
-    })
+    live(
+        &l,
+        &html! {
+            @if view.rollouts.is_empty() {
+                (empty(if view.state.is_empty() { "Nothing was rolled out yet." } else { "No rollout matches." }))
+            } @else {
+                (rows(frame, &view.slug, &view.rollouts))
+            }
+            (pager(view.rollouts.len(), view.total, "rollouts", view.next.as_deref(), view.first.as_deref()))
+        },
+    )
 }
 
 pub fn rows(frame: &Frame, slug: &str, rollouts: &[RolloutRow]) -> Markup {
@@ -76,7 +79,7 @@ pub fn rows(frame: &Frame, slug: &str, rollouts: &[RolloutRow]) -> Markup {
                     div .line { span .num { (percent_done(&r.counts)) " %" } span .muted.num.right { (r.counts.verified) "/" (r.counts.total) } }
                     (progress_bar(&r.counts))
                 }
-                td .wrap { (r.reason) }
+                td .wrap { (text(&r.reason)) }
                 td { (words(r.strategy)) }
                 td { (when(r.inserted_at, frame.now)) }
             }

@@ -1,0 +1,510 @@
+//! Every page, filled with hostile text wherever text can come from outside: what the tests look at.
+
+use super::parts::*;
+use super::*;
+use domain::access::{ApiKey, KeyScope};
+use domain::audit::{Entry, Head as AuditHead, NewEntry, Verdict};
+use domain::bundle::{Bundle, BundleStatus, Diagnostic, RiskLevel, Source};
+use domain::node::{HealthClass, HistoryEntry, HistoryOutcome, Labels, Node, Presence, Standing};
+use domain::rollout::{Clock, Counts, Head, NodeStateKind, PauseCause, Phase, Spec, Step, StepState, Wait};
+use domain::{
+    Actor, ApiKeyId, AuditId, BundleId, Digest, NodeId, OrgId, ProjectId, RolloutId, Span, Timestamp, UserId,
+};
+use serde_json::json;
+use std::collections::BTreeSet;
+use uuid::Uuid;
+
+/// Closes an attribute, opens a tag, is an entity, ends a script.
+pub const EVIL: &str = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>&amp;</textarea></title>";
+pub const NOW: Timestamp = Timestamp(1_795_296_900_000_000);
+pub const TOKEN: &str = "csrf-token-of-this-session";
+
+pub fn uuid(n: u128) -> Uuid {
+    Uuid::from_u128(0x0190_b5a0_6bfa_7cc0_9d4c_0000_0000_0000 + n)
+}
+
+pub fn frame() -> Frame {
+    let yes = May {
+        nodes_write: true,
+        bundles_write: true,
+        rollouts_write: true,
+        projects_write: true,
+        audit_read: true,
+        keys_read: true,
+        keys_admin: true,
+    };
+    Frame {
+        now: NOW,
+        user: Some(EVIL.into()),
+        csrf: TOKEN.into(),
+        project: Some(ProjectName { slug: EVIL.into(), name: EVIL.into() }),
+        flash: Some(Flash::RolloutPaused),
+        may: yes,
+        assets: "v",
+        ..Frame::default()
+    }
+}
+
+fn labels() -> Labels {
+    Labels::from([
+        (EVIL.into(), EVIL.into()),
+        ("a".into(), EVIL.into()),
+        ("b".into(), "x".into()),
+        ("c".into(), EVIL.into()),
+    ])
+}
+
+pub fn node_row() -> Node {
+    Node {
+        id: NodeId(uuid(1)),
+        org: OrgId(uuid(2)),
+        project: ProjectId(uuid(3)),
+        name: EVIL.into(),
+        standing: Standing::Quarantined,
+        key_hash: Digest::ZERO,
+        credential_epoch: 1,
+        labels: labels(),
+        capabilities: vec![EVIL.into()],
+        version: Some(EVIL.into()),
+        ip: Some(EVIL.into()),
+        hostname: Some(EVIL.into()),
+        metadata: json!({EVIL: EVIL}),
+        presence: Presence::Offline,
+        health: HealthClass::Unhealthy,
+        last_seen: Some(NOW - Span::secs(90)),
+        instance: Some(EVIL.into()),
+        generation: 7,
+        handed_over: 6,
+        desired_bundle: Some(BundleId(uuid(4))),
+        desired_rollout: Some(RolloutId(uuid(5))),
+        traffic_weight: 100,
+        active_bundle: Some(BundleId(uuid(6))),
+        staged_bundle: Some(BundleId(uuid(4))),
+        verified_bundle: Some(BundleId(uuid(6))),
+        pinned_bundle: Some(BundleId(uuid(6))),
+        last_error: Some(EVIL.into()),
+        inserted_at: NOW - Span::secs(86_400 * 5),
+        updated_at: NOW,
+    }
+}
+
+pub fn bundle_row(status: BundleStatus) -> Bundle {
+    let diagnostic = Diagnostic { text: EVIL.into(), file: Some(EVIL.into()), line: Some(2), column: Some(5) };
+    Bundle {
+        id: BundleId(uuid(4)),
+        project: ProjectId(uuid(3)),
+        version: Some(EVIL.into()),
+        status,
+        desired_config: None,
+        content_id: Some(Digest::of(b"x")),
+        artifact_hash: Some(Digest::of(b"y")),
+        size_bytes: Some(12_345),
+        manifest: Some(json!({EVIL: EVIL})),
+        config: Some(json!({EVIL: EVIL})),
+        signature: Some("c2ln".into()),
+        key_id: Some(EVIL.into()),
+        builder: EVIL.into(),
+        source: Source { kind: EVIL.into(), reference: Some(EVIL.into()) },
+        risk: RiskLevel::High,
+        risk_reasons: vec![EVIL.into()],
+        warnings: vec![diagnostic.clone()],
+        errors: vec![diagnostic],
+        created_at: NOW - Span::secs(5_000),
+        created_by: None,
+        revoked_reason: Some(EVIL.into()),
+        updated_at: NOW,
+    }
+}
+
+pub fn names() -> BundleNames {
+    let evil = BundleName { version: Some(EVIL.into()), content: Some(EVIL.into()) };
+    BundleNames([(BundleId(uuid(4)), evil), (BundleId(uuid(6)), BundleName::default())].into())
+}
+
+pub fn counts() -> Counts {
+    Counts { total: 30, pending: 10, assigned: 4, verified: 9, failed: 2, owed: 3, skipped: 2, ..Counts::default() }
+}
+
+fn head(phase: Phase) -> Head {
+    Head {
+        phase,
+        causes: BTreeSet::from([PauseCause::Gate]),
+        waits: BTreeSet::from([Wait::Artifact]),
+        step: 1,
+        counts: counts(),
+        clock: Clock::default(),
+        version: 41,
+        planned: 30,
+        online: 26,
+        unavailable: 4,
+        failures: 2,
+        restoring: 0,
+        lane_open: 0,
+        lane_halted: false,
+        silent_window: None,
+        note: Some(EVIL.into()),
+        started_at: Some(NOW - Span::secs(300)),
+        ended_at: None,
+        rollback_since: None,
+        auto_rollback: false,
+        wake_at: None,
+    }
+}
+
+pub fn rollout_view(phase: Phase) -> rollout::RolloutView {
+    let step = |index, state| Step {
+        index,
+        state,
+        size: 10,
+        cursor: 4,
+        open: 3,
+        handed_over: true,
+        started_at: Some(NOW - Span::secs(200)),
+        completed_at: None,
+        error: Some(EVIL.into()),
+    };
+    let mut spec = Spec::new(BundleId(uuid(4)));
+    spec.selector = domain::node::Selector::Labels { labels: labels() };
+    rollout::RolloutView {
+        slug: EVIL.into(),
+        id: RolloutId(uuid(5)),
+        spec,
+        head: head(phase),
+        steps: vec![step(0, StepState::Completed), step(1, StepState::Running), step(2, StepState::Pending)],
+        reason_code: EVIL.into(),
+        reason: EVIL.into(),
+        names: names(),
+        created_by: EVIL.into(),
+        inserted_at: NOW,
+        path: format!("/projects/p/rollouts/{}", uuid(5)),
+    }
+}
+
+pub fn rollout_row() -> rollouts::RolloutRow {
+    rollouts::RolloutRow {
+        id: uuid(5).to_string(),
+        phase: Phase::Paused,
+        counts: counts(),
+        bundle: EVIL.into(),
+        strategy: "rolling",
+        reason: EVIL.into(),
+        inserted_at: NOW,
+    }
+}
+
+pub fn members() -> rollout::MembersView {
+    rollout::MembersView {
+        slug: EVIL.into(),
+        rows: vec![rollout::MemberRow {
+            node: NodeId(uuid(1)),
+            name: EVIL.into(),
+            step: Some(1),
+            state: NodeStateKind::Failed,
+            detail: EVIL.into(),
+            attempt: 2,
+            online: true,
+            health: "healthy",
+            updated_at: NOW,
+        }],
+        total: 1,
+        state: EVIL.into(),
+        step: EVIL.into(),
+        src: "/x?state=a".into(),
+        path: "/x".into(),
+        ..Default::default()
+    }
+}
+
+pub fn timeline() -> rollout::TimelineView {
+    let line = rollout::TimelineLine { at: NOW, action: EVIL.into(), actor: EVIL.into(), detail: EVIL.into() };
+    rollout::TimelineView {
+        slug: EVIL.into(),
+        lines: vec![line],
+        more: 3,
+        path: "/x".into(),
+        id: "i".into(),
+        version: 1,
+    }
+}
+
+fn entry() -> Entry {
+    let new = NewEntry {
+        actor: Actor::User(UserId(uuid(9))),
+        action: "rollout.paused",
+        resource_type: "rollout",
+        resource_id: Some(uuid(5)),
+        project: Some(ProjectId(uuid(3))),
+        changes: json!({"note": EVIL, EVIL: EVIL}),
+        request_id: None,
+        ip: Some(EVIL.into()),
+    };
+    Entry::chain(new, AuditHead::EMPTY, AuditId::NIL, NOW)
+}
+
+/// Every page, filled with hostile text wherever text can come from outside.
+pub fn pages() -> Vec<(&'static str, String)> {
+    let f = frame();
+    let s = |m: Markup| m.into_string();
+    let verdict = Verdict { valid: false, entries: 3, first_bad_seq: Some(4), reason: Some(EVIL.into()) };
+    let filter = audit::AuditFilter {
+        action: EVIL.into(),
+        actor: EVIL.into(),
+        since: EVIL.into(),
+        until: EVIL.into(),
+        resource: EVIL.into(),
+    };
+    let made = access::Made { name: EVIL.into(), text: EVIL.into() };
+    let messages = vec![Diagnostic { text: EVIL.into(), file: None, line: Some(1), column: None }];
+    vec![
+        (
+            "sign_in",
+            s(entry::sign_in(
+                &f,
+                &entry::SignInView { next: EVIL.into(), error: Some(EVIL.into()), email: EVIL.into() },
+            )),
+        ),
+        (
+            "error",
+            s(entry::error(
+                &f,
+                &entry::ErrorView {
+                    status: 422,
+                    title: EVIL.into(),
+                    detail: EVIL.into(),
+                    errors: vec![(EVIL.into(), vec![EVIL.into(), EVIL.into()])],
+                    request_id: Some(EVIL.into()),
+                    back: Some(EVIL.into()),
+                },
+            )),
+        ),
+        (
+            "overview",
+            s(overview::page(
+                &f,
+                &overview::OverviewView {
+                    projects: vec![overview::ProjectCard {
+                        name: EVIL.into(),
+                        slug: EVIL.into(),
+                        description: EVIL.into(),
+                        nodes: 3,
+                        online: 1,
+                        offline: 2,
+                        quarantined: 1,
+                        rollouts: vec![overview::RolloutLine {
+                            id: EVIL.into(),
+                            phase: Phase::Paused,
+                            counts: counts(),
+                            bundle: EVIL.into(),
+                            reason: EVIL.into(),
+                        }],
+                        more_rollouts: 1,
+                        bundles: vec![overview::BundleLine {
+                            id: EVIL.into(),
+                            name: EVIL.into(),
+                            status: BundleStatus::Failed,
+                            risk: RiskLevel::High,
+                            created_at: NOW,
+                        }],
+                    }],
+                    total: 1,
+                    next: Some(EVIL.into()),
+                    first: Some(EVIL.into()),
+                    src: EVIL.into(),
+                },
+            )),
+        ),
+        (
+            "nodes",
+            s(nodes::page(
+                &f,
+                &nodes::NodesView {
+                    slug: EVIL.into(),
+                    nodes: vec![node_row()],
+                    names: names(),
+                    total: 1,
+                    next: Some(EVIL.into()),
+                    first: Some(EVIL.into()),
+                    src: EVIL.into(),
+                    filter: nodes::Filter {
+                        status: EVIL.into(),
+                        standing: EVIL.into(),
+                        label: EVIL.into(),
+                        q: EVIL.into(),
+                    },
+                    error: Some(EVIL.into()),
+                    ..Default::default()
+                },
+            )),
+        ),
+        (
+            "node",
+            s(node::page(
+                &f,
+                &node::NodeView {
+                    slug: EVIL.into(),
+                    node: node_row(),
+                    names: names(),
+                    history: vec![HistoryEntry {
+                        node: NodeId(uuid(1)),
+                        at: NOW,
+                        bundle: Some(BundleId(uuid(4))),
+                        rollout: Some(RolloutId(uuid(5))),
+                        generation: 3,
+                        outcome: HistoryOutcome::Failed,
+                        detail: Some(EVIL.into()),
+                    }],
+                    events: vec![node::EventLine {
+                        at: NOW,
+                        kind: EVIL.into(),
+                        text: EVIL.into(),
+                        rollout: Some(EVIL.into()),
+                    }],
+                    explain: vec![EVIL.into()],
+                    src: EVIL.into(),
+                },
+            )),
+        ),
+        (
+            "bundles",
+            s(bundles::page(
+                &f,
+                &bundles::BundlesView {
+                    slug: EVIL.into(),
+                    bundles: vec![bundle_row(BundleStatus::Compiled)],
+                    total: 1,
+                    status: EVIL.into(),
+                    next: Some(EVIL.into()),
+                    first: Some(EVIL.into()),
+                    src: EVIL.into(),
+                },
+            )),
+        ),
+        (
+            "bundle",
+            s(bundle::page(
+                &f,
+                &bundle::BundleView {
+                    slug: EVIL.into(),
+                    bundle: bundle_row(BundleStatus::Compiled),
+                    files: vec![(EVIL.into(), format!("a\n{EVIL}\n"))],
+                    running_on: 3,
+                    desired_on: 4,
+                    rollouts: vec![rollout_row()],
+                    src: EVIL.into(),
+                },
+            )),
+        ),
+        (
+            "new bundle",
+            s(bundles::new_page(
+                &f,
+                &bundles::NewBundleView {
+                    slug: EVIL.into(),
+                    version: EVIL.into(),
+                    config: format!("{EVIL}\n{EVIL}"),
+                    error: Some(EVIL.into()),
+                    messages,
+                    max_bytes: 1_000,
+                },
+            )),
+        ),
+        (
+            "rollouts",
+            s(rollouts::page(
+                &f,
+                &rollouts::RolloutsView {
+                    slug: EVIL.into(),
+                    rollouts: vec![rollout_row()],
+                    total: 1,
+                    state: EVIL.into(),
+                    next: Some(EVIL.into()),
+                    first: Some(EVIL.into()),
+                    src: EVIL.into(),
+                },
+            )),
+        ),
+        ("rollout", s(rollout::page(&f, &rollout_view(Phase::Paused), &members(), &timeline()))),
+        (
+            "new rollout",
+            s(rollout_new::page(
+                &f,
+                &rollout_new::NewRolloutView {
+                    slug: EVIL.into(),
+                    form: rollout_new::Form { labels: EVIL.into(), batch_size: EVIL.into(), ..Default::default() },
+                    bundles: vec![(EVIL.into(), EVIL.into())],
+                    errors: vec![(EVIL.into(), vec![EVIL.into()])],
+                    error: Some(EVIL.into()),
+                    plan: Some(rollout_new::PlanView {
+                        steps: vec![rollout_new::PlanStep { size: 9, nodes: vec![EVIL.into()] }],
+                        excluded: vec![(EVIL.into(), EVIL.into())],
+                        warnings: vec![EVIL.into()],
+                        ..Default::default()
+                    }),
+                },
+            )),
+        ),
+        (
+            "audit",
+            s(audit::page(
+                &f,
+                &audit::AuditView {
+                    path: "/audit".into(),
+                    entries: vec![entry()],
+                    total: 1,
+                    filter,
+                    error: Some(EVIL.into()),
+                    next: Some(EVIL.into()),
+                    first: Some(EVIL.into()),
+                    verdict: Some(verdict),
+                    actors: [(uuid(9).to_string(), EVIL.into())].into(),
+                    projects: [(uuid(3).to_string(), EVIL.into())].into(),
+                },
+            )),
+        ),
+        (
+            "tokens",
+            s(access::tokens(
+                &f,
+                &access::TokensView {
+                    slug: EVIL.into(),
+                    tokens: vec![access::TokenLine {
+                        id: EVIL.into(),
+                        name: EVIL.into(),
+                        uses: 1,
+                        max_uses: Some(2),
+                        labels: labels(),
+                        allow_replace: true,
+                        expires_at: Some(NOW),
+                        inserted_at: NOW,
+                    }],
+                    made: Some(made.clone()),
+                    public_url: EVIL.into(),
+                },
+            )),
+        ),
+        (
+            "keys",
+            s(access::keys(
+                &f,
+                &access::KeysView {
+                    slug: EVIL.into(),
+                    keys: vec![ApiKey {
+                        id: ApiKeyId(uuid(8)),
+                        org: OrgId(uuid(2)),
+                        project: None,
+                        name: EVIL.into(),
+                        prefix: EVIL.into(),
+                        key_hash: Digest::ZERO,
+                        scopes: vec![KeyScope::NodesRead],
+                        created_by: None,
+                        last_used_at: None,
+                        expires_at: None,
+                        revoked_at: None,
+                        inserted_at: NOW,
+                    }],
+                    made: Some(made),
+                },
+            )),
+        ),
+    ]
+}
