@@ -24,6 +24,8 @@ use std::sync::Weak;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
+/// A poll whose news are withheld (a pause on another instance, say) looks again after this.
+const LOOK_AGAIN: Span = Span::secs(2);
 /// A question to a session is answered within this, or the node is told to come again.
 const SESSION_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest long poll (INTERFACE section 3).
@@ -191,7 +193,8 @@ impl ControlPlane {
                     self.inner.sessions.metrics.polls.with_label_values(&[result]).inc();
                     return Ok(*answer);
                 }
-                PollStep::Parked => {
+                PollStep::Parked { withheld } => {
+                    let until = if withheld { until.min(clock.now() + LOOK_AGAIN) } else { until };
                     if let Some(woken) = woken {
                         tokio::select! {
                             _ = woken => {}

@@ -2,5 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod crate_edges;
+#[macro_use]
 mod harness;
+mod bundle_commands;
+mod compiling;
+mod delivery;
+mod instances;
+mod kill9;
 mod main_job;
+mod presence;
+mod refusals;
+mod tenancy;

@@ -20,8 +20,10 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use sim::transport::{Http, HttpOptions};
 use sim::{Behaviour, Fleet, FleetConfig, Scenario, Transport};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
+use store::testing::{Backend, Opened, open};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -85,7 +87,13 @@ impl Client {
     }
 
     /// `Err` when there was no answer at all: refused, reset, cut off.
-    pub async fn try_raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Bytes) -> Result<Answer, String> {
+    pub async fn try_raw(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Answer, String> {
         let uri = if path.starts_with("http") { path.to_string() } else { format!("{}{path}", self.url) };
         let mut request = http::Request::builder().method(method).uri(uri);
         if let Some(key) = &self.bearer {
@@ -119,13 +127,16 @@ impl Client {
 
 #[derive(Clone)]
 pub struct Options {
+    /// Seconds.
     pub stale_after: i64,
     pub lease: i64,
+    pub rate_limit_per_key: u32,
+    pub max_body_bytes: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { stale_after: 120, lease: 5 }
+        Options { stale_after: 120, lease: 5, rate_limit_per_key: 1_000_000, max_body_bytes: 4 * 1024 * 1024 }
     }
 }
 
@@ -145,7 +156,8 @@ impl Instance {
         let registry = prometheus::Registry::new();
         let master = [7u8; 32];
         let secret = actors::keys::derive(&MasterKey::new(master), "artifact-urls");
-        let artifacts = ArtifactStore::Dir(DirStore::open(dir.join("artifacts"), UrlSigner::new(secret, &url)).unwrap());
+        let artifacts =
+            ArtifactStore::Dir(DirStore::open(dir.join("artifacts"), UrlSigner::new(secret, &url)).unwrap());
         let tree = Tree::start(Parts {
             config: PlaneConfig {
                 stale_after: Span::secs(options.stale_after),
@@ -174,8 +186,8 @@ impl Instance {
         let config = web::WebConfig {
             listener,
             https: false,
-            max_body_bytes: 4 * 1024 * 1024,
-            rate_limit_per_key: 1_000_000,
+            max_body_bytes: options.max_body_bytes,
+            rate_limit_per_key: options.rate_limit_per_key,
             metrics_here: true,
             metrics_token: None,
             trusted_proxies: Vec::new(),
@@ -201,6 +213,180 @@ impl Instance {
     }
 }
 
+/// One test's whole world: a database, a directory, one instance on them, an open project `p`.
+pub struct World {
+    pub db: Opened,
+    pub dir: tempfile::TempDir,
+    pub one: Instance,
+    pub op: Client,
+}
+
+impl World {
+    pub async fn on(backend: Backend, options: Options) -> World {
+        let db = open(backend).await;
+        let dir = tempfile::tempdir().unwrap();
+        let one = Instance::start(db.store.clone(), dir.path(), options).await;
+        let op = one.operator();
+        open_project(&op, "p").await;
+        World { db, dir, one, op }
+    }
+
+    /// `n-1` ... on the project, as the script says.
+    pub async fn fleet(&self, nodes: u32, scenario: &str) -> Fleet {
+        let f = fleet(&self.one.url, "p", nodes, Behaviour::default(), scenario).await;
+        online(&self.op, "p", u64::from(nodes)).await;
+        f
+    }
+
+    /// A bundle whose content is its own: the demo's configuration and the version as a comment.
+    pub async fn bundle(&self, version: &str) -> Value {
+        bundle_of(&self.op, "p", version).await
+    }
+
+    pub async fn roll_out(&self, body: Value) -> String {
+        roll_out(&self.op, "p", body).await
+    }
+
+    /// Every chain holds, then everything stops in order.
+    pub async fn end(self) {
+        chains_hold(&self.op).await;
+        self.one.stop().await;
+    }
+}
+
+pub async fn bundle_of(op: &Client, project: &str, version: &str) -> Value {
+    compile(op, project, version, &format!("{}\n// {version}\n", bundle::samples::DEMO_V1)).await
+}
+
+/// Is this answer the problem document of the contract, with this status? A 422 names `field`.
+pub fn problem(answer: &Answer, status: u16, field: Option<&str>) -> Result<(), String> {
+    let b = &answer.body;
+    let wrong = |what: &str| Err(format!("{what}: {} {:.300}", answer.status, b.to_string()));
+    if answer.status != status {
+        return wrong(&format!("expected {status}"));
+    }
+    if answer.header("content-type") != "application/problem+json" {
+        return wrong(answer.header("content-type"));
+    }
+    for name in ["type", "title", "detail", "error"] {
+        if !b[name].is_string() {
+            return wrong(name);
+        }
+    }
+    if b["status"] != status || b["error"] != b["detail"] {
+        return wrong("status or error");
+    }
+    let listed = b["errors"].as_object();
+    let in_order =
+        |messages: &Value| messages.as_array().is_some_and(|m| !m.is_empty() && m.iter().all(Value::is_string));
+    if status == 422 && !listed.is_some_and(|e| !e.is_empty() && e.values().all(in_order)) {
+        return wrong("errors");
+    }
+    match field {
+        Some(field) if b["errors"].get(field).is_none() => wrong(&format!("does not name {field}")),
+        _ => Ok(()),
+    }
+}
+
+pub fn is_problem(answer: &Answer, status: u16, field: Option<&str>) {
+    if let Err(why) = problem(answer, status, field) {
+        panic!("{why}");
+    }
+}
+
+/// All audit chains verify.
+pub async fn chains_hold(op: &Client) {
+    let verdict = op.get("/api/v1/audit/verify").await.expect(200);
+    assert_eq!(verdict["valid"], true, "{verdict:#}");
+    assert!(verdict["entries"].as_u64() > Some(0), "{verdict:#}");
+}
+
+/// The tests of a module on both databases: `both!(a_sentence, another_sentence)`.
+#[macro_export]
+macro_rules! both {
+    ($($name:ident),+ $(,)?) => {
+        mod sqlite { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name(store::testing::Backend::Sqlite).await; })+ }
+        mod postgresql { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name(store::testing::Backend::Postgres).await; })+ }
+    };
+}
+
+/// A node driven by hand, call by call.
+pub struct Hand {
+    pub id: String,
+    pub key: String,
+    pub http: Client,
+}
+
+impl Hand {
+    pub async fn register(url: &str, project: &str, name: &str) -> Hand {
+        let path = format!("/api/v1/projects/{project}/nodes/register");
+        Hand::of(url, Client::new(url, None).post(&path, json!({"name": name})).await.expect(201))
+    }
+
+    pub fn of(url: &str, answer: Value) -> Hand {
+        let key = answer["node_key"].as_str().unwrap().to_string();
+        Hand { id: answer["node_id"].as_str().unwrap().to_string(), http: Client::node(url, &key), key }
+    }
+
+    pub async fn beat(&self, body: Value) -> Value {
+        self.http.post(&format!("/api/v1/nodes/{}/heartbeat", self.id), body).await.expect(200)
+    }
+
+    pub async fn poll(&self, wait: u32) -> Value {
+        self.http.get(&format!("/api/v1/nodes/{}/bundles/latest?wait={wait}", self.id)).await.expect(200)
+    }
+
+    /// Polls until there is an update.
+    pub async fn told(&self) -> Value {
+        eventually(&format!("node {} is told what to run", self.id), async || {
+            let answer = self.poll(5).await;
+            answer.get("no_update").is_none().then_some(answer)
+        })
+        .await
+    }
+
+    pub fn report_path(&self, bundle: &str, what: &str) -> String {
+        format!("/api/v1/nodes/{}/bundles/{bundle}/{what}", self.id)
+    }
+
+    pub async fn report(&self, bundle: &str, what: &str, body: Value) -> Value {
+        self.http.post(&self.report_path(bundle, what), body).await.expect(200)
+    }
+
+    /// The calls of a good node after `update`, up to its own verdict.
+    pub async fn run(&self, update: &Value) {
+        let bundle = update["bundle_id"].as_str().unwrap();
+        let body = json!({"generation": update["generation"], "rollout_id": update["rollout_id"]});
+        for what in ["downloaded", "staged", "activated", "verified"] {
+            let answer = self.report(bundle, what, body.clone()).await;
+            assert_eq!(answer["proceed"], true, "{what}: {answer}");
+        }
+    }
+}
+
+/// All nodes of a project, by name.
+pub async fn nodes(op: &Client, project: &str) -> BTreeMap<String, Value> {
+    let all = op.get(&format!("/api/v1/projects/{project}/nodes?limit=500")).await.expect(200);
+    let rows = all["nodes"].as_array().unwrap().iter();
+    rows.map(|n| (n["name"].as_str().unwrap().to_string(), n.clone())).collect()
+}
+
+/// The nodes of a rollout, by name.
+pub async fn members(op: &Client, rollout: &str) -> BTreeMap<String, Value> {
+    let all = op.get(&format!("/api/v1/rollouts/{rollout}/nodes?limit=500")).await.expect(200);
+    let rows = all["nodes"].as_array().unwrap().iter();
+    rows.map(|n| (n["name"].as_str().unwrap().to_string(), n.clone())).collect()
+}
+
+/// Waits until every named node says that it runs the bundle.
+pub async fn all_run(op: &Client, project: &str, names: &[&str], bundle: &Value) {
+    eventually(&format!("{names:?} run {bundle}"), async || {
+        let now = nodes(op, project).await;
+        names.iter().all(|n| now[*n]["active_bundle_id"] == *bundle).then_some(())
+    })
+    .await;
+}
+
 /// A project with open registration, as the demo has one.
 pub async fn open_project(op: &Client, slug: &str) {
     let settings = json!({"open_registration": true, "adopt_on_registration": true});
@@ -222,24 +408,56 @@ pub async fn roll_out(op: &Client, project: &str, body: Value) -> String {
     made["rollout"]["id"].as_str().unwrap().to_string()
 }
 
+/// Also checks that the total is the sum of the buckets, as it always is.
 pub async fn rollout(op: &Client, id: &str) -> Value {
-    op.get(&format!("/api/v1/rollouts/{id}")).await.expect(200)["rollout"].clone()
+    let r = op.get(&format!("/api/v1/rollouts/{id}")).await.expect(200)["rollout"].clone();
+    check_sum(&r);
+    r
+}
+
+pub fn check_sum(r: &Value) {
+    let parts = r["progress"].as_object().unwrap().iter().filter(|(k, _)| *k != "total");
+    let sum: u64 = parts.map(|(_, v)| v.as_u64().unwrap()).sum();
+    assert_eq!(r["progress"]["total"].as_u64(), Some(sum), "{r:#}");
 }
 
 /// Waits until the rollout is in `state`.
 pub async fn reaches(op: &Client, id: &str, state: &str) -> Value {
-    eventually(&format!("rollout {id} is {state}"), async || {
+    let begun = tokio::time::Instant::now();
+    loop {
         let r = rollout(op, id).await;
-        (r["state"] == state).then_some(r)
-    })
-    .await
+        if r["state"] == state {
+            return r;
+        }
+        let other = matches!(r["state"].as_str(), Some("completed" | "failed" | "cancelled" | "rolled_back"));
+        let on_its_way = state == "rolled_back" || state == "rolling_back";
+        assert!(!other || on_its_way, "rollout {id} shall be {state}, and ended: {r:#}");
+        if begun.elapsed() >= PATIENCE {
+            let who = members(op, id).await;
+            panic!("rollout {id} is not {state} within {PATIENCE:?}: {r:#}\n{who:#?}");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 pub async fn fleet(url: &str, project: &str, nodes: u32, behaviour: Behaviour, scenario: &str) -> Fleet {
+    fleet_from(url, project, 1, nodes, behaviour, scenario).await
+}
+
+/// Nodes `n-{first}` and on.
+pub async fn fleet_from(
+    url: &str,
+    project: &str,
+    first: u32,
+    nodes: u32,
+    behaviour: Behaviour,
+    scenario: &str,
+) -> Fleet {
     let http = Http::new(url, HttpOptions { max_connections: 4_000, http2: false }).unwrap();
     let config = FleetConfig {
         project: project.into(),
         nodes,
+        first_number: first,
         name_prefix: "n-".into(),
         behaviour,
         scenario: Scenario::parse(scenario).unwrap(),

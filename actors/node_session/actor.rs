@@ -59,7 +59,10 @@ pub struct Assigned {
 
 pub enum PollStep {
     Answer(Box<PollAnswer>),
-    Parked,
+    /// `withheld`: something may not be named yet, and who ends that may be on another instance.
+    Parked {
+        withheld: bool,
+    },
 }
 
 pub(super) struct SessionActor;

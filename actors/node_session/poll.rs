@@ -30,8 +30,10 @@ pub(super) async fn poll(s: &mut Session, waiter: Option<oneshot::Sender<()>>) -
         let view = s.plane.inner.store.session_view(s.node).await?;
         s.take_view(view);
     }
+    let mut withheld = false;
     if s.has_update() || s.has_unshown() {
         let answer = load(s).await?;
+        withheld = answer.withheld;
         if let Some(update) = named(s, &answer, now).await? {
             return Ok(PollStep::Answer(Box::new(PollAnswer::Update(Box::new(update)))));
         }
@@ -42,7 +44,7 @@ pub(super) async fn poll(s: &mut Session, waiter: Option<oneshot::Sender<()>>) -
             let _ = s.waiters.remove(0).send(());
         }
         s.waiters.push(w);
-        return Ok(PollStep::Parked);
+        return Ok(PollStep::Parked { withheld });
     }
     let assignment = match current_envelope(s, now).await {
         Ok(value) => value,

@@ -5,6 +5,7 @@ use super::{Delivered, Delivery, Mail, Taken, rollout_of};
 use crate::command::{CommandError, CommandResult};
 use crate::plane::{ControlPlane, Inner};
 use crate::supervision::{TaskGuard, spawn_task};
+use domain::node::GateWindow;
 use domain::rollout::*;
 use domain::*;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -309,7 +310,10 @@ impl Brain {
         }
         let mut extra = Extra { reports: merge(columns), inbox };
         let count = events.len();
-        for (i, event) in events.into_iter().enumerate() {
+        for (i, mut event) in events.into_iter().enumerate() {
+            if let Event::Gates { windows } = &mut event {
+                self.by_our_clock(windows);
+            }
             // Acknowledged is what the last commit contains: the mail goes with that one.
             let with = if i + 1 == count {
                 std::mem::take(&mut extra)
@@ -323,6 +327,21 @@ impl Brain {
             self.plane.inner.store.observe(extra.reports, write).await.map_err(|e| Failure::Refused(e.into()))?;
         }
         Ok(())
+    }
+
+    /// A session judges only what was measured after it received the activation itself. When the word of that came by mail, our
+    /// receipt is later than the session's, so what it says of the time just after is moved to just after ours.
+    fn by_our_clock(&self, windows: &mut [GateWindow]) {
+        for w in windows {
+            let activated = match self.rollout.members.get(&w.node).map(|m| (m.generation, &m.state)) {
+                Some((generation, NodeState::Activated { at })) if generation == w.generation => *at,
+                Some((generation, NodeState::RollingBack { activated: Some(at), .. })) if generation == w.generation => *at,
+                _ => continue,
+            };
+            let after = activated + Span(1);
+            w.last_fresh = w.last_fresh.max(after);
+            w.first_pass = w.first_pass.map(|t| t.max(after));
+        }
     }
 
     async fn read_mail(&mut self, me: &Me) -> Done {

@@ -3,7 +3,7 @@
 use crate::bus::Notice;
 use crate::node_session::{Assigned, SessionMsg};
 use crate::plane::ControlPlane;
-use domain::rollout::{Decision, Effect, Fact, Rollout, Told};
+use domain::rollout::{Decision, Effect, Fact, NodeState, Phase, Rollout, Told};
 use domain::*;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,6 +15,13 @@ impl ControlPlane {
             if let Effect::Notify { nodes } = effect {
                 self.notify_assigned(rollout, nodes).await;
             }
+        }
+        let goes_on = decision.facts.iter().any(|f| matches!(f, Fact::Resumed | Fact::CauseCleared { .. }));
+        if goes_on && rollout.head.phase == Phase::Running {
+            // Assigned before the pause and withheld by it: their polls are parked here.
+            let waiting = rollout.members.values().filter(|m| m.state == NodeState::Assigned && !m.handed_over);
+            let waiting: Vec<NodeId> = waiting.map(|m| m.node).collect();
+            self.notify_assigned(rollout, &waiting).await;
         }
         let ended = decision.facts.iter().any(|f| {
             matches!(f, Fact::Completed { .. } | Fact::Failed { .. } | Fact::Cancelled | Fact::RolledBack { .. })

@@ -1,0 +1,121 @@
+//! Nodes that are away, silent, late, or say little.
+
+use crate::harness::*;
+use serde_json::json;
+use store::testing::Backend;
+
+both!(
+    a_node_that_only_heartbeats_completes_a_rollout,
+    an_offline_node_is_owed_and_gets_the_bundle_when_it_returns,
+    a_node_that_dies_after_hand_over_is_lost_and_counts_as_failed,
+    a_node_that_registers_later_gets_its_bundle_at_its_first_poll,
+    a_gate_without_data_never_advances,
+    a_parked_poll_wakes_when_an_assignment_is_made,
+);
+
+const BRISK: i64 = 2;
+
+fn brisk() -> Options {
+    Options { stale_after: BRISK, ..Options::default() }
+}
+
+async fn a_node_that_only_heartbeats_completes_a_rollout(backend: Backend) {
+    let w = World::on(backend, Options::default()).await;
+    let node = Hand::register(&w.one.url, "p", "quiet").await;
+    let b = w.bundle("v1").await;
+    let id = w.roll_out(json!({"bundle_id": b["bundle_id"]})).await;
+    assert_eq!(node.told().await["bundle_id"], b["bundle_id"]);
+    eventually("the rollout of a node that only heartbeats is completed", async || {
+        node.beat(json!({"active_bundle_id": b["bundle_id"]})).await;
+        (rollout(&w.op, &id).await["state"] == "completed").then_some(())
+    })
+    .await;
+    assert_eq!(members(&w.op, &id).await["quiet"]["state"], "verified");
+    w.end().await;
+}
+
+async fn an_offline_node_is_owed_and_gets_the_bundle_when_it_returns(backend: Backend) {
+    let w = World::on(backend, brisk()).await;
+    let fleet = w.fleet(4, "").await;
+    let b = w.bundle("v1").await;
+    fleet.go_offline("n-2").unwrap();
+    eventually("n-2 is offline", async || (nodes(&w.op, "p").await["n-2"]["status"] == "offline").then_some(())).await;
+    let id = w.roll_out(json!({"bundle_id": b["bundle_id"], "batch_size": 1})).await;
+    let r = reaches(&w.op, &id, "completed").await;
+    assert_eq!((r["progress"]["verified"].as_u64(), r["progress"]["owed"].as_u64()), (Some(3), Some(1)), "{r:#}");
+    fleet.come_back("n-2").unwrap();
+    all_run(&w.op, "p", &["n-2"], &b["bundle_id"]).await;
+    eventually("the debt is paid", async || {
+        let r = rollout(&w.op, &id).await;
+        (r["progress"]["verified"] == 4 && r["progress"]["owed"] == 0).then_some(())
+    })
+    .await;
+    assert_eq!(rollout(&w.op, &id).await["state"], "completed");
+    fleet.stop().await.unwrap();
+    w.end().await;
+}
+
+async fn a_node_that_dies_after_hand_over_is_lost_and_counts_as_failed(backend: Backend) {
+    let w = World::on(backend, brisk()).await;
+    let script = "[[rule]]\nmatch = \"n-2\"\ndie_after_handover = true\n";
+    let fleet = w.fleet(3, script).await;
+    let b = w.bundle("v1").await;
+    let id = w.roll_out(json!({"bundle_id": b["bundle_id"], "batch_size": 1})).await;
+    let r = reaches(&w.op, &id, "paused").await;
+    let who = members(&w.op, &id).await;
+    assert_eq!((&who["n-2"]["state"], &who["n-2"]["reason"]), (&json!("failed"), &json!("lost")), "{who:#?}");
+    assert_eq!((&r["progress"]["owed"], &who["n-3"]["state"]), (&json!(0), &json!("pending")), "{r:#}");
+    assert_eq!(who["n-1"]["state"], "verified");
+    fleet.stop().await.unwrap();
+    w.end().await;
+}
+
+async fn a_node_that_registers_later_gets_its_bundle_at_its_first_poll(backend: Backend) {
+    let w = World::on(backend, Options::default()).await;
+    let first = Hand::register(&w.one.url, "p", "first").await;
+    let b = w.bundle("v1").await;
+    let id = w.roll_out(json!({"bundle_id": b["bundle_id"]})).await;
+    first.run(&first.told().await).await;
+    reaches(&w.op, &id, "completed").await;
+    let late = Hand::register(&w.one.url, "p", "late").await;
+    let told = late.poll(0).await;
+    assert_eq!(told["bundle_id"], b["bundle_id"], "{told:#}");
+    late.run(&told).await;
+    eventually("the late node is verified", async || {
+        (nodes(&w.op, "p").await["late"]["verified_bundle_id"] == b["bundle_id"]).then_some(())
+    })
+    .await;
+    w.end().await;
+}
+
+async fn a_gate_without_data_never_advances(backend: Backend) {
+    let w = World::on(backend, Options::default()).await;
+    let fleet = w.fleet(3, "[default]\nsends_metrics = false\n").await;
+    let b = w.bundle("v1").await;
+    let id = w
+        .roll_out(json!({
+            "bundle_id": b["bundle_id"], "batch_size": 1, "health_gates": {"max_error_rate": 5.0},
+            "progress_deadline_seconds": 3, "on_failure": "fail",
+        }))
+        .await;
+    let r = reaches(&w.op, &id, "failed").await;
+    let who = members(&w.op, &id).await;
+    assert_eq!((&who["n-1"]["state"], &who["n-1"]["reason"]), (&json!("failed"), &json!("deadline")), "{who:#?}");
+    assert_eq!((&r["progress"]["verified"], &r["progress"]["failed"]), (&json!(0), &json!(1)), "{r:#}");
+    fleet.stop().await.unwrap();
+    w.end().await;
+}
+
+async fn a_parked_poll_wakes_when_an_assignment_is_made(backend: Backend) {
+    let w = World::on(backend, Options::default()).await;
+    let node = Hand::register(&w.one.url, "p", "waiting").await;
+    let poll = tokio::spawn(async move { (node.poll(60).await, tokio::time::Instant::now()) });
+    let b = w.bundle("v1").await;
+    w.roll_out(json!({"bundle_id": b["bundle_id"]})).await;
+    let made = tokio::time::Instant::now();
+    let (told, woken) = poll.await.unwrap();
+    assert_eq!(told["bundle_id"], b["bundle_id"], "{told:#}");
+    let took = woken.saturating_duration_since(made);
+    assert!(took < std::time::Duration::from_secs(5), "woken {took:?} after the assignment: by its own end, not by it");
+    w.end().await;
+}
