@@ -1,6 +1,7 @@
 //! `sentinel-cp`: one binary for the control plane, its demo, the simulated fleet and administration.
 
 mod boot;
+mod bundle_cli;
 mod config;
 mod demo;
 
@@ -40,6 +41,9 @@ enum Command {
     },
     /// Run a simulated fleet against any control plane, over HTTP
     Sim(sim::SimArgs),
+    /// Build, check, compare and sign bundles, without a server
+    #[command(subcommand)]
+    Bundle(bundle_cli::BundleCommand),
     /// Bring the database to this version's schema
     Migrate {
         #[command(flatten)]
@@ -56,7 +60,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::ValidateChild => {
-            return ExitCode::from(bundle::child::run_child_main(std::io::stdin(), std::io::stdout()).clamp(0, 255) as u8);
+            return ExitCode::from(
+                bundle::child::run_child_main(std::io::stdin(), std::io::stdout()).clamp(0, 255) as u8
+            );
         }
         Command::Openapi => {
             println!("{:#}", web::openapi());
@@ -78,6 +84,7 @@ fn main() -> ExitCode {
             log_as(&config);
             block_on(migrate(config))
         }),
+        Command::Bundle(command) => bundle_cli::run(command),
         Command::Sim(args) => block_on(simulate(args)),
     };
     match outcome {
@@ -131,6 +138,10 @@ async fn simulate(args: sim::SimArgs) -> Result<(), Failure> {
         let _ = tokio::signal::ctrl_c().await;
     };
     let report = sim::run(args, stop).await?;
-    if json { println!("{}", serde_json::to_string_pretty(&report)?) } else { println!("{report}") }
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report)?)
+    } else {
+        println!("{report}")
+    }
     Ok(())
 }

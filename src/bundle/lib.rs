@@ -35,4 +35,5 @@ pub use source::Sources;
 #[cfg(feature = "validator")]
 pub use validate::validate_in_process;
 pub use verdict::{Facts, Message, MessageKind, Verdict};
+pub use unpack::unpack as read_archive;
 pub use verify::{NodeTrust, Refusal, VerifiedBundle, verify_archive};

@@ -1,0 +1,264 @@
+//! `sentinel-cp bundle ...`: bundles without a server. The same library, so the same bytes.
+
+use crate::boot::{Failure, VALIDATE_CHILD};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bundle::archive::{CONFIG_JSON, MANIFEST, SIGNATURE};
+use bundle::child::ChildValidator;
+use bundle::manifest::SourceRef;
+use bundle::trust::{RoleKeys, sign_manifest};
+use bundle::{BuildInputs, KeyPair, Manifest, PublicKey, Role, SignatureFile, Sources, assemble, render};
+use clap::{Args, Subcommand};
+use domain::{Digest, ProjectId, Timestamp};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Where the original files of a configuration with includes lie inside a bundle.
+const ORIGINALS: &str = "conf.d/";
+/// Payload that is not made from the configuration.
+const EXTRA: [&str; 3] = ["certs/", "trust/", "plugins/"];
+
+#[derive(Subcommand)]
+pub enum BundleCommand {
+    /// Compile a configuration into a bundle, with the same bytes as the server's
+    Build(BuildArgs),
+    /// Check signature, hashes, ids and the list of files
+    Verify(VerifyArgs),
+    /// Show what is inside, without trusting any of it
+    Inspect { file: PathBuf },
+    /// What changed between two bundles, by meaning
+    Diff { from: PathBuf, to: PathBuf },
+    /// Sign a manifest.json with a bundle key kept offline; prints signature.sig
+    Sign {
+        /// manifest.json, or the archive that holds it
+        file: PathBuf,
+        /// File with the 32-byte Ed25519 secret, base64
+        #[arg(long)]
+        key_file: PathBuf,
+    },
+}
+
+#[derive(Args)]
+pub struct BuildArgs {
+    /// config.kdl, or a directory with config.kdl and what it includes
+    source: PathBuf,
+    #[arg(long)]
+    project: ProjectId,
+    /// As recorded at the first compilation, RFC 3339
+    #[arg(long, value_parser = timestamp)]
+    created_at: Timestamp,
+    #[arg(long, default_value = "api")]
+    source_type: String,
+    #[arg(long)]
+    source_ref: Option<String>,
+    /// Sign with this key (file with the 32-byte Ed25519 secret, base64)
+    #[arg(long)]
+    key_file: Option<PathBuf>,
+    /// Where the archive is written
+    #[arg(short, long)]
+    output: PathBuf,
+}
+
+#[derive(Args)]
+pub struct VerifyArgs {
+    file: PathBuf,
+    #[arg(long)]
+    project: ProjectId,
+    /// The bundle key, base64 of 32 bytes (the trust document has it)
+    #[arg(long, value_parser = public_key)]
+    key: Vec<PublicKey>,
+    /// How many of the keys must have signed
+    #[arg(long, default_value_t = 1)]
+    threshold: u32,
+    /// Compile the sources inside again and compare every byte
+    #[arg(long)]
+    rebuild: bool,
+}
+
+fn timestamp(s: &str) -> Result<Timestamp, String> {
+    Timestamp::parse_rfc3339(s).ok_or_else(|| "not an RFC 3339 time".into())
+}
+
+fn public_key(s: &str) -> Result<PublicKey, String> {
+    PublicKey::parse_base64(s).ok_or_else(|| "not base64 of 32 bytes".into())
+}
+
+pub fn run(command: BundleCommand) -> Result<(), Failure> {
+    let shown = match command {
+        BundleCommand::Build(args) => build(&args)?,
+        BundleCommand::Verify(args) => verify(&args)?,
+        BundleCommand::Inspect { file } => inspect(&file)?,
+        BundleCommand::Diff { from, to } => {
+            serde_json::to_value(bundle::risk::diff(&config_of(&from)?, &config_of(&to)?))?
+        }
+        BundleCommand::Sign { file, key_file } => serde_json::to_value(sign(&file, &key_file)?)?,
+    };
+    println!("{shown:#}");
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()).into())
+}
+
+fn archive(path: &Path) -> Result<BTreeMap<String, Vec<u8>>, Failure> {
+    bundle::read_archive(&read(path)?).map_err(|e| format!("{}: {e}", path.display()).into())
+}
+
+fn config_of(path: &Path) -> Result<Value, Failure> {
+    let files = archive(path)?;
+    let bytes = files.get(CONFIG_JSON).ok_or_else(|| format!("{}: no {CONFIG_JSON}", path.display()))?;
+    Ok(serde_json::from_slice(bytes)?)
+}
+
+fn key(path: &Path) -> Result<KeyPair, Failure> {
+    let text = String::from_utf8(read(path)?).map_err(|_| "the key file is not text")?;
+    let bytes = BASE64.decode(text.trim()).map_err(|e| format!("{}: not base64: {e}", path.display()))?;
+    let secret: [u8; 32] = bytes.try_into().map_err(|_| format!("{}: not 32 bytes", path.display()))?;
+    Ok(KeyPair::from_secret(Role::Bundle, &secret))
+}
+
+fn validator() -> Result<ChildValidator, Failure> {
+    Ok(ChildValidator::new(std::env::current_exe()?, [VALIDATE_CHILD]))
+}
+
+/// The archive of `sources`, and what it is called.
+fn make(
+    sources: &Sources,
+    extra: &BTreeMap<String, Vec<u8>>,
+    project: ProjectId,
+    created_at: Timestamp,
+    source: &SourceRef,
+    signature: impl FnOnce(&[u8]) -> Option<SignatureFile>,
+) -> Result<(bundle::Rendered, bundle::Archive), Failure> {
+    let verdict = validator()?.validate(sources)?;
+    if !verdict.ok {
+        let lines: Vec<String> = verdict.errors.iter().map(|m| m.to_string()).collect();
+        return Err(format!("the configuration is not valid:\n{}", lines.join("\n")).into());
+    }
+    let rendered = render(BuildInputs { project, created_at, source, sources, verdict: &verdict, extra })?;
+    let archive = assemble(&rendered, signature(&rendered.manifest_bytes).as_ref())?;
+    Ok((rendered, archive))
+}
+
+fn build(args: &BuildArgs) -> Result<Value, Failure> {
+    let sources = if args.source.is_dir() {
+        Sources::from_files(text_files(&args.source)?)
+    } else {
+        Sources::single(String::from_utf8(read(&args.source)?).map_err(|_| "the configuration is not UTF-8")?)
+    };
+    let source = SourceRef { kind: args.source_type.clone(), reference: args.source_ref.clone() };
+    let pair = args.key_file.as_deref().map(key).transpose()?;
+    let sign = |manifest: &[u8]| pair.as_ref().map(|k| sign_manifest(manifest, k));
+    let (rendered, made) = make(&sources, &BTreeMap::new(), args.project, args.created_at, &source, sign)?;
+    std::fs::write(&args.output, &made.bytes).map_err(|e| format!("{}: {e}", args.output.display()))?;
+    Ok(json!({
+        "bundle_id": rendered.content_id,
+        "artifact_hash": made.artifact_hash.prefixed(),
+        "size_bytes": made.size,
+        "signed_by": pair.map(|k| k.key_id()),
+        "file": args.output,
+    }))
+}
+
+/// Every file below `dir`, by its path in it. Links are not followed.
+fn text_files(dir: &Path) -> Result<Vec<(String, String)>, Failure> {
+    let mut out = Vec::new();
+    let mut open = vec![dir.to_path_buf()];
+    while let Some(at) = open.pop() {
+        for entry in std::fs::read_dir(&at).map_err(|e| format!("{}: {e}", at.display()))? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                open.push(entry.path());
+            } else if kind.is_file() {
+                let path = entry.path();
+                let name = path.strip_prefix(dir)?.to_string_lossy().into_owned();
+                let text = String::from_utf8(read(&path)?).map_err(|_| format!("{}: not UTF-8", path.display()))?;
+                out.push((name, text));
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn verify(args: &VerifyArgs) -> Result<Value, Failure> {
+    if args.key.is_empty() {
+        return Err("--key is needed: without a key nothing is proved".into());
+    }
+    let bytes = read(&args.file)?;
+    let keys = RoleKeys { keys: args.key.clone(), threshold: args.threshold };
+    let checked =
+        bundle::verify::verify_offline(&bytes, args.project, &keys).map_err(|r| format!("{}: {r}", r.code()))?;
+    let mut said = json!({
+        "valid": true,
+        "bundle_id": checked.manifest.bundle_id,
+        "artifact_hash": Digest::of(&bytes).prefixed(),
+        "files": checked.files.len(),
+    });
+    if args.rebuild {
+        let again = rebuild(&checked.manifest, &checked.files)?;
+        if again != bytes {
+            return Err("rebuilt from its own sources the archive has other bytes".into());
+        }
+        said["rebuilt"] = json!(true);
+    }
+    Ok(said)
+}
+
+/// The archive once more, from the sources inside it.
+fn rebuild(manifest: &Manifest, files: &BTreeMap<String, Vec<u8>>) -> Result<Vec<u8>, Failure> {
+    let text = |b: &Vec<u8>| String::from_utf8(b.clone()).map_err(|_| Failure::from("a source file is not UTF-8"));
+    // A file `x.kdl` and one `conf.d/x.kdl` lie at the same place inside; whichever is not included is left out again.
+    let mut originals: Vec<(String, String)> = Vec::new();
+    for (path, bytes) in files {
+        let Some(name) = path.strip_prefix(ORIGINALS) else { continue };
+        originals.push((name.to_string(), text(bytes)?));
+        if name != bundle::archive::CONFIG {
+            originals.push((path.clone(), text(bytes)?));
+        }
+    }
+    let sources = if originals.is_empty() {
+        Sources::single(text(files.get(bundle::archive::CONFIG).ok_or("no config.kdl")?)?)
+    } else {
+        Sources::from_files(originals)
+    };
+    let extra: BTreeMap<String, Vec<u8>> = files
+        .iter()
+        .filter(|(p, _)| EXTRA.iter().any(|dir| p.starts_with(dir)))
+        .map(|(p, b)| (p.clone(), b.clone()))
+        .collect();
+    let signature: Option<SignatureFile> = files.get(SIGNATURE).map(|b| serde_json::from_slice(b)).transpose()?;
+    let (_, made) = make(&sources, &extra, manifest.project_id, manifest.created_at, &manifest.source, |_| signature)?;
+    Ok(made.bytes)
+}
+
+fn inspect(file: &Path) -> Result<Value, Failure> {
+    let files = archive(file)?;
+    let parsed = |name: &str| files.get(name).and_then(|b| serde_json::from_slice::<Value>(b).ok());
+    let listed: BTreeMap<&String, Value> =
+        files.iter().map(|(p, b)| (p, json!({"bytes": b.len(), "sha256": Digest::of(b)}))).collect();
+    Ok(json!({
+        "artifact_hash": Digest::of(&read(file)?).prefixed(),
+        "manifest": parsed(MANIFEST),
+        "signature": parsed(SIGNATURE),
+        "files": listed,
+        "verified": false,
+    }))
+}
+
+fn sign(file: &Path, key_file: &Path) -> Result<SignatureFile, Failure> {
+    let bytes = read(file)?;
+    let manifest = match bundle::read_archive(&bytes) {
+        Ok(mut files) => files.remove(MANIFEST).ok_or("the archive has no manifest.json")?,
+        Err(_) => bytes,
+    };
+    // What is signed must be a manifest, and name its own content.
+    let value: Value = serde_json::from_slice(&manifest).map_err(|e| format!("not a manifest: {e}"))?;
+    let parsed: Manifest = serde_json::from_value(value.clone()).map_err(|e| format!("not a manifest: {e}"))?;
+    if bundle::manifest::content_id_of(value)? != parsed.bundle_id {
+        return Err("the manifest's bundle_id does not name its content".into());
+    }
+    Ok(sign_manifest(&manifest, &key(key_file)?))
+}
