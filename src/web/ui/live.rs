@@ -62,6 +62,7 @@ async fn view(ask: &Ask, project: &Project, summary: &RolloutSummary) -> Outcome
         slug: project.slug.clone(),
         names: ask.names([r.spec.bundle]).await?,
         path: path(project, r.id),
+        all_steps: ask.query.text("steps") == Some("all"),
         id: r.id,
         spec: r.spec,
         head: r.head,

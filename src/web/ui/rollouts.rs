@@ -1,6 +1,7 @@
 //! `/projects/:project/rollouts`
 
 use super::ask::{Ask, ROWS};
+use super::view::parts::short;
 use super::view::rollouts::{RolloutRow, RolloutsView, page, region};
 use crate::page::listing;
 use crate::problem::Outcome;
@@ -56,7 +57,7 @@ pub async fn row(ask: &Ask, r: RolloutSummary) -> Outcome<RolloutRow> {
     let bundle = match r.bundle.as_ref().map(|b| (&b.version, &b.content_id)) {
         Some((Some(version), _)) => version.clone(),
         Some((None, Some(content))) => content.to_string().chars().take(SHORT).collect(),
-        Some((None, None)) | None => r.spec.bundle.to_string(),
+        Some((None, None)) | None => short(&r.spec.bundle),
     };
     Ok(RolloutRow {
         id: r.id.to_string(),

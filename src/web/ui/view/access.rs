@@ -71,7 +71,7 @@ pub fn tokens(frame: &Frame, view: &TokensView) -> Markup {
         p .muted { "A node enrols with a token and gets a key of its own. Then it polls " code { (view.public_url) } "." }
         @if let Some(made) = &view.made { (once(made, "Token")) }
         @if view.tokens.is_empty() { (empty("There is no enrolment token.")) }
-        @else { (table("Enrolment tokens", &["Name", "Uses", "Labels", "Replaces", "Expires", "Created", ""], &rows)) }
+        @else { (table("Enrolment tokens", &["Name", "Uses", "Labels", "Replaces", "Expires", "Created", "Action"], &rows)) }
         @if frame.may.nodes_write {
             section .card aria-labelledby="h-new" {
                 h2 #h-new { "New token" }
@@ -135,7 +135,7 @@ pub fn keys(frame: &Frame, view: &KeysView) -> Markup {
         p .muted { "For scripts and pipelines, as " code { "Authorization: Bearer" } "." }
         @if let Some(made) = &view.made { (once(made, "Key")) }
         @if view.keys.is_empty() { (empty("There is no API key.")) }
-        @else { (table("API keys", &["Name", "Begins", "Scopes", "For", "Last used", "Expires", ""], &rows)) }
+        @else { (table("API keys", &["Name", "Begins", "Scopes", "For", "Last used", "Expires", "Action"], &rows)) }
         @if frame.may.keys_admin {
             section .card aria-labelledby="h-new" {
                 h2 #h-new { "New key for this project" }

@@ -101,9 +101,12 @@ fn verdict(v: &Verdict) -> Markup {
 }
 
 fn entries(frame: &Frame, view: &AuditView) -> Markup {
+    // Numbers count within a project, so where there are several it must be said which.
+    let apart = frame.project.is_none();
     let rows = html! {
         @for e in &view.entries {
             tr {
+                @if apart { td { (project(view, e)) } }
                 td .num { (e.seq) }
                 td { (when(e.at, frame.now)) }
                 td { a href={ (view.path) (query_string(&[("action", Some(&e.action))])) } { code { (e.action) } } }
@@ -114,7 +117,17 @@ fn entries(frame: &Frame, view: &AuditView) -> Markup {
             }
         }
     };
-    table("Audit entries", &["No.", "When", "Action", "Actor", "Resource", "Changes", "From"], &rows)
+    let head = ["Project", "No.", "When", "Action", "Actor", "Resource", "Changes", "From"];
+    table("Audit entries", if apart { &head } else { &head[1..] }, &rows)
+}
+
+fn project(view: &AuditView, e: &Entry) -> Markup {
+    let slug = e.project_id.and_then(|p| view.projects.get(&p.to_string()));
+    match (slug, e.project_id) {
+        (Some(slug), _) => html! { a href={ "/projects/" (query(slug)) "/audit" } { (slug) } },
+        (None, Some(p)) => id(p),
+        (None, None) => html! { span .muted { "system" } },
+    }
 }
 
 fn actor(view: &AuditView, e: &Entry) -> Markup {

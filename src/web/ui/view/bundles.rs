@@ -39,12 +39,12 @@ pub fn page(frame: &Frame, view: &BundlesView) -> Markup {
     document(&Frame { tab: Tab::Bundles, ..frame.clone() }, "Bundles", &body)
 }
 
-/// What a bundle is called: its version, else the beginning of its content id, else its row.
+/// What a bundle is called: its version, else the beginning of its content id, else the end of its row's id.
 pub fn name(b: &Bundle) -> String {
     match (&b.version, &b.content_id) {
         (Some(v), _) => v.clone(),
         (None, Some(c)) => c.to_string().chars().take(12).collect(),
-        (None, None) => b.id.to_string(),
+        (None, None) => short(&b.id),
     }
 }
 

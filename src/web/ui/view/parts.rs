@@ -177,8 +177,13 @@ pub fn when_or(t: Option<Timestamp>, now: Timestamp, none: &str) -> Markup {
 /// An id, shortened to its end: the beginning of a UUIDv7 is its time, which neighbours share.
 pub fn id(full: impl Display) -> Markup {
     let full = full.to_string();
+    html! { code .id title=(full) { (short(&full)) } }
+}
+
+pub fn short(full: &impl Display) -> String {
+    let full = full.to_string();
     let from = full.char_indices().rev().nth(SHORT_ID - 1).map_or(0, |(i, _)| i);
-    html! { code .id title=(full) { "…" (&full[from..]) } }
+    format!("…{}", &full[from..])
 }
 
 /// A hash, shortened to its beginning.
@@ -316,7 +321,7 @@ impl BundleNames {
         match name.map(|n| (&n.version, &n.content)) {
             Some((Some(version), _)) => version.clone(),
             Some((None, Some(content))) => content.chars().take(SHORT_HASH).collect(),
-            Some((None, None)) | None => id.to_string(),
+            Some((None, None)) | None => short(&id),
         }
     }
 

@@ -9,7 +9,9 @@ use domain::{NodeId, RolloutId, Timestamp};
 use maud::{Markup, html};
 
 /// Steps shown around the present one; a rollout can have thousands.
-const STEPS_SHOWN: usize = 40;
+const STEPS_SHOWN: usize = 8;
+/// Steps shown when all are asked for.
+const STEPS_ALL: usize = 1_000;
 
 #[derive(Clone, Debug)]
 pub struct RolloutView {
@@ -25,6 +27,7 @@ pub struct RolloutView {
     pub inserted_at: Timestamp,
     /// The path of this page, without its query.
     pub path: String,
+    pub all_steps: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -100,7 +103,7 @@ pub fn progress(frame: &Frame, view: &RolloutView) -> Markup {
         kinds: "rollout",
         id: Some(view.id.to_string()),
         version: h.version,
-        src: &view.path,
+        src: &if view.all_steps { format!("{}?steps=all", view.path) } else { view.path.clone() },
         every_ms: LIVE_ONE_MS,
     };
     let tone = match h.phase {
@@ -213,9 +216,9 @@ fn resume(frame: &Frame, view: &RolloutView, action: &str) -> Markup {
 fn steps(frame: &Frame, view: &RolloutView) -> Markup {
     let all = &view.steps;
     let current = view.head.step as usize;
-    let from =
-        if all.len() <= STEPS_SHOWN { 0 } else { current.saturating_sub(STEPS_SHOWN / 2).min(all.len() - STEPS_SHOWN) };
-    let shown = &all[from..(from + STEPS_SHOWN).min(all.len())];
+    let most = if view.all_steps { STEPS_ALL } else { STEPS_SHOWN };
+    let from = if all.len() <= most { 0 } else { current.saturating_sub(most / 2).min(all.len() - most) };
+    let shown = &all[from..(from + most).min(all.len())];
     let rows = html! {
         @for s in shown {
             tr id={ "s-" (s.index) } .current[s.index as usize == current && view.head.phase.is_active()] {
@@ -240,9 +243,11 @@ fn steps(frame: &Frame, view: &RolloutView) -> Markup {
             @if all.is_empty() { (empty("No step is planned: no node matches yet.")) }
             @else {
                 @if shown.len() < all.len() {
-                    p .muted.num { "Steps " (from + 1) " to " (from + shown.len()) " of " (all.len()) }
+                    p .muted.num { "Steps " (from + 1) " to " (from + shown.len()) " of " (all.len())
+                        @if !view.all_steps { " · " a href={ (view.path) "?steps=all" } { "All steps" } }
+                    }
                 }
-                div .tall { (table("Steps", &["Step", "State", "Settled", "Started", "Took", "Error"], &rows)) }
+                (table("Steps", &["Step", "State", "Settled", "Started", "Took", "Error"], &rows))
             }
         }
     }

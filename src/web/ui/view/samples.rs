@@ -177,6 +177,7 @@ pub fn rollout_view(phase: Phase) -> rollout::RolloutView {
         created_by: EVIL.into(),
         inserted_at: NOW,
         path: format!("/projects/p/rollouts/{}", uuid(5)),
+        all_steps: false,
     }
 }
 

@@ -204,4 +204,10 @@ fn a_long_plan_of_steps_is_shown_around_the_present_one() {
     assert!(html.contains("id=\"s-250\"") && !html.contains("id=\"s-0\"") && html.contains("of 500"));
     view.head.step = 500;
     assert!(rollout::progress(&frame(), &view).into_string().contains("id=\"s-499\""));
+    view.all_steps = true;
+    let html = rollout::progress(&frame(), &view).into_string();
+    assert!(
+        html.contains("id=\"s-0\"") && html.contains("?steps=all&amp;fragment=progress"),
+        "kept when fetched again"
+    );
 }
