@@ -47,6 +47,7 @@ impl Clock {
         (Clock(Source::Manual(time.clone())), ManualClock(time))
     }
 
+    #[allow(clippy::disallowed_methods)] // the one clock
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Source::System => {
@@ -79,6 +80,7 @@ impl Clock {
         self.sleep_until(self.now() + span).await;
     }
 
+    #[allow(clippy::disallowed_methods)] // the one clock
     pub fn stopwatch(&self) -> Stopwatch {
         match &self.0 {
             Source::System => Stopwatch(Begun::System(std::time::Instant::now())),

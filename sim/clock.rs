@@ -13,6 +13,7 @@ pub struct Clock {
 
 impl Clock {
     /// Starts at the system's wall time. Later steps of the system clock are not followed.
+    #[allow(clippy::disallowed_methods)] // the one clock of the fleet
     pub fn system() -> Clock {
         let us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
         Clock::starting_at(Timestamp(us))

@@ -108,6 +108,7 @@ impl ChildValidator {
     }
 
     /// The child has ended, by itself or by us, when this returns.
+    #[allow(clippy::disallowed_methods)] // runs on a blocking thread: a deadline on a real process, outside of any runtime
     fn wait(&self, child: &mut Child) -> Result<End, ValidatorError> {
         let started = Instant::now();
         loop {

@@ -133,6 +133,7 @@ where
         mut request: Request<Incoming>,
     ) -> Result<warp::reply::Response, Infallible> {
         let request_id = self.ids.next((self.now)());
+        #[allow(clippy::disallowed_methods)] // how long it took, for a metric: nothing is decided by it
         request.extensions_mut().insert(Meta { request_id, socket, started: Instant::now() });
         let mut service = self.service.clone();
         let mut response = match AssertUnwindSafe(service.call(request)).catch_unwind().await {

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 //! The fleet against a small control plane written here: in process on a paused clock, and over real HTTP.
 
 mod command;

@@ -1,6 +1,6 @@
 //! The validator child as a real process. This program has its own `main`: with `BUNDLE_TEST_CHILD` set
 //! it IS the child (well-behaved or not), otherwise it is the test runner.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use bundle::child::{ChildValidator, ValidatorError, run_child_main};
 use bundle::{MessageKind, Sources, Verdict, samples, validate_in_process};

@@ -1,5 +1,5 @@
 //! The contract of the store, run on SQLite and on PostgreSQL.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod access;
 mod audit;
