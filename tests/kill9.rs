@@ -252,7 +252,7 @@ async fn killed_at_random_instants_every_rollout_reaches_its_right_end() {
     let first = roll_out(&op, "p", json!({"bundle_id": good["bundle_id"], "batch_size": NODES + 1})).await;
     reaches(&op, &first, "completed").await;
     let mut current = good["bundle_id"].clone();
-    let (mut killed, mut round, mut away, mut ends) = (0, 0, Duration::ZERO, BTreeMap::<&str, u32>::new());
+    let (mut killed, mut during, mut round, mut away, mut ends) = (0, 0, 0, Duration::ZERO, BTreeMap::<&str, u32>::new());
     while killed < kills {
         round += 1;
         let (version, on_failure, end) = match round % 3 {
@@ -274,6 +274,8 @@ async fn killed_at_random_instants_every_rollout_reaches_its_right_end() {
             let before = acknowledged.lock().unwrap().clone();
             away += server.kill_and_restart().await;
             killed += 1;
+            let active = seen(&op, "/api/v1/projects/p/rollouts?state=active").await;
+            during += u32::from(active["total"] == 1);
             for (rollout, (generation, what)) in before.iter().rev().take(2) {
                 let all = seen(&op, &format!("/api/v1/rollouts/{rollout}/nodes?limit=500")).await;
                 let mine = all["nodes"].as_array().unwrap().iter().find(|n| n["node_id"] == hand_id).unwrap().clone();
@@ -331,7 +333,7 @@ async fn killed_at_random_instants_every_rollout_reaches_its_right_end() {
     fleet.stop().await.unwrap();
     let entries = op.get("/api/v1/audit/verify").await.expect(200)["entries"].clone();
     println!(
-        "kill9: {killed} kills in {round} rollouts of {} nodes, ends {ends:?}, {} acknowledged reports of the node driven by hand all kept, \
+        "kill9: {killed} kills ({during} with the rollout under way) in {round} rollouts of {} nodes, ends {ends:?}, {} acknowledged reports of the node driven by hand all kept, \
          {} looks at generations, {entries} audit entries verify, {:.1} s down at a time, {:.0} s in all, seed {seed}",
         NODES + 1,
         reports.lock().unwrap(),
@@ -341,4 +343,5 @@ async fn killed_at_random_instants_every_rollout_reaches_its_right_end() {
     );
     let rounds: u32 = ends.values().sum();
     assert_eq!((killed, rounds), (kills, round));
+    assert!(during * 3 >= kills, "only {during} of {kills} kills came during a rollout: it is over too soon");
 }
