@@ -252,7 +252,8 @@ async fn killed_at_random_instants_every_rollout_reaches_its_right_end() {
     let first = roll_out(&op, "p", json!({"bundle_id": good["bundle_id"], "batch_size": NODES + 1})).await;
     reaches(&op, &first, "completed").await;
     let mut current = good["bundle_id"].clone();
-    let (mut killed, mut during, mut round, mut away, mut ends) = (0, 0, 0, Duration::ZERO, BTreeMap::<&str, u32>::new());
+    let (mut killed, mut during, mut round, mut away, mut ends) =
+        (0, 0, 0, Duration::ZERO, BTreeMap::<&str, u32>::new());
     while killed < kills {
         round += 1;
         let (version, on_failure, end) = match round % 3 {

@@ -96,7 +96,7 @@ async fn bad_input_gets_the_right_4xx_and_stores_nothing(backend: Backend) {
             "/api/v1/projects/p",
             r#"{"settings": {"max_updating": "lots"}}"#.into(),
             422,
-            Some("settings"),
+            Some("settings.max_updating"),
         ),
         (Operator, "POST", tokens, r#"{"name": "t", "max_uses": 0}"#.into(), 422, Some("max_uses")),
         (Operator, "POST", tokens, r#"{"name": "t", "max_uses": "many"}"#.into(), 422, Some("max_uses")),
@@ -164,7 +164,7 @@ async fn bad_input_gets_the_right_4xx_and_stores_nothing(backend: Backend) {
                 r#""target_selector": {"type": "node_ids", "node_ids": ["0190b5a0-6bfa-7cc0-9d4c-1b2f3a4d5e6f"]}"#,
             ),
             422,
-            Some("target_selector"),
+            Some("target_selector.node_ids"),
         ),
         (Operator, "POST", rollouts, of_bundle(r#""scheduled_at": "2001-01-01T00:00:00Z""#), 422, Some("scheduled_at")),
         (
