@@ -138,7 +138,7 @@ impl ControlPlane {
         }
         let row = self.inner.store.project(Scope::Project(project), &project.to_string()).await?;
         let id: RolloutId = self.fresh().id(now);
-        let planned = create(id, project, spec, &resolved.candidates);
+        let planned = create(id, project, spec, &resolved.members());
         let write = store::Write::at(now)
             .audit(
                 self.fresh().id(now),
@@ -202,7 +202,7 @@ impl ControlPlane {
                 if r.head.phase == Phase::Pending && resolved.held.iter().any(|(_, other)| *other != id) {
                     return Err(store::Error::Claimed(resolved.held).into());
                 }
-                Event::Start { facts: resolved.candidates.into_iter().map(|c| c.facts).collect() }
+                Event::Start { facts: resolved.members().into_iter().map(|c| c.facts).collect() }
             }
             RolloutCommand::Pause { note } => Event::Pause { note },
             RolloutCommand::Resume { retry, accept_failed } => Event::Resume { retry, accept_failed },

@@ -14,6 +14,8 @@ use std::sync::Weak;
 
 /// Mail of other instances taken into one decision.
 const MAIL_BATCH: u32 = 1_000;
+/// How often in a row another instance's commit may come before ours.
+const MAX_RELOADS: u32 = 5;
 /// An ended rollout's actor stays for this long, so that no question to it is lost with its mailbox.
 const LINGER: Span = Span::secs(10);
 /// When the database did not take a decision, the next try is made after this.
@@ -40,6 +42,8 @@ pub(crate) enum RolloutMsg {
     Wake,
     /// Somebody else committed this version.
     Newer(u64),
+    /// Compare what we believe of the nodes with what is stored: a word may have been lost between two processes.
+    Reconcile,
 }
 
 pub(super) struct RolloutActor;
@@ -130,11 +134,15 @@ impl Actor for RolloutActor {
                     Err(Failure::Refused(e)) => {
                         let _ = reply.send(Ok(Err(e)));
                     }
-                    Err(Failure::Reload(why)) => {
+                    Err(Failure::Moved(why) | Failure::Reload(why)) => {
                         let _ = reply.send(Err(Lost));
                         return Err(why.into());
                     }
                 }
+            }
+            RolloutMsg::Reconcile => {
+                let found = b.reconcile(&me).await?;
+                b.plane.inner.rollouts.metrics.sweep_corrections.inc_by(found);
             }
             RolloutMsg::Wake => {
                 b.flush(&me).await?;
@@ -144,6 +152,7 @@ impl Actor for RolloutActor {
             RolloutMsg::Newer(version) => {
                 if version > b.rollout.head.version {
                     b.reload().await?;
+                    b.look(&me).await?;
                 }
             }
         }
@@ -159,31 +168,86 @@ impl Brain {
         if down > Span::ZERO && (head.phase.is_active() || head.lane_open > 0) {
             self.event(me, Event::OwnerStarted { down }).await?;
         }
-        let nodes: Vec<NodeId> = self.rollout.members.keys().copied().collect();
-        let live = self.rollout.head.phase.is_active() || self.rollout.head.phase == Phase::Completed;
-        if live && !nodes.is_empty() {
-            let rows = self.plane.inner.store.fleet_nodes(nodes).await?;
-            let changes: Vec<PresenceChange> = rows
-                .iter()
-                .filter_map(|n| {
-                    let online = n.presence == domain::node::Presence::Online;
-                    let known = self.rollout.members.get(&n.id)?;
-                    (known.online != online).then_some(PresenceChange {
-                        node: n.id,
-                        online,
-                        handed_over: n.handed_over,
-                    })
-                })
-                .collect();
-            if !changes.is_empty() {
-                self.event(me, Event::Presence { changes }).await?;
-            }
-        }
+        self.reconcile(me).await?;
         // What this rollout told nodes before a crash may not have reached their sessions.
         let all: Vec<NodeId> = self.rollout.members.values().filter(|m| m.state.in_flight()).map(|m| m.node).collect();
         self.plane.notify_assigned(&self.rollout, &all).await;
         self.read_mail(me).await?;
         self.look(me).await
+    }
+
+    /// What the database says of our nodes, our debts and our bundle, against what we believe. Answers how much differed.
+    async fn reconcile(&mut self, me: &Me) -> Result<u64, ActorProcessingErr> {
+        let phase = self.rollout.head.phase;
+        let mut found = 0;
+        if phase.is_active() || phase == Phase::Completed {
+            let bundle = self.rollout.spec.bundle;
+            let facts = self.plane.inner.store.bundle_facts(vec![bundle]).await?;
+            let revoked = facts.iter().any(|(f, _)| f.status == domain::bundle::BundleStatus::Revoked);
+            // A rollback has heard of it already; a completed rollout has only its lane left to stop.
+            let lane = self.rollout.members.values().any(|m| m.state == NodeState::Owed);
+            if revoked && (matches!(phase, Phase::Running | Phase::Paused) || (phase == Phase::Completed && lane)) {
+                self.event(me, Event::BundleRevoked { revoked: [bundle].into() }).await?;
+                found += 1;
+            }
+            found += self.reconcile_nodes(me).await?;
+        }
+        let owed: Vec<NodeId> =
+            self.rollout.members.values().filter(|m| m.state == NodeState::Owed).map(|m| m.node).collect();
+        if !owed.is_empty() {
+            let debts = self.plane.inner.store.debts_of_rollout(self.rollout.id).await?;
+            let nodes: Vec<NodeId> = owed.into_iter().filter(|n| !debts.iter().any(|d| d.node == *n)).collect();
+            if !nodes.is_empty() {
+                found += nodes.len() as u64;
+                self.event(me, Event::DebtsDropped { nodes }).await?;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn reconcile_nodes(&mut self, me: &Me) -> Result<u64, ActorProcessingErr> {
+        let ids: Vec<NodeId> = self
+            .rollout
+            .members
+            .values()
+            .filter(|m| !matches!(m.state, NodeState::Skipped { .. }))
+            .map(|m| m.node)
+            .collect();
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        let rows: HashMap<NodeId, store::FleetNode> =
+            self.plane.inner.store.fleet_nodes(ids.clone()).await?.into_iter().map(|n| (n.id, n)).collect();
+        let (mut deleted, mut revoked, mut presence, mut health) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for id in ids {
+            let (Some(m), row) = (self.rollout.members.get(&id), rows.get(&id)) else { continue };
+            match row {
+                None => deleted.push(id),
+                Some(n) if n.standing == domain::node::Standing::Revoked => revoked.push(id),
+                Some(n) => {
+                    let online = n.presence == domain::node::Presence::Online;
+                    if online != m.online {
+                        presence.push(PresenceChange { node: id, online, handed_over: n.handed_over });
+                    }
+                    if n.health != m.health {
+                        health.push(Report { node: id, generation: None, said: Said::Health { class: n.health } });
+                    }
+                }
+            }
+        }
+        let found = deleted.len() + revoked.len() + presence.len() + health.len();
+        for event in [
+            (!deleted.is_empty()).then_some(Event::Removed { nodes: deleted, reason: SkipReason::Deleted }),
+            (!revoked.is_empty()).then_some(Event::Removed { nodes: revoked, reason: SkipReason::Revoked }),
+            (!health.is_empty()).then_some(Event::Reports { reports: health }),
+            (!presence.is_empty()).then_some(Event::Presence { changes: presence }),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            self.event(me, event).await?;
+        }
+        Ok(found as u64)
     }
 
     /// Another instance committed a command: certainly nothing of ours is half done, so only the memory is renewed.
@@ -228,7 +292,7 @@ impl Brain {
             // Waits for the overlap to end: asked again by the timer.
             return Ok(());
         }
-        let facts = resolved.candidates.into_iter().map(|c| c.facts).collect();
+        let facts = resolved.members().into_iter().map(|c| c.facts).collect();
         self.event(me, Event::Start { facts }).await
     }
 
@@ -244,6 +308,7 @@ impl Brain {
     async fn flush(&mut self, me: &Me) -> Done {
         let inputs = std::mem::take(&mut self.inputs);
         let mut presence = std::mem::take(&mut self.presence);
+        let stored = presence.clone();
         if inputs.is_empty() && presence.is_empty() {
             return Ok(());
         }
@@ -264,6 +329,10 @@ impl Brain {
         }
         let mail = Mail { reports, windows, presence };
         let outcome = self.observe(me, mail, columns, Vec::new()).await;
+        if matches!(outcome, Err(Failure::Refused(_))) {
+            // Nobody waits for these and nobody says them again: they are decided on with the next try.
+            self.presence.splice(0..0, stored);
+        }
         for (node, begun, reply) in waiting {
             let answer = match &outcome {
                 Ok(()) => {
@@ -276,7 +345,7 @@ impl Brain {
                     Ok(Taken::Yes(self.delivered(node)))
                 }
                 Err(Failure::Refused(e)) => Err(e.clone()),
-                Err(Failure::Reload(why)) => Err(CommandError::Unknown(why.clone())),
+                Err(Failure::Moved(why) | Failure::Reload(why)) => Err(CommandError::Unknown(why.clone())),
             };
             let _ = reply.send(answer);
         }
@@ -286,11 +355,12 @@ impl Brain {
                 self.not_taken(&e);
                 Ok(())
             }
-            Err(Failure::Reload(why)) => Err(why.into()),
+            Err(Failure::Moved(why) | Failure::Reload(why)) => Err(why.into()),
         }
     }
 
-    /// The columns of the nodes' rows and the mail go with the first commit, so that nothing is stored twice or lost.
+    /// The columns of the nodes' rows and the mail go with the last commit: what is stored of a node never runs ahead of what
+    /// its rollout was told, and whoever repeats a report after a crash is heard again.
     async fn observe(
         &mut self,
         me: &Me,
@@ -308,18 +378,17 @@ impl Brain {
         if !mail.windows.is_empty() {
             events.push(Event::Gates { windows: mail.windows });
         }
+        if events.is_empty() && !inbox.is_empty() {
+            // Mail that says nothing (or cannot be read) must be taken out of the box all the same.
+            events.push(Event::Timer);
+        }
         let mut extra = Extra { reports: merge(columns), inbox };
         let count = events.len();
         for (i, mut event) in events.into_iter().enumerate() {
             if let Event::Gates { windows } = &mut event {
                 self.by_our_clock(windows);
             }
-            // Acknowledged is what the last commit contains: the mail goes with that one.
-            let with = if i + 1 == count {
-                std::mem::take(&mut extra)
-            } else {
-                Extra { reports: std::mem::take(&mut extra.reports), inbox: Vec::new() }
-            };
+            let with = if i + 1 == count { std::mem::take(&mut extra) } else { Extra::default() };
             self.step(me, &event, &Attempt::system(), with).await?;
         }
         if count == 0 && !extra.reports.is_empty() {
@@ -369,7 +438,7 @@ impl Brain {
                     self.not_taken(&e);
                     return Ok(());
                 }
-                Err(Failure::Reload(why)) => return Err(why.into()),
+                Err(Failure::Moved(why) | Failure::Reload(why)) => return Err(why.into()),
             }
         }
     }
@@ -382,7 +451,26 @@ impl Brain {
                 self.not_taken(&e);
                 Ok(())
             }
-            Err(Failure::Reload(why)) => Err(why.into()),
+            Err(Failure::Moved(why) | Failure::Reload(why)) => Err(why.into()),
+        }
+    }
+
+    /// Decide and store. When another commit came first, certainly nothing was done: the memory is renewed and it is decided again.
+    async fn settle(&mut self, event: &Event, attempt: &Attempt, extra: Extra) -> Result<Decision, Failure> {
+        let mut tries = 0;
+        loop {
+            let commit = self.plane.commit(&self.rollout, self.org, self.fence, event, attempt, extra.clone());
+            match commit.await {
+                Ok(decision) => {
+                    apply_all(&mut self.rollout, &decision);
+                    return Ok(decision);
+                }
+                Err(Failure::Moved(_)) if tries < MAX_RELOADS => {
+                    tries += 1;
+                    self.reload().await.map_err(|e| Failure::Reload(e.to_string()))?;
+                }
+                Err(e) => return Err(e),
+            }
         }
     }
 
@@ -391,17 +479,11 @@ impl Brain {
         if let Some(since) = self.unavailable_since {
             // The time in which nobody could report is not counted, before anything else is decided.
             let down = self.plane.now().since(since);
-            let e = Event::OwnerStarted { down };
-            let d = self
-                .plane
-                .commit(&self.rollout, self.org, self.fence, &e, &Attempt::system(), Extra::default())
-                .await?;
-            apply_all(&mut self.rollout, &d);
+            self.settle(&Event::OwnerStarted { down }, &Attempt::system(), Extra::default()).await?;
             self.unavailable_since = None;
         }
-        let decision = self.plane.commit(&self.rollout, self.org, self.fence, event, attempt, extra).await?;
         let before = self.rollout.head.phase;
-        apply_all(&mut self.rollout, &decision);
+        let decision = self.settle(event, attempt, extra).await?;
         self.plane.act(&self.rollout, &decision).await;
         for effect in &decision.effects {
             match effect {
@@ -410,7 +492,12 @@ impl Brain {
                     self.more = true;
                     let _ = me.cast(RolloutMsg::Wake);
                 }
-                Effect::FetchFacts { nodes } => self.fetch(nodes.clone()).await?,
+                Effect::FetchFacts { nodes } => match self.fetch(nodes.clone()).await {
+                    Ok(()) => {}
+                    // What was asked for is done; the lane is filled at the next look.
+                    Err(Failure::Refused(e)) => self.not_taken(&e),
+                    Err(other) => return Err(other),
+                },
             }
         }
         if before != Phase::Completed && self.rollout.head.phase == Phase::Completed {
@@ -446,11 +533,7 @@ impl Brain {
         .into_iter()
         .flatten()
         {
-            let d = self
-                .plane
-                .commit(&self.rollout, self.org, self.fence, &event, &Attempt::system(), Extra::default())
-                .await?;
-            apply_all(&mut self.rollout, &d);
+            let d = self.settle(&event, &Attempt::system(), Extra::default()).await?;
             self.plane.act(&self.rollout, &d).await;
         }
         Ok(())
@@ -475,7 +558,7 @@ impl Brain {
                 self.not_taken(&e);
                 Ok(())
             }
-            Err(Failure::Reload(why)) => Err(why.into()),
+            Err(Failure::Moved(why) | Failure::Reload(why)) => Err(why.into()),
         }
     }
 

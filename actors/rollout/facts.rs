@@ -18,6 +18,16 @@ pub(crate) struct Resolved {
     pub unknown: Vec<NodeId>,
 }
 
+impl Resolved {
+    /// Those that a rollout has as members. A quarantined node belongs to no fleet yet: adopted later, it is a newcomer, and
+    /// joins as one.
+    pub fn members(self) -> Vec<Candidate> {
+        let mut all = self.candidates;
+        all.retain(|c| c.facts.skip != Some(SkipReason::Quarantined));
+        all
+    }
+}
+
 impl ControlPlane {
     /// Resolve `spec.selector` in `project`, now.
     pub(crate) async fn resolve(&self, project: ProjectId, spec: &Spec) -> CommandResult<Resolved> {
