@@ -41,6 +41,8 @@ enum Command {
     },
     /// Run a simulated fleet against any control plane, over HTTP
     Sim(sim::SimArgs),
+    /// Run beside one Zentinel proxy and make it a node of the fleet
+    Agent(agent::AgentArgs),
     /// Build, check, compare and sign bundles, without a server
     #[command(subcommand)]
     Bundle(bundle_cli::BundleCommand),
@@ -86,6 +88,12 @@ fn main() -> ExitCode {
         }),
         Command::Bundle(command) => bundle_cli::run(command),
         Command::Sim(args) => block_on(simulate(args)),
+        Command::Agent(args) => {
+            use tracing_subscriber::EnvFilter;
+            let filter = EnvFilter::try_from_env("SENTINEL_CP_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+            agent::run(args).map_err(Failure::from)
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

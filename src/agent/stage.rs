@@ -1,0 +1,185 @@
+//! From the bytes of an archive to a release that lies ready: verified, guarded, tried by the node's own proxy.
+//!
+//! Invariant: a folder gets its final name only when everything in it was checked and is on disk.
+
+use crate::layout::{ABOUT, FILES, Layout, PROXY_CONFIG, Release, sync_dir};
+use crate::overlay::{Overlay, has_include};
+use bundle::archive::{CONFIG, CONFIG_JSON};
+use bundle::guard;
+use bundle::trust::Assignment;
+use bundle::verify::{NodeTrust, verify_archive};
+use domain::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::fs::File;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// A baseline larger than this is no configuration of this proxy: 1 MiB is what the control plane takes.
+const MAX_BASELINE: u64 = 1 << 20;
+
+/// `release.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    pub release: Release,
+    pub version: Option<String>,
+    /// `false` only for a baseline without a proxy.
+    pub has_config: bool,
+    pub overlay: String,
+    /// Where its marker answers.
+    pub probe: Option<SocketAddr>,
+    pub metrics_url: Option<String>,
+    pub staged_at: Timestamp,
+}
+
+impl About {
+    pub fn read(layout: &Layout, r: Release) -> Option<About> {
+        layout.read(&layout.release(r).join(ABOUT)).ok().flatten()
+    }
+}
+
+/// The parsed configuration of a release, for comparison. `None`: a baseline, or unreadable.
+pub fn config_json(layout: &Layout, r: Release) -> Option<Value> {
+    let bytes = std::fs::read(layout.release(r).join(FILES).join(CONFIG_JSON)).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// Everything that is needed to stage, to be carried to a thread of its own.
+pub struct Staging {
+    pub dir: PathBuf,
+    pub assignment: Assignment,
+    pub trust: NodeTrust,
+    pub overlay: Overlay,
+    pub version: Option<String>,
+    pub now: Timestamp,
+}
+
+impl Staging {
+    /// Verifies, unpacks, guards and writes what the proxy will load. CPU-bound: milliseconds for a config. Errors are for the
+    /// report: a stable code and a sentence.
+    pub fn prepare(&self, archive: &[u8]) -> Result<About, String> {
+        let verified =
+            verify_archive(archive, &self.assignment, &self.trust).map_err(|r| format!("{}: {r}", r.code()))?;
+        let text =
+            verified.file(CONFIG).and_then(|b| std::str::from_utf8(b).ok()).ok_or("guard: config.kdl is not text")?;
+        let config: Option<Value> = verified
+            .file(CONFIG_JSON)
+            .map(serde_json::from_slice)
+            .transpose()
+            .map_err(|e| format!("guard: config.json: {e}"))?;
+        let config = config.ok_or("guard: the bundle has no config.json")?;
+        let release = Release::Bundle(verified.manifest.bundle_id);
+        guards(text, Some(&config))?;
+        missing_files(&config)?;
+        let out = self.overlay.apply(release, text);
+        guards(&out, None)?;
+        let probe = self.overlay.probe_address(Some(&config), text).ok_or(
+            "guard: no listener speaks plain http, so nothing could be proved after a switch; give the agent --probe-listen",
+        )?;
+        let about = About {
+            release,
+            version: self.version.clone(),
+            has_config: true,
+            overlay: self.overlay.fingerprint(),
+            probe: Some(probe),
+            metrics_url: self.overlay.metrics_url(Some(&config)),
+            staged_at: self.now,
+        };
+        let disk = |e: std::io::Error| format!("disk: {e}");
+        let files = self.dir.join(FILES);
+        std::fs::create_dir(&files).map_err(disk)?;
+        verified.unpack_to(&files).map_err(disk)?;
+        finish(&self.dir, Some(&out), &about).map_err(disk)?;
+        Ok(about)
+    }
+}
+
+/// Our own guards, on text that the proxy is going to parse.
+fn guards(text: &str, config: Option<&Value>) -> Result<(), String> {
+    let mut found = guard::scan(text);
+    found.extend(config.map(guard::check_config).unwrap_or_default());
+    if let Some(f) = found.first() {
+        let at = if f.line > 0 { format!("line {}, column {}: ", f.line, f.column) } else { String::new() };
+        return Err(format!("guard: {at}{}", f.text));
+    }
+    if has_include(text) {
+        return Err("guard: the configuration includes other files, which nobody has signed".into());
+    }
+    Ok(())
+}
+
+/// Certificates and keys that listeners name by absolute path must be on this host: the proxy would not start again.
+fn missing_files(config: &Value) -> Result<(), String> {
+    fn walk<'a>(v: &'a Value, found: &mut Vec<&'a str>) {
+        match v {
+            Value::Object(o) => {
+                for (k, v) in o {
+                    match v.as_str() {
+                        Some(s) if matches!(k.as_str(), "cert_file" | "key_file" | "ca_file") => found.push(s),
+                        _ => walk(v, found),
+                    }
+                }
+            }
+            Value::Array(a) => a.iter().for_each(|v| walk(v, found)),
+            _ => {}
+        }
+    }
+    let mut named = Vec::new();
+    walk(config.get("listeners").unwrap_or(&Value::Null), &mut named);
+    match named.iter().map(Path::new).find(|p| p.is_absolute() && !p.exists()) {
+        Some(p) => Err(format!("guard: {} is named by a listener and is not on this host", p.display())),
+        None => Ok(()),
+    }
+}
+
+/// The node's own configuration becomes the release `baseline`; without one, an empty one.
+pub fn baseline(layout: &Layout, overlay: &Overlay, file: Option<&Path>, now: Timestamp) -> Result<(), String> {
+    let text = match file {
+        None => None,
+        Some(f) => {
+            let named = |e: std::io::Error| format!("--proxy-config {}: {e}", f.display());
+            if std::fs::metadata(f).map_err(named)?.len() > MAX_BASELINE {
+                return Err(format!("--proxy-config {}: more than 1 MiB", f.display()));
+            }
+            Some(std::fs::read_to_string(f).map_err(named)?)
+        }
+    };
+    if let Some(t) = &text {
+        // Its includes are the host's own affair; its depth would kill the proxy all the same.
+        if let Some(f) = guard::scan(t).first() {
+            return Err(format!("--proxy-config: line {}: {}", f.line, f.text));
+        }
+    }
+    let probe = text.as_ref().and_then(|t| overlay.probe_address(None, t));
+    if text.is_some() && probe.is_none() {
+        return Err("--proxy-config: no listener found to prove through; give --probe-listen".into());
+    }
+    let about = About {
+        release: Release::Baseline,
+        version: None,
+        has_config: text.is_some(),
+        overlay: overlay.fingerprint(),
+        probe,
+        metrics_url: text.as_ref().and_then(|_| overlay.metrics_url(None)),
+        staged_at: now,
+    };
+    let disk = |e: std::io::Error| format!("{}: {e}", layout.root().display());
+    let dir = layout.staging(Release::Baseline).map_err(disk)?;
+    let out = text.map(|t| overlay.apply(Release::Baseline, &t));
+    finish(&dir, out.as_deref(), &about).map_err(disk)?;
+    layout.adopt(&dir, Release::Baseline).map_err(disk)
+}
+
+fn finish(dir: &Path, config: Option<&str>, about: &About) -> std::io::Result<()> {
+    let write = |name: &str, bytes: &[u8]| {
+        let mut file = File::create_new(dir.join(name))?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    if let Some(text) = config {
+        write(PROXY_CONFIG, text.as_bytes())?;
+    }
+    write(ABOUT, &serde_json::to_vec_pretty(about).map_err(std::io::Error::other)?)?;
+    sync_dir(dir)
+}
