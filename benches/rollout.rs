@@ -31,7 +31,18 @@ async fn roll_out(host: &Host, bundle: &str) -> Result<(RolloutId, f64), Failure
                 return Ok((id.parse()?, (at.0 - begun) as f64 / 1e6));
             }
             Some("pending" | "running") if std::time::Instant::now() < give_up => {}
-            _ => return Err(format!("the rollout did not complete: {r:#}").into()),
+            _ => {
+                // Without the thousands of node ids.
+                let said: serde_json::Map<String, serde_json::Value> = r
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .filter(|(k, _)| *k != "steps")
+                    .map(|(k, v)| (k.clone(), v.clone()))
+                    .collect();
+                let failed = host.operator("GET", &format!("/api/v1/rollouts/{id}/nodes?state=failed"), None).await?;
+                return Err(format!("the rollout did not complete: {said:?}; failed: {}", failed["nodes"]).into());
+            }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
