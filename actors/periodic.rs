@@ -82,7 +82,10 @@ pub(crate) fn sweeps(plane: &ControlPlane) -> Vec<ChildSpec> {
     let stale = plane.config().stale_after;
     let lease = plane.config().lease;
     vec![
-        sweep(plane, "lease", Span((lease.0 / 3).max(100_000)), lease_work),
+        sweep(plane, "lease", Span((lease.0 / 4).max(100_000)), renew_lease),
+        sweep(plane, "takeover", Span((lease.0 / 4).max(100_000)), take_over),
+        sweep(plane, "newcomers", Span::secs(10), newcomers),
+        sweep(plane, "reconcile", Span((stale.0 / 2).clamp(1_000_000, 60_000_000)), reconcile),
         sweep(plane, "staleness", Span((stale.0 / 4).clamp(1_000_000, 30_000_000)), staleness),
         sweep(plane, "due_rollouts", Span::secs(2), due_rollouts),
         sweep(plane, "housekeeping", Span::secs(10), housekeeping),
@@ -93,8 +96,8 @@ pub(crate) fn sweeps(plane: &ControlPlane) -> Vec<ChildSpec> {
 /// Key of the time at which some instance was last alive.
 pub(crate) const ALIVE_AT: &str = "alive_at";
 
-/// Renew the lease, free what dead instances held, take over what nobody owns.
-async fn lease_work(plane: ControlPlane) -> Result<(), String> {
+/// Nothing that can take long: whoever is late here loses its rollouts.
+async fn renew_lease(plane: ControlPlane) -> Result<(), String> {
     let (store, me) = (plane.store(), plane.instance());
     match store.renew_instance(me, plane.config().lease).await {
         Ok(_) => {}
@@ -107,9 +110,30 @@ async fn lease_work(plane: ControlPlane) -> Result<(), String> {
     }
     let now = plane.now();
     store.put_setting(ALIVE_AT, serde_json::json!(now.0), store::Write::at(now)).await.map_err(text)?;
-    plane.inner.down.store(0, std::sync::atomic::Ordering::Relaxed);
-    store.expire_instances().await.map_err(text)?;
+    Ok(())
+}
+
+/// Free what dead instances held, take over what nobody owns, start what is ours and has no actor.
+async fn take_over(plane: ControlPlane) -> Result<(), String> {
+    plane.store().expire_instances().await.map_err(text)?;
     plane.acquire_rollouts().await.map_err(|e| format!("{e:?}"))?;
+    // Whatever is taken over from now on had a live owner until just before.
+    plane.inner.down.store(0, std::sync::atomic::Ordering::Relaxed);
+    Ok(())
+}
+
+/// Nodes that registered while nobody could give them their first bundle.
+async fn newcomers(plane: ControlPlane) -> Result<(), String> {
+    let placed = plane.sweep_newcomers(BATCH).await.map_err(|e| format!("{e:?}"))?;
+    plane.inner.rollouts.metrics.sweep_corrections.inc_by(placed);
+    Ok(())
+}
+
+/// What rollouts believe of their nodes is compared with what is stored.
+async fn reconcile(plane: ControlPlane) -> Result<(), String> {
+    for (_, actor) in plane.inner.rollouts.family.directory().snapshot() {
+        let _ = actor.cast(RolloutMsg::Reconcile);
+    }
     Ok(())
 }
 

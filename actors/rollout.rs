@@ -15,7 +15,7 @@ pub(crate) use commit::{Attempt, Extra};
 
 use crate::command::{CommandError, CommandResult};
 use crate::plane::{ControlPlane, Inner};
-use crate::supervision::{Backoff, Budget, Env, Family, FamilySpec, GivenUp, Restart, call_with_deadline};
+use crate::supervision::{Backoff, Budget, Env, Family, FamilySpec, GivenUp, Restart, call_with_deadline, spawn_task};
 use actor::RolloutActor;
 use domain::node::{GateWindow, Generation};
 use domain::rollout::{Decision, Event, NodeStateKind, PresenceChange, Report};
@@ -25,8 +25,9 @@ use serde::{Deserialize, Serialize};
 use std::sync::Weak;
 use std::time::Duration;
 
-/// A rollout's actor answers within this: a commit of 1,000 nodes takes 60 ms, and a few may be before us.
-const ROLLOUT_DEADLINE: Duration = Duration::from_secs(20);
+/// A rollout's actor answers within this: a commit of 1,000 nodes takes 60 ms, and a few may be before us. Shorter than what a
+/// session may take, which waits for it.
+const ROLLOUT_DEADLINE: Duration = Duration::from_secs(8);
 /// How often a command is tried again when another commit came first.
 const MAX_ATTEMPTS: u32 = 8;
 /// With the back-off below these take about eight minutes: a database that is away for less pauses no rollout.
@@ -59,6 +60,12 @@ pub(crate) struct Mail {
     pub reports: Vec<Report>,
     pub windows: Vec<GateWindow>,
     pub presence: Vec<PresenceChange>,
+}
+
+impl Mail {
+    fn is_empty(&self) -> bool {
+        self.reports.is_empty() && self.windows.is_empty() && self.presence.is_empty()
+    }
 }
 
 pub struct Rollouts {
@@ -117,13 +124,8 @@ impl Rollouts {
             async move {
                 let inner = plane.upgrade().ok_or("the control plane has ended")?;
                 let plane = ControlPlane { inner };
-                let mine = plane
-                    .inner
-                    .store
-                    .acquire_rollouts(plane.inner.instance, plane.now(), ACQUIRE_BATCH)
-                    .await
-                    .map_err(|e| e.to_string())?;
-                Ok(mine.into_iter().map(|a| a.id).collect())
+                // Also those that are ours already: start-up is restart.
+                plane.work_here().await.map_err(|e| e.to_string())
             }
         });
         let mut spec = spec;
@@ -147,18 +149,27 @@ async fn give_up(plane: Weak<Inner>, id: RolloutId, why: GivenUp) {
 impl ControlPlane {
     /// Take over whatever nobody owns, and start its actors. Answers how many.
     pub(crate) async fn acquire_rollouts(&self) -> CommandResult<usize> {
-        let now = self.now();
-        let mine = self.inner.store.acquire_rollouts(self.inner.instance, now, ACQUIRE_BATCH).await?;
         let mut started = 0;
-        for a in mine {
-            if self.inner.rollouts.family.lookup(&a.id).is_none() {
+        for id in self.work_here().await? {
+            if self.inner.rollouts.family.lookup(&id).is_none() {
                 started += 1;
-                if let Err(e) = self.inner.rollouts.family.start_child(a.id).await {
-                    tracing::warn!(rollout = %a.id, error = %e, "a rollout could not be started here");
-                }
+                let plane = self.clone();
+                // Beside the sweep: one that loads slowly must not hold up the others, nor the lease.
+                spawn_task("start rollout", async move { plane.ensure_rollout(id).await }).detach();
             }
         }
         Ok(started)
+    }
+
+    /// Rollouts with work that are, or now become, this instance's.
+    async fn work_here(&self) -> store::Result<Vec<RolloutId>> {
+        let (store, me) = (&self.inner.store, self.inner.instance);
+        let taken = store.acquire_rollouts(me, self.now(), ACQUIRE_BATCH).await?;
+        let mut ids: Vec<RolloutId> = store.owned_rollouts(me, self.now()).await?;
+        ids.extend(taken.into_iter().map(|a| a.id));
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
     }
 
     /// Make sure somebody works on the rollout: here, unless another live instance does.
@@ -243,12 +254,17 @@ impl ControlPlane {
     /// Another instance owns the rollout: committed to its inbox, then acknowledged.
     async fn post(&self, rollout: RolloutId, node: NodeId, delivery: Delivery) -> CommandResult<Delivered> {
         let now = self.now();
-        self.inner.store.observe(vec![delivery.change], store::Write::at(now)).await?;
         let mut mail = Mail { reports: delivery.reports, windows: delivery.windows, presence: Vec::new() };
         if delivery.online {
             mail.presence.push(PresenceChange { node, online: true, handed_over: 0 });
         }
-        self.put_mail(rollout, &mail).await?;
+        // The mail first: heard twice is harmless, stored as said and never heard is not.
+        if !mail.is_empty() {
+            self.put_mail(rollout, &mail).await?;
+        }
+        if delivery.online || says_something(&delivery.change) {
+            self.inner.store.observe(vec![delivery.change], store::Write::at(now)).await?;
+        }
         Ok(Delivered { state: None, unengaged: false })
     }
 
@@ -283,8 +299,11 @@ impl ControlPlane {
                 None => return Ok(()),
             },
         };
-        self.ensure_rollout(holder).await;
-        match self.inner.rollouts.family.lookup(&holder) {
+        let elsewhere = self.inner.store.owner_of(holder).await?.is_some_and(|o| o.instance != self.inner.instance);
+        if !elsewhere {
+            self.ensure_rollout(holder).await;
+        }
+        match self.inner.rollouts.family.lookup(&holder).filter(|_| !elsewhere) {
             Some(actor) => {
                 let _ = actor.cast(RolloutMsg::Presence(change));
                 Ok(())
@@ -334,7 +353,7 @@ impl ControlPlane {
                     return Ok(decision);
                 }
                 Err(commit::Failure::Refused(e)) => return Err(e),
-                Err(commit::Failure::Reload(_)) => {}
+                Err(commit::Failure::Moved(_) | commit::Failure::Reload(_)) => {}
             }
         }
         Err(CommandError::Unavailable("the rollout is changing too fast; try again".into()))

@@ -34,7 +34,8 @@ pub struct Instance {
     /// The administrator's password, when it was made just now.
     pub printed_password: Option<String>,
     stop: watch::Sender<bool>,
-    web: tokio::task::JoinHandle<()>,
+    /// `None` once it ended by itself.
+    web: Option<tokio::task::JoinHandle<()>>,
 }
 
 /// Start everything that `config` describes, on a migrated database.
@@ -70,6 +71,17 @@ pub async fn start(config: &Config) -> Result<Instance, Failure> {
         registry,
     })
     .await?;
+    // Whatever can be refused is refused before the first start makes a password that is shown only once.
+    let trusted_proxies: Vec<web::Network> = config
+        .trusted_proxies
+        .iter()
+        .map(|t| t.parse())
+        .collect::<Result<_, _>>()
+        .map_err(|e| format!("trusted_proxies: {e}"))?;
+    let metrics = match config.metrics_listen {
+        Some(at) => Some(TcpListener::bind(at).await.map_err(|e| format!("metrics_listen: {at}: {e}"))?),
+        None => None,
+    };
     let first = FirstStart {
         admin_email: config.admin_email.clone(),
         admin_password: config.admin_password.clone(),
@@ -84,16 +96,13 @@ pub async fn start(config: &Config) -> Result<Instance, Failure> {
         rate_limit_per_key: config.rate_limit_per_key,
         metrics_here: config.metrics_listen.is_none(),
         metrics_token: config.metrics_token.clone(),
-        trusted_proxies: config.trusted_proxies.iter().map(|t| t.parse()).collect::<Result<_, _>>().map_err(|e| format!("trusted_proxies: {e}"))?,
+        trusted_proxies,
     };
     let plane = tree.plane.clone();
-    let metrics = match config.metrics_listen {
-        Some(at) => Some(TcpListener::bind(at).await.map_err(|e| format!("metrics_listen: {at}: {e}"))?),
-        None => None,
-    };
     let metrics_token = config.metrics_token.clone();
     let mut web_stop = stopping.clone();
     let mut metrics_stop = stopping;
+    #[allow(clippy::disallowed_methods)] // the accept loop: boot starts it last, stops it first, and waits for it
     let web = tokio::spawn(async move {
         let stop = async move {
             let _ = web_stop.wait_for(|s| *s).await;
@@ -111,7 +120,14 @@ pub async fn start(config: &Config) -> Result<Instance, Failure> {
             }
         }
     });
-    Ok(Instance { tree, address, public_url, printed_password: done.and_then(|d| d.printed_password), stop, web })
+    Ok(Instance {
+        tree,
+        address,
+        public_url,
+        printed_password: done.and_then(|d| d.printed_password),
+        stop,
+        web: Some(web),
+    })
 }
 
 fn finish<E: std::fmt::Display>(what: &str, outcome: Result<(), E>) {
@@ -123,19 +139,36 @@ fn finish<E: std::fmt::Display>(what: &str, outcome: Result<(), E>) {
 impl Instance {
     /// Runs until a signal asks to stop, or the tree ends by itself.
     pub async fn run(mut self) -> Result<(), Failure> {
+        let mut web = self.web.take();
+        let served = async {
+            match web.as_mut() {
+                Some(w) => w.await,
+                None => std::future::pending().await,
+            }
+        };
         let signal = tokio::select! {
             name = stop_signal() => Some(name?),
+            ended = served => {
+                tracing::error!(reason = ?ended, "the web server ended");
+                web = None;
+                None
+            }
             ended = self.tree.ended() => {
                 tracing::error!(reason = ?ended, "the supervision tree ended");
                 None
             }
         };
+        self.web = web;
         if let Some(name) = signal {
             tracing::info!(signal = name, "draining");
         }
         let by_itself = signal.is_none();
         self.shut_down().await?;
-        if by_itself { Err("the supervision tree ended; exiting so that the service manager starts a new process".into()) } else { Ok(()) }
+        if by_itself {
+            Err("a part that must not end has ended; exiting so that the service manager starts a new process".into())
+        } else {
+            Ok(())
+        }
     }
 
     /// Readiness turns 503, long polls are answered, writes are flushed.
@@ -143,7 +176,9 @@ impl Instance {
         let Instance { tree, stop, web, .. } = self;
         let _ = stop.send(true);
         let drained = async {
-            let _ = web.await;
+            if let Some(web) = web {
+                let _ = web.await;
+            }
             tree.stop().await
         };
         match tokio::time::timeout(DRAIN, drained).await {
@@ -171,7 +206,8 @@ fn artifact_store(config: &Config, public_url: &str, secret: [u8; 32]) -> Result
     Ok(match &config.storage {
         Storage::Dir(dir) => ArtifactStore::Dir(DirStore::open(dir.clone(), UrlSigner::new(secret, public_url))?),
         Storage::S3 { bucket, prefix } => {
-            let need = |name: &str, v: &Option<String>| v.clone().ok_or_else(|| format!("{name}: needed for s3:// storage"));
+            let need =
+                |name: &str, v: &Option<String>| v.clone().ok_or_else(|| format!("{name}: needed for s3:// storage"));
             ArtifactStore::S3(S3Store::new(S3Config {
                 endpoint: config.s3_endpoint.clone(),
                 region: config.s3_region.clone(),

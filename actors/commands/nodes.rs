@@ -98,7 +98,11 @@ impl ControlPlane {
                 Err(e) => return Err(e.into()),
             };
         match replaced {
-            true => Box::pin(self.node_changed(project.id, id)).await,
+            true => {
+                Box::pin(self.node_changed(project.id, id)).await;
+                // Replacing stored it as online; whoever holds or owes it must hear that it is back.
+                self.presence_changed(id, project.id, None, true, 0).await;
+            }
             false => Box::pin(self.node_registered(project.id, id)).await,
         }
         let third = self.inner.config.stale_after.as_secs() / 3;

@@ -184,12 +184,33 @@ impl ControlPlane {
     ) -> CommandResult<(RolloutView, Done)> {
         let again = |id| async move { Ok((self.rollout_view(RolloutId(id)).await?, Done::Changed)) };
         let first = async {
+            // A person decided: failures of its actor are forgotten, or nobody could carry the decision on.
+            if let Err(e) = self.inner.rollouts.family.forgive(&id).await {
+                tracing::debug!(rollout = %id, error = %e, "the failures of the rollout's actor were not forgotten");
+            }
+            if matches!(command, RolloutCommand::Retry { .. }) {
+                self.refresh_for_retry(id).await?;
+            }
             let event = self.event_of(id, command).await?;
             let decision: Decision = self.decide_on(id, event, Attempt::of(caller)).await?;
             let done = if decision.changes.is_empty() { Done::Already } else { Done::Changed };
             Ok((self.rollout_view(id).await?, done))
         };
         self.once(caller, again, Box::pin(first)).await
+    }
+
+    /// An ended rollout that is retried must know what has become of its nodes since: others may have moved them on.
+    async fn refresh_for_retry(&self, id: RolloutId) -> CommandResult<()> {
+        let loaded = self.inner.store.load_rollout(id).await?;
+        if !matches!(loaded.planned.head.phase, Phase::Failed | Phase::RolledBack) {
+            return Ok(());
+        }
+        let members: Vec<NodeId> = loaded.planned.members.iter().map(|m| m.node).collect();
+        // Retrying is the one thing that may repeat a failed node.
+        let spec = Spec { allow_failed: true, ..loaded.planned.spec };
+        let facts = self.facts_of(loaded.planned.project, &spec, members).await?;
+        let facts = facts.into_iter().map(|(f, _)| f).collect();
+        self.decide_on(id, Event::LaneReady { facts }, Attempt::system()).await.map(drop)
     }
 
     /// The event a command means, with what the engine must know for it.
@@ -239,6 +260,10 @@ impl ControlPlane {
         let open = steps.get(r.head.step as usize).map_or(0, |s| s.open);
         let primary = explain_head(&r.spec, &r.head, steps.len() as u32, open);
         let mut primary = Reason { code: primary.code.to_string(), text: primary.text };
+        if r.head.phase == Phase::Pending && domain::rollout::plan::missed(&r.spec, self.now()) {
+            let text = "could not start within its window; start it, or cancel it".to_string();
+            primary = Reason { code: "schedule_missed".to_string(), text };
+        }
         if primary.code == "starting" {
             let held = self.resolve(r.project, &r.spec).await?.held;
             if !held.is_empty() {

@@ -25,6 +25,7 @@ const MAX_ERROR_CHARS: usize = 2_000;
 pub(super) async fn heartbeat(s: &mut Session, beat: &Heartbeat) -> CommandResult<HeartbeatAnswer> {
     let now = s.plane.now();
     if is_repeat(s, beat) {
+        heard(s, now);
         return Ok(answer(s, now));
     }
     if s.is_engaged() && now.since(s.viewed) > VIEW_AGE {
@@ -48,12 +49,12 @@ pub(super) async fn heartbeat(s: &mut Session, beat: &Heartbeat) -> CommandResul
 /// An equal or lower number of the same instance changes nothing.
 fn is_repeat(s: &Session, beat: &Heartbeat) -> bool {
     match (beat.seq, s.seq) {
-        (Some(new), Some(old)) => new <= old && beat.instance == s.slow.instance,
+        (Some(new), Some(old)) => new <= old && beat.instance.is_some() && beat.instance == s.slow.instance,
         (Some(_) | None, _) => false,
     }
 }
 
-fn heard(s: &mut Session, now: Timestamp) {
+pub(super) fn heard(s: &mut Session, now: Timestamp) {
     s.heard = now;
     let flush_every = Span((s.plane.config().stale_after.0 / 4).min(Span::secs(60).0));
     if now.since(s.flushed) >= flush_every {
@@ -118,7 +119,8 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
             worth = true;
         }
         // A new generation of the bundle it already runs is reported too.
-        if moved || s.told < s.assigned.generation {
+        // One that comes back says so too: it may have been given up as lost meanwhile.
+        if moved || s.told < s.assigned.generation || s.presence != Presence::Online {
             reports.push(Report { node: s.node, generation: None, said: Said::Active { bundle: active } });
         }
     }
@@ -231,6 +233,19 @@ impl Session {
     }
 }
 
+/// A node that polls is there: stored, and told to whoever holds it, before anything is named to it.
+pub(super) async fn came_back(s: &mut Session, now: Timestamp) -> CommandResult<()> {
+    let mut change = store::NodeChange::of(s.node, s.project);
+    change.presence = Some(Presence::Online);
+    change.last_seen = Some(now);
+    let generation = s.assigned.generation;
+    let done = s.deliver(Delivery { change, reports: Vec::new(), windows: Vec::new(), online: true }).await?;
+    s.take_delivered(done, generation);
+    s.presence = Presence::Online;
+    heard(s, now);
+    Ok(())
+}
+
 fn answer(s: &Session, now: Timestamp) -> HeartbeatAnswer {
     HeartbeatAnswer { last_seen: now, heartbeat_after_s: beat_after(s), poll_now: s.has_update() }
 }
@@ -291,6 +306,9 @@ pub(super) async fn report(
         }
         ReportKind::Verified => {
             active = bundle;
+            if current {
+                change.last_error = Some(None);
+            }
             Said::Verified { bundle }
         }
         ReportKind::Failed { error, logs } => {
@@ -300,14 +318,18 @@ pub(super) async fn report(
             let first: String = error.lines().next().unwrap_or_default().chars().take(MAX_ERROR_CHARS).collect();
             change.last_error = Some(Some(first));
             let logs = logs.as_deref().map(|l| tail(l, MAX_LOG_BYTES));
-            change.events.push(store::NodeEvent {
+            // The same failure reported again keeps its first account.
+            let first_account = current && s.failed != s.assigned.generation;
+            if first_account {
+                change.events.push(store::NodeEvent {
                 node: s.node,
                 project: s.project,
                 at: now,
                 kind: "bundle_failed".into(),
                 detail: serde_json::json!({"bundle": bundle, "generation": body.generation, "error": error, "logs": logs}),
                 rollout: s.assigned.rollout,
-            });
+              });
+            }
             Said::Failed { bundle, error: error.clone() }
         }
     };

@@ -1,12 +1,12 @@
 //! Polls: answered from memory when there is nothing new; an answer that names an artifact re-reads what it promises.
 
 use super::actor::{PollStep, Session};
-use super::beat::spread;
+use super::beat::{came_back, spread};
 use crate::command::{CommandError, CommandResult};
 use crate::loader::Answer;
 use crate::node_api::*;
 use ::bundle::trust::{ASSIGNMENT_TYPE, ASSIGNMENT_VALIDITY, Assignment};
-use domain::node::Generation;
+use domain::node::{Generation, Presence};
 use domain::*;
 use tokio::sync::oneshot;
 
@@ -29,6 +29,9 @@ pub(super) async fn poll(s: &mut Session, waiter: Option<oneshot::Sender<()>>) -
         // Adopted perhaps on another instance: a quarantined node polls rarely, so it is looked up each time.
         let view = s.plane.inner.store.session_view(s.node).await?;
         s.take_view(view);
+    }
+    if s.presence != Presence::Online {
+        came_back(s, now).await?;
     }
     let mut withheld = false;
     if s.has_update() || s.has_unshown() {

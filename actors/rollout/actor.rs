@@ -404,7 +404,11 @@ impl Brain {
         for w in windows {
             let activated = match self.rollout.members.get(&w.node).map(|m| (m.generation, &m.state)) {
                 Some((generation, NodeState::Activated { at })) if generation == w.generation => *at,
-                Some((generation, NodeState::RollingBack { activated: Some(at), .. })) if generation == w.generation => *at,
+                Some((generation, NodeState::RollingBack { activated: Some(at), .. }))
+                    if generation == w.generation =>
+                {
+                    *at
+                }
                 _ => continue,
             };
             let after = activated + Span(1);
@@ -604,9 +608,12 @@ impl Brain {
         self.leave_at = None;
         let clock = self.plane.clock().clone();
         let now = clock.now();
-        let held_up = head.phase == Phase::Pending && self.rollout.spec.start && head.wake_at.is_none_or(|t| t <= now);
+        let held_up = head.phase == Phase::Pending
+            && self.rollout.spec.start
+            && head.wake_at.is_none_or(|t| t <= now)
+            && !domain::rollout::plan::missed(&self.rollout.spec, now);
         let retry = (held_up || self.unavailable_since.is_some()).then_some(now + RETRY_AFTER);
-        let at = [head.wake_at.filter(|_| !held_up), retry].into_iter().flatten().min();
+        let at = [head.wake_at.filter(|t| head.phase != Phase::Pending || *t > now), retry].into_iter().flatten().min();
         match at {
             Some(at) => self.wake_at(me, at),
             None => self.timer = None,

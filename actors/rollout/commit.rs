@@ -25,7 +25,7 @@ impl Attempt {
 }
 
 /// What goes into the same transaction beside the decision.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Extra {
     pub reports: Vec<store::NodeChange>,
     pub inbox: Vec<uuid::Uuid>,
@@ -35,7 +35,9 @@ pub(crate) struct Extra {
 pub(crate) enum Failure {
     /// The answer is final for the asker; the rollout in memory is as it was.
     Refused(CommandError),
-    /// Another commit came first, or it is unknown whether ours was done: load again.
+    /// Another commit came first: certainly nothing of ours was done. Load again and decide again.
+    Moved(String),
+    /// It is unknown whether ours was done: only a new actor knows.
     Reload(String),
 }
 
@@ -97,9 +99,32 @@ impl ControlPlane {
             budget: None,
         };
         let write = self.audited(rollout, org, &decision, attempt, now);
-        self.inner.store.commit_rollout(commit, write).await.map_err(sort)?;
+        let done = self.inner.store.commit_rollout(commit, write).await.map_err(sort)?;
+        self.drop_displaced(done.displaced_debts);
         self.inner.rollouts.metrics.decision_seconds.observe(watch.elapsed().as_secs_f64());
         Ok(decision)
+    }
+
+    /// A newer commit covers what older rollouts owed: they are told beside us, because one of them may be asking us something.
+    fn drop_displaced(&self, displaced: Vec<(RolloutId, NodeId)>) {
+        if displaced.is_empty() {
+            return;
+        }
+        let mut of: std::collections::BTreeMap<RolloutId, Vec<NodeId>> = Default::default();
+        for (rollout, node) in displaced {
+            of.entry(rollout).or_default().push(node);
+        }
+        let plane = self.clone();
+        crate::supervision::spawn_task("drop displaced debts", async move {
+            for (rollout, nodes) in of {
+                let told = Box::pin(plane.decide_on(rollout, Event::DebtsDropped { nodes }, Attempt::system()));
+                if let Err(e) = told.await {
+                    // Found again when that rollout compares its debts.
+                    tracing::debug!(%rollout, error = ?e, "a displaced debt was not dropped yet");
+                }
+            }
+        })
+        .detach();
     }
 
     /// One audit entry per transition; the first carries who asked, the others say what caused them.
@@ -162,9 +187,8 @@ fn node_events(r: &Rollout, decision: &Decision, now: Timestamp) -> Vec<store::N
 
 fn sort(e: store::Error) -> Failure {
     match e {
-        store::Error::Conflict("rollout" | "generation" | "epoch") | store::Error::Unknown(_) => {
-            Failure::Reload(e.to_string())
-        }
+        store::Error::Conflict("rollout" | "generation") => Failure::Moved(e.to_string()),
+        store::Error::Unknown(_) => Failure::Reload(e.to_string()),
         other => Failure::Refused(other.into()),
     }
 }

@@ -22,6 +22,15 @@ impl ControlPlane {
         }
     }
 
+    /// Nodes that came while nobody could place them. Answers how many were placed.
+    pub(crate) async fn sweep_newcomers(&self, limit: u32) -> CommandResult<u64> {
+        let mut placed = 0;
+        for (node, project) in self.inner.store.newcomers(limit).await? {
+            placed += u64::from(Box::pin(self.place_newcomer(project, node)).await?);
+        }
+        Ok(placed)
+    }
+
     async fn place_newcomer(&self, project: ProjectId, node: NodeId) -> CommandResult<bool> {
         let row = self.inner.store.node(Scope::Project(project), node).await?;
         if row.standing != Standing::Adopted || row.generation > 0 {
@@ -57,18 +66,20 @@ impl ControlPlane {
     }
 
     async fn join(&self, rollout: RolloutId, project: ProjectId, nodes: Vec<NodeId>) -> CommandResult<bool> {
-        let loaded = self.inner.store.load_rollout(rollout).await?;
-        let facts = self.facts_of(project, &loaded.planned.spec, nodes).await?;
+        // One mailbox for all who join: many at once would only get into each other's way at the database.
+        self.ensure_rollout(rollout).await;
+        let system = Scope::System("a newcomer is compared with the rollout it joins");
+        let joined = self.inner.store.rollout(system, rollout).await?;
+        let facts = self.facts_of(project, &joined.spec, nodes).await?;
         let facts: Vec<_> = facts.into_iter().filter(|(_, held)| held.is_none()).map(|(f, _)| f).collect();
         if facts.is_empty() {
             return Ok(false);
         }
         let again: Vec<NodeId> = facts.iter().map(|f| f.node).collect();
         self.decide_on(rollout, Event::Joined { facts }, Attempt::system()).await?;
-        if loaded.planned.head.phase == Phase::Completed {
+        if joined.head.phase == Phase::Completed {
             // Claimed and assigned in the lane, with facts read after the join.
-            let ready =
-                self.facts_of(project, &loaded.planned.spec, again).await?.into_iter().map(|(f, _)| f).collect();
+            let ready = self.facts_of(project, &joined.spec, again).await?.into_iter().map(|(f, _)| f).collect();
             self.decide_on(rollout, Event::LaneReady { facts: ready }, Attempt::system()).await?;
         }
         Ok(true)
@@ -112,7 +123,12 @@ impl ControlPlane {
             Err(_) => None,
         };
         let Some(reason) = reason else { return };
-        if let Ok(Some(rollout)) = self.inner.store.holder_of(node).await {
+        let holder = match self.inner.store.holder_of(node).await {
+            Ok(Some(rollout)) => Some(rollout),
+            Ok(None) => self.inner.store.debt_of_node(node).await.ok().flatten().map(|d| d.rollout),
+            Err(_) => None,
+        };
+        if let Some(rollout) = holder {
             let event = Event::Removed { nodes: vec![node], reason };
             if let Err(e) = self.decide_on(rollout, event, Attempt::system()).await {
                 tracing::warn!(%rollout, %node, error = ?e, "the node was not taken out of its rollout yet");

@@ -43,6 +43,9 @@ impl From<Error> for Fail {
 }
 
 impl Fail {
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Fail::Own(Error::NotFound))
+    }
     pub(crate) fn invalid(text: impl std::fmt::Display) -> Fail {
         Fail::Own(Error::Invalid(text.to_string()))
     }

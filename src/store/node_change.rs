@@ -80,8 +80,9 @@ impl NodeChange {
     }
 }
 
-/// The changes of many nodes. What most reports change goes in batches, the rest node by node.
-pub(crate) async fn apply_node_changes(c: &mut Conn, changes: &[NodeChange], at: Timestamp) -> Q<()> {
+/// The changes of many nodes. What most reports change goes in batches, the rest node by node. `all`: a node that is deleted
+/// refuses the whole call; otherwise it is passed over, because the others of its batch have nothing to do with it.
+pub(crate) async fn apply_node_changes(c: &mut Conn, changes: &[NodeChange], at: Timestamp, all: bool) -> Q<()> {
     crate::conn::lock_nodes(c, changes.iter().map(|n| n.node).collect::<std::collections::BTreeSet<_>>()).await?;
     let mut seen = std::collections::BTreeSet::new();
     // A node twice in one call keeps its order: the second goes by itself, afterwards.
@@ -107,11 +108,14 @@ pub(crate) async fn apply_node_changes(c: &mut Conn, changes: &[NodeChange], at:
                last_seen = CASE WHEN v.seen IS NOT NULL AND (nodes.last_seen IS NULL OR nodes.last_seen < v.seen) THEN v.seen ELSE nodes.last_seen END, \
                updated_at = ? FROM {v} WHERE nodes.id = v.id AND nodes.deleted_at IS NULL";
     let touched = if plain.is_empty() { 0 } else { c.batch(sql, p![at], cols).await? };
-    if touched != plain.len() as u64 {
+    if all && touched != plain.len() as u64 {
         return Err(Fail::not_found());
     }
     for n in &rest {
-        apply_node_change(c, n, at).await?;
+        match apply_node_change(c, n, at).await {
+            Err(e) if !all && e.is_not_found() => {}
+            done => done?,
+        }
     }
     let events: Vec<NodeEvent> = changes.iter().flat_map(|n| n.events.iter().cloned()).collect();
     put_node_events(c, &events).await
@@ -194,7 +198,7 @@ impl Store {
         changes.sort_by_key(|n| n.node);
         self.write("node.observe", (changes, w), |c, (changes, w)| {
             Box::pin(async move {
-                apply_node_changes(c, changes, w.at).await?;
+                apply_node_changes(c, changes, w.at, true).await?;
                 finish(c, w).await
             })
         })

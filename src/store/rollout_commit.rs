@@ -366,7 +366,7 @@ async fn commit(c: &mut Conn, r: &RolloutCommit, w: &Write) -> Q<Committed> {
     nodes.sort_unstable();
     nodes.dedup();
     lock_nodes(c, nodes).await?;
-    apply_node_changes(c, &r.reports, w.at).await?;
+    apply_node_changes(c, &r.reports, w.at, false).await?;
     desire(c, r, &s, w.at).await?;
     claim_and_release(c, r.id, &s).await?;
     history(c, r, &s, w.at).await?;

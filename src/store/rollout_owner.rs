@@ -39,18 +39,31 @@ fn read_acquired(r: &mut Cells) -> Q<Acquired> {
 const NO_LIVE_OWNER: &str =
     "(r.owner IS NULL OR NOT EXISTS (SELECT 1 FROM instances i WHERE i.id = r.owner AND i.expires_at > {now}))";
 
+/// What there is to be done on a rollout `r`; asks for the time once.
+const HAS_WORK: &str = "(r.state IN ('running', 'paused', 'rolling_back') \
+    OR (r.state = 'pending' AND r.start_at IS NOT NULL AND r.start_at <= ?) \
+    OR (r.state NOT IN ('pending', 'running', 'paused', 'rolling_back') AND r.lane_open > 0) \
+    OR r.id IN (SELECT d.rollout_id FROM debts d) OR r.id IN (SELECT x.rollout_id FROM rollout_inbox x))";
+
 impl Store {
+    /// Rollouts with work that `me` owns already: their actors may have been lost.
+    pub async fn owned_rollouts(&self, me: InstanceId, now: Timestamp) -> Result<Vec<RolloutId>> {
+        self.read("rollout.owned", (me, now), |c, (me, now)| {
+            Box::pin(async move {
+                let sql = format!("SELECT r.id FROM rollouts r WHERE r.owner = ? AND {HAS_WORK} ORDER BY r.id");
+                c.rows(sql, p![*me, *now], |r| r.get()).await
+            })
+        })
+        .await
+    }
+
     /// Take rollouts that have work and no live owner: active ones, pending ones whose start is due, ended ones with debts or a lane.
     pub async fn acquire_rollouts(&self, me: InstanceId, now: Timestamp, limit: u32) -> Result<Vec<Acquired>> {
         self.write("rollout.acquire", (me, now, limit), |c, (me, now, limit)| {
             Box::pin(async move {
                 let sql = format!(
-                    "UPDATE rollouts SET owner = ?, fence = fence + 1 WHERE id IN (SELECT r.id FROM rollouts r WHERE {NO_LIVE_OWNER} AND ( \
-                     r.state IN ('running', 'paused', 'rolling_back') \
-                     OR (r.state = 'pending' AND r.start_at IS NOT NULL AND r.start_at <= ?) \
-                     OR (r.state NOT IN ('pending', 'running', 'paused', 'rolling_back') AND r.lane_open > 0) \
-                     OR r.id IN (SELECT d.rollout_id FROM debts d) OR r.id IN (SELECT x.rollout_id FROM rollout_inbox x)) \
-                     ORDER BY r.id LIMIT ? {{skip}}) RETURNING id, project_id, fence"
+                    "UPDATE rollouts SET owner = ?, fence = fence + 1 WHERE id IN (SELECT r.id FROM rollouts r WHERE {NO_LIVE_OWNER} \
+                     AND {HAS_WORK} ORDER BY r.id LIMIT ? {{skip}}) RETURNING id, project_id, fence"
                 );
                 c.rows(sql, p![*me, *now, *limit], read_acquired).await
             })

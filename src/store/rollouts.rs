@@ -410,6 +410,21 @@ impl Store {
         self.read("debt.of_rollout", id, |c, id| Box::pin(debts_of(c, *id))).await
     }
 
+    /// Online, adopted nodes that were never assigned anything, that no rollout holds, in projects that have something for them.
+    pub async fn newcomers(&self, limit: u32) -> Result<Vec<(NodeId, ProjectId)>> {
+        self.read("node.newcomers", limit, |c, limit| {
+            Box::pin(async move {
+                let sql = "SELECT n.id, n.project_id FROM nodes n WHERE n.standing = 'adopted' AND n.presence = 'online' \
+                           AND n.generation = 0 AND n.deleted_at IS NULL \
+                           AND NOT EXISTS (SELECT 1 FROM active_rollout_nodes a WHERE a.node_id = n.id) \
+                           AND EXISTS (SELECT 1 FROM rollouts r WHERE r.project_id = n.project_id \
+                                       AND r.state IN ('completed', 'running', 'paused')) ORDER BY n.id LIMIT ?";
+                c.rows(sql, p![*limit], |r| Ok((r.get()?, r.get()?))).await
+            })
+        })
+        .await
+    }
+
     /// Completed and not rolled back since, their bundle neither revoked nor gone. Newest first.
     pub async fn newest_completed_for(&self, project: ProjectId) -> Result<Vec<CompletedRollout>> {
         self.read("rollout.completed", project, |c, project| {
