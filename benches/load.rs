@@ -29,6 +29,8 @@ pub struct LoadArgs {
     connections: usize,
 }
 
+/// Longest latency that is told apart, microseconds: a minute.
+const MOST_US: u64 = 60_000_000;
 /// Ten digits, so that counting up never changes the length of a body.
 const FIRST_SEQ: u64 = 1_000_000_000;
 
@@ -72,7 +74,7 @@ struct Round {
 impl Lane {
     /// Until `end`. Errors: an answer other than 200.
     async fn run(&mut self, end: Instant) -> Result<Round, Failure> {
-        let mut latencies = Histogram::<u64>::new(3)?;
+        let mut latencies = Histogram::<u64>::new_with_bounds(1, MOST_US, 3)?;
         let mut n = 0;
         let mut begun = Instant::now();
         while begun < end {
@@ -125,7 +127,7 @@ async fn round(lanes: &mut Vec<Lane>, length: Duration) -> Result<Value, Failure
             })
         })
         .collect();
-    let mut all = Histogram::<u64>::new(3)?;
+    let mut all = Histogram::<u64>::new_with_bounds(1, MOST_US, 3)?;
     let mut n = 0;
     for task in tasks {
         let (lane, done) = task.await?;

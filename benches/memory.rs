@@ -25,7 +25,13 @@ pub async fn run(table: &mut Table, nodes: usize) -> Result<(), Failure> {
     let what = format!("a parked long poll over HTTP, on top ({PARKED} connections)");
     table.add(b, what, number("parked")? / PARKED as f64, "B", Bar::AtMost { floor: 20_480.0, aim: 12_288.0 });
     table.add(b, format!("process with {nodes} node rows, before any node speaks"), rows / 1e6, "MB", Bar::None);
-    table.add(b, "starting that many sessions", number("start_us")? / n, "us each", Bar::None);
+    table.add(
+        b,
+        "starting a session, storing its first heartbeat, one more",
+        number("start_us")? / n,
+        "us each",
+        Bar::None,
+    );
     Ok(())
 }
 
