@@ -94,6 +94,7 @@ impl<'de> Deserialize<'de> for Selector {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn check(json: &str, labels: &[(&str, &str)], expect: bool) {

@@ -13,6 +13,8 @@ impl Draft<'_> {
         while self.is_free() {
             let k = self.head.step;
             if k >= self.step_count() {
+                // Who is ready for the lane is still held; after completion its facts would have to be read first.
+                self.run_lane();
                 self.try_complete();
                 break;
             }
@@ -228,6 +230,11 @@ impl Draft<'_> {
         self.head.phase = Phase::Completed;
         self.head.ended_at = Some(self.now);
         self.head.note = None;
+        for node in self.all_members(|m| m.state == NodeState::Pending && m.told == Told::Target) {
+            // Retried, and the lane is full: until its turn comes it runs what it had.
+            let to = self.back_target(node, &BTreeSet::new());
+            self.send_back(node, to, None, |m| m.told = Told::Nothing);
+        }
         let keep = self.all_members(|m| m.state.in_flight());
         self.change(Change::ReleaseAll { keep });
         self.fact(Fact::Completed { owed: c.owed });

@@ -209,7 +209,11 @@ impl Draft<'_> {
             | NodeState::Owed
             | NodeState::RolledBack { .. } => return,
         };
+        let owed = matches!(m.state, NodeState::RollingBack { owed: true, .. });
         if moved || skip.is_some() || m.online != f.online || m.health != f.health {
+            if owed && skip.is_some() {
+                self.change(Change::DebtEnded { node: f.node });
+            }
             self.edit(f.node, None, |m| {
                 take_facts(m, f);
                 if let Some(reason) = skip {
@@ -260,6 +264,10 @@ impl Draft<'_> {
         if self.head.causes.is_empty() && self.head.phase == Phase::Paused {
             self.head.phase = Phase::Running;
             self.head.note = None;
+            let k = self.head.step;
+            if self.step(k).is_some_and(|s| s.error.is_some()) {
+                self.edit_step(k, |s| s.error = None);
+            }
             self.tick();
         }
     }
@@ -299,10 +307,6 @@ impl Draft<'_> {
         if had_no_evidence && self.step(k).is_some_and(|s| s.open == 0) {
             // A person takes the place of the evidence for this one step.
             self.complete_step(k);
-        }
-        let k = self.head.step;
-        if self.step(k).is_some_and(|s| s.error.is_some()) {
-            self.edit_step(k, |s| s.error = None);
         }
         self.timer();
         Ok(())
@@ -404,10 +408,17 @@ impl Draft<'_> {
             let stuck = is_restoring(m) || matches!(m.state, NodeState::RollbackFailed { .. });
             stuck && nodes.is_none_or(|n| n.contains(&m.node))
         });
+        if chosen.is_empty() {
+            return 0;
+        }
+        for node in self.all_members(|m| matches!(m.state, NodeState::RollingBack { .. })) {
+            self.change(Change::Claim { node });
+        }
         for node in &chosen {
             self.change(Change::Claim { node: *node });
-            let to = match self.member(*node).map(|m| m.told) {
-                Some(Told::Back(to)) => to,
+            // Where it was told to go, unless that has been revoked since.
+            let to = match self.member(*node).map(|m| (m.told, &m.previous)) {
+                Some((Told::Back(Some(b)), previous)) if previous.contains(&b) => Some(b),
                 _ => self.back_target(*node, &BTreeSet::new()),
             };
             let owed = self.member(*node).is_some_and(|m| !m.online);
@@ -416,16 +427,14 @@ impl Draft<'_> {
             }
             self.send_back(*node, to, None, |m| m.state = NodeState::RollingBack { to, activated: None, owed });
         }
-        if !chosen.is_empty() {
-            self.head.phase = Phase::RollingBack;
-            self.head.rollback_since = Some(self.now);
-            self.head.ended_at = None;
-        }
+        self.head.phase = Phase::RollingBack;
+        self.head.rollback_since = Some(self.now);
+        self.head.ended_at = None;
         chosen.len() as u32
     }
 
     fn bundle_revoked(&mut self, revoked: &BTreeSet<BundleId>) {
-        if self.head.phase.is_active() {
+        if !matches!(self.head.phase, Phase::Pending | Phase::Cancelled) {
             self.forget(revoked);
         }
         if !revoked.contains(&self.spec().bundle) {
@@ -456,7 +465,7 @@ impl Draft<'_> {
             else {
                 continue;
             };
-            if revoked.contains(&b) {
+            if self.head.phase == Phase::RollingBack && revoked.contains(&b) {
                 let to = self.back_target(node, revoked);
                 if owed {
                     self.change(Change::DebtAdded { node, restore: true, bundle: to });

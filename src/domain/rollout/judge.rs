@@ -215,10 +215,10 @@ impl Draft<'_> {
                 }
                 GateVerdict::Pass | GateVerdict::Unknown => {}
             },
-            (Told::Back(_), NodeState::RollingBack { to, activated: Some(since), .. }) => {
-                if w.verdict == GateVerdict::Pass && w.last_fresh > *since {
-                    self.restored(w.node, *to);
-                }
+            (Told::Back(_), NodeState::RollingBack { to, activated: Some(since), .. })
+                if w.verdict == GateVerdict::Pass && w.last_fresh > *since =>
+            {
+                self.restored(w.node, *to);
             }
             _ => {}
         }
@@ -393,7 +393,8 @@ impl Draft<'_> {
 
     pub fn remove(&mut self, node: NodeId, reason: SkipReason) {
         let Some(m) = self.member(node) else { return };
-        if matches!(m.state, NodeState::Skipped { .. }) {
+        // Of a cancelled rollout nothing can come any more: what it was stays as it was.
+        if matches!(m.state, NodeState::Skipped { .. }) || self.head.phase == Phase::Cancelled {
             return;
         }
         let held = self.head.phase.is_active() || m.state.in_flight();

@@ -37,7 +37,7 @@ pub fn state(r: &Rollout, db: &Db) -> Result<(), String> {
             _ => None,
         };
         let debt = row.debt.filter(|d| d.ours).map(|d| d.restore);
-        let taken_over = row.debt.is_some_and(|d| !d.ours);
+        let taken_over = row.debt.is_some_and(|d| !d.ours) || (owes == Some(true) && !row.desired_by_us);
         ensure!(debt == owes || (owes.is_some() && taken_over), "{:?} owes {owes:?}, stored is {debt:?}", m.node);
         ensure!(m.state != NodeState::Owed || live, "an ended rollout owes {:?}", m.node);
         ensure!(m.state != NodeState::Owed || m.told != Told::Target, "{:?} is owed and assigned", m.node);

@@ -159,8 +159,12 @@ impl Db {
             }
             Change::HistoryVerified { node, bundle, .. } => self.row_mut(*node).verified = *bundle,
             Change::HistoryEnded { node, .. } => self.row_mut(*node).failed = true,
+            // The newest commit wins: a restore is owed only while the desire is still that of the rollout.
             Change::DebtAdded { node, restore, bundle } => {
-                self.row_mut(*node).debt = Some(Debt { ours: true, restore: *restore, bundle: *bundle });
+                let row = self.row_mut(*node);
+                if !*restore || row.desired_by_us {
+                    row.debt = Some(Debt { ours: true, restore: *restore, bundle: *bundle });
+                }
             }
             Change::DebtEnded { node } => {
                 let row = self.row_mut(*node);

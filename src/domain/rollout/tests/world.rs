@@ -2,7 +2,7 @@
 //! and every invariant is checked behind each.
 
 use super::check;
-use super::db::{Db, Row, bundle, id};
+use super::db::{Conflict, Db, Debt, Row, bundle, id};
 use crate::id::*;
 use crate::node::{GateVerdict, GateWindow, Generation, HealthClass};
 use crate::project::Amount;
@@ -85,7 +85,21 @@ impl World {
             Err(refused) => return Ok(Err(refused)),
         };
         let before = self.r.clone();
-        self.db.commit(&d).map_err(|c| format!("{}: {c:?}", event.name()))?;
+        let mut db = self.db.clone();
+        match db.commit(&d) {
+            Ok(()) => self.db = db,
+            // The one conflict that is an answer: somebody else holds a node that this command needs.
+            Err(Conflict::HeldByAnother { .. }) => {
+                let (phase, command) = (self.r.head.phase, event.name());
+                return Ok(Err(Rejection::NotAllowed {
+                    phase,
+                    command,
+                    allowed: Vec::new(),
+                    why: Some("held".into()),
+                }));
+            }
+            Err(conflict) => return Err(format!("{}: {conflict:?}", event.name())),
+        }
         apply_all(&mut self.r, &d);
         self.log.push(LoggedEvent {
             seq: self.log.len() as u64,
@@ -273,7 +287,7 @@ impl World {
         row.generation += 1;
         row.desired = Some(bundle(9));
         row.desired_by_us = false;
-        row.debt = None;
+        row.debt = row.debt.map(|d| Debt { ours: false, ..d });
     }
 
     // What is.

@@ -1,0 +1,135 @@
+//! The fleets, the specifications and the events that are searched.
+
+use super::super::db::{Row, id};
+use super::super::world::{World, at_once, in_batches, old, tolerating};
+use super::{Act, Search, UNIT};
+use crate::project::Amount;
+use crate::rollout::*;
+use crate::time::Span;
+
+/// Deadlines of two units, silence of one, freshness longer than everything.
+fn short(spec: Spec) -> Spec {
+    Spec {
+        progress_deadline: Span(2 * UNIT.0),
+        rollback_deadline: Span(2 * UNIT.0),
+        stale_after: UNIT,
+        judge: GateSpec { freshness: Span(100 * UNIT.0), ..spec.judge.clone() },
+        ..spec
+    }
+}
+
+fn fleet(n: u32) -> Vec<Row> {
+    (0..n).map(|_| Row::on(Some(old()))).collect()
+}
+
+/// What any node does, and what any operator does.
+fn usual(n: u32) -> Vec<Act> {
+    let mut acts = vec![
+        Act::Tick,
+        Act::Timer,
+        Act::Start,
+        Act::Pause,
+        Act::Resume,
+        Act::Accept,
+        Act::Retry,
+        Act::Cancel,
+        Act::Rollback,
+        Act::Crash,
+        Act::LaneReady,
+    ];
+    for n in 1..=n {
+        acts.extend([
+            Act::Poll(n),
+            Act::Activate(n),
+            Act::Fail(n),
+            Act::LateFail(n),
+            Act::Pass(n),
+            Act::Silent(n),
+            Act::Return(n),
+        ]);
+    }
+    acts
+}
+
+fn and(mut acts: Vec<Act>, more: impl IntoIterator<Item = Act>) -> Vec<Act> {
+    acts.extend(more);
+    acts
+}
+
+/// States per fleet unless `MODEL_STATES` says more: seven fleets, 126,000 states, a few seconds on two cores.
+const USUALLY: usize = 18_000;
+
+fn most() -> usize {
+    std::env::var("MODEL_STATES").ok().and_then(|n| n.parse().ok()).unwrap_or(USUALLY)
+}
+
+fn search(name: &str, world: World, acts: Vec<Act>) {
+    let most = most();
+    match Search::run(world, acts, most) {
+        Ok(found) => {
+            let closed = if found.closed { "all of it" } else { "the limit" };
+            println!("{name}: {} states, {} transitions, {closed}", found.states, found.transitions);
+            assert!(found.closed || found.states >= most, "{name}: only {} states", found.states);
+        }
+        Err(broken) => panic!("{name}: {broken}"),
+    }
+}
+
+#[test]
+fn two_nodes_in_two_steps() {
+    let world = World::new(short(in_batches(1)), fleet(2));
+    let acts = and(usual(2), [Act::ResumeRetry, Act::LateTick, Act::FreezeBegins, Act::FreezeEnds]);
+    search("two steps", world, acts);
+}
+
+#[test]
+fn two_nodes_one_failure_tolerated() {
+    let world = World::new(short(tolerating(in_batches(1), 1)), fleet(2));
+    let acts = and(usual(2), [Act::GateFails(1), Act::FallBack(1), Act::FallBack(2)]);
+    search("one tolerated", world, acts);
+}
+
+#[test]
+fn three_nodes_that_roll_back_by_themselves() {
+    let spec = Spec { on_failure: OnFailure::Rollback, max_unavailable: Some(Amount::Count(1)), ..at_once() };
+    let world = World::new(short(spec), fleet(3));
+    let acts = and(usual(3), [Act::Sick(2), Act::Well(2), Act::Sick(3), Act::Well(3), Act::Revoke]);
+    search("automatic rollback", world, acts);
+}
+
+#[test]
+fn a_lane_that_works_after_completion() {
+    let mut rows = fleet(3);
+    rows[2].online = false;
+    let world = World::new(short(tolerating(in_batches(1), 1)), rows);
+    let elsewhere = [1, 2, 3].map(Act::Elsewhere);
+    let acts = and(usual(3), elsewhere);
+    let acts = and(acts, [Act::DebtDropped(3), Act::FreezeBegins, Act::FreezeEnds, Act::Revoke]);
+    search("catch-up lane", world, acts);
+}
+
+#[test]
+fn nodes_that_are_taken_away() {
+    let mut rows = fleet(2);
+    rows.push(Row::on(None));
+    let world = World::new(short(Spec { on_failure: OnFailure::Fail, ..in_batches(2) }), rows);
+    let acts = and(usual(3), [Act::Pinned(1), Act::TakenOver(1), Act::TakenOver(2), Act::TakenOver(3)]);
+    let acts = and(acts, [Act::Excluded(2), Act::Blocked, Act::Unblocked, Act::GivenUp, Act::Elsewhere(1)]);
+    search("taken away", world, acts);
+}
+
+#[test]
+fn many_that_go_silent_together() {
+    let spec = Spec { max_unavailable: Some(Amount::Count(2)), ..at_once() };
+    let world = World::new(short(tolerating(spec, 1)), fleet(8));
+    let acts = and(usual(2), [Act::AllSilent(3), Act::AllReturn(3), Act::LateTick]);
+    search("presence", world, acts);
+}
+
+#[test]
+fn the_start_itself_with_nodes_that_are_away_or_ill() {
+    let mut world = World::new(short(in_batches(1)), fleet(2));
+    world.db.row_mut(id(1)).online = false;
+    let acts = and(usual(2), [Act::Sick(2), Act::Well(2), Act::Blocked, Act::Unblocked, Act::Elsewhere(2)]);
+    search("away at the start", world, acts);
+}

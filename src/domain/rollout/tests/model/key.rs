@@ -1,0 +1,115 @@
+//! What distinguishes two states of the model: everything the engine can tell apart, with times as ages.
+
+use super::super::check::moves_nobody;
+use super::super::db::{Holder, id};
+use super::{State, UNIT};
+use crate::id::BundleId;
+use crate::rollout::*;
+use crate::time::{Span, Timestamp};
+use std::hash::{DefaultHasher, Hasher};
+
+/// Ages are told apart up to this many units; nothing in the model's specifications lasts longer.
+const OLD: i64 = 5;
+
+pub fn of(s: &State) -> u128 {
+    let mut bytes = Vec::with_capacity(256);
+    write(s, &mut bytes);
+    let half = |seed: u8| {
+        let mut h = DefaultHasher::new();
+        h.write_u8(seed);
+        h.write(&bytes);
+        h.finish()
+    };
+    u128::from(half(1)) << 64 | u128::from(half(2))
+}
+
+fn write(s: &State, out: &mut Vec<u8>) {
+    let h = &s.r.head;
+    let age = |t: Timestamp| ((s.now.0 - t.0).clamp(0, OLD * UNIT.0) / UNIT.0) as u8;
+    let since = |t: Option<Timestamp>| t.map_or(255, age);
+    out.push(h.phase as u8);
+    out.push(h.causes.iter().fold(0, |set, c| set | 1 << (*c as u8)));
+    out.push(h.waits.len() as u8);
+    out.push(h.step as u8);
+    out.push(u8::from(h.lane_halted) | u8::from(h.clock.ticking_since.is_some()) << 1);
+    out.push(since(h.silent_window.map(|w| w.0)));
+    out.push(h.silent_window.map_or(0, |w| w.1 as u8));
+    out.push(since(h.rollback_since));
+    // Due or not, and how soon: late timers are states of their own.
+    out.push(h.wake_at.map_or(255, |t| ((t.0 - s.now.0).clamp(-UNIT.0, OLD * UNIT.0) / UNIT.0 + 1) as u8));
+    for step in &s.r.steps {
+        out.push(step.state as u8 | u8::from(step.handed_over) << 3);
+        out.push(step.cursor as u8);
+    }
+    let clock = h.clock.read(s.now);
+    for n in 1..=s.db.rows.len() as u32 {
+        let row = s.db.row(id(n));
+        let flags = [
+            row.desired_by_us,
+            row.handed_over == row.generation,
+            row.failed,
+            row.verified == row.desired,
+            row.running == row.desired,
+            row.online,
+            row.health.is_bad(),
+        ];
+        out.push(bits(&flags));
+        out.push(which(row.desired));
+        out.push(which(row.running));
+        out.push(match row.holder {
+            Holder::Nobody => 0,
+            Holder::Us => 1,
+            Holder::Another => 2,
+        });
+        out.push(row.debt.map_or(0, |d| 1 | u8::from(d.ours) << 1 | u8::from(d.restore) << 2));
+        let Some(m) = s.r.members.get(&id(n)) else {
+            out.push(255);
+            continue;
+        };
+        member(m, clock, &age, out);
+        out.push(u8::from(m.generation == row.generation));
+    }
+}
+
+fn member(m: &Member, clock: Span, age: &impl Fn(Timestamp) -> u8, out: &mut Vec<u8>) {
+    out.push(m.state.kind() as u8);
+    match &m.state {
+        NodeState::Activated { at } => out.push(age(*at).min(1)),
+        NodeState::Failed { reason, .. } => out.push(*reason as u8),
+        NodeState::Skipped { reason } => out.push(*reason as u8),
+        NodeState::RollingBack { to, activated, owed } => {
+            out.push(which(*to));
+            out.push(activated.map_or(255, |t| age(t).min(1)));
+            out.push(u8::from(*owed));
+        }
+        NodeState::Pending
+        | NodeState::Assigned
+        | NodeState::Downloaded
+        | NodeState::Staged
+        | NodeState::Verified { .. }
+        | NodeState::Owed
+        | NodeState::RolledBack { .. }
+        | NodeState::RollbackFailed { .. } => {}
+    }
+    out.push(match m.told {
+        Told::Nothing => 0,
+        Told::Target => 1,
+        Told::Back(None) => 2,
+        Told::Back(Some(_)) => 3,
+    });
+    out.push(m.step.map_or(255, |k| k as u8));
+    out.push(bits(&[m.online, m.health.is_bad(), m.handed_over, m.accepted, m.first_config, moves_nobody(m)]));
+    out.push(m.previous.len() as u8);
+    // A deadline matters only while the member is on its way.
+    let idle = if m.state.in_flight() { (clock.0 - m.moved.0).clamp(0, OLD * UNIT.0) / UNIT.0 } else { 0 };
+    out.push(idle as u8);
+    out.push(m.silent_since.map_or(255, age));
+}
+
+fn bits(flags: &[bool]) -> u8 {
+    flags.iter().enumerate().fold(0, |set, (i, on)| set | u8::from(*on) << i)
+}
+
+fn which(bundle: Option<BundleId>) -> u8 {
+    bundle.map_or(255, |b| b.0.as_u128() as u8)
+}
