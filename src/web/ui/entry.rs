@@ -123,7 +123,11 @@ fn back(path: &str) -> String {
 fn shown(frame: &Frame, refusal: Refusal, request: RequestId, back: Option<String>) -> Response {
     let status = refusal.status();
     if let Some(why) = &refusal.internal {
-        tracing::warn!(request_id = %request, status = status.as_u16(), why, "a page could not be served");
+        if status == StatusCode::INTERNAL_SERVER_ERROR {
+            tracing::error!(request_id = %request, why, "a page failed");
+        } else {
+            tracing::warn!(request_id = %request, why, "a page could not be served");
+        }
     }
     let view = ErrorView {
         status: status.as_u16(),

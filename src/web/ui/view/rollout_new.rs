@@ -146,7 +146,7 @@ fn form(frame: &Frame, view: &NewRolloutView, base: &str) -> Markup {
             }
             p .check {
                 input #allow_failed type="checkbox" name="allow_failed" value="1" checked[f.allow_failed];
-                label for="allow_failed" { "Also nodes on which this bundle failed before" }
+                label for="allow_failed" { "Even where this bundle failed or was rolled back before" }
             }
             div .commands {
                 button type="submit" name="do" value="plan" { "Preview plan" }
