@@ -58,6 +58,12 @@ impl Tree {
         // Up to one lease is the normal distance of two signs of life.
         let down = alive.map_or(Span::ZERO, |t| started.since(t));
         let down = if down > config.lease { down } else { Span::ZERO };
+        if !store.is_postgres() {
+            // One process per data directory, by its lock: whoever else is listed is dead, and nothing has to wait for its lease.
+            for dead in store.live_instances().await.map_err(|e| e.to_string())? {
+                store.remove_instance(dead.id).await.map_err(|e| e.to_string())?;
+            }
+        }
         store.register_instance(instance, config.listen.clone(), config.lease).await.map_err(|e| e.to_string())?;
         let keys = Keyring::load_or_create(&store, &artifacts, &config, &fresh, &clock).await?;
         let env = Env {
