@@ -210,8 +210,4 @@ impl ControlPlane {
     pub(crate) async fn sign_assignment(&self, org: OrgId, a: &Assignment) -> CommandResult<serde_json::Value> {
         self.inner.keys.sign_assignment(org, a).await
     }
-
-    pub(crate) fn fresh_chance(&self) -> u64 {
-        self.inner.fresh.chance()
-    }
 }

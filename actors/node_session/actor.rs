@@ -112,6 +112,8 @@ pub(super) struct Session {
     pub failed: Generation,
     pub fold: Option<Box<Fold>>,
     pub ever_health: bool,
+    /// When the node last said in a report what it runs: by its clock, and by ours.
+    pub reported: Option<(Timestamp, Timestamp)>,
     /// A bundle it named that we do not know: not looked up again each time.
     pub unknown: Option<BundleRef>,
     pub waiters: Vec<oneshot::Sender<()>>,
@@ -157,6 +159,7 @@ impl Actor for SessionActor {
             failed: 0,
             fold: None,
             ever_health: view.node.health != HealthClass::Absent,
+            reported: None,
             unknown: None,
             waiters: Vec::new(),
             envelope: None,

@@ -17,6 +17,8 @@ const QUIET_BEAT_S: u32 = 10;
 const ENGAGED_BEAT_S: u32 = 2;
 /// A node on its way is looked up again after this, whatever we were told.
 const VIEW_AGE: Span = Span::secs(10);
+/// Longer than any client waits for an answer: no heartbeat is older than this when it is read.
+const LONGEST_UNDER_WAY: Span = Span::secs(60);
 /// Logs of a failure are kept up to this (INTERFACE section 3).
 const MAX_LOG_BYTES: usize = 64 * 1024;
 /// Error texts of nodes in the node's row.
@@ -24,7 +26,7 @@ const MAX_ERROR_CHARS: usize = 2_000;
 
 pub(super) async fn heartbeat(s: &mut Session, beat: &Heartbeat) -> CommandResult<HeartbeatAnswer> {
     let now = s.plane.now();
-    if is_repeat(s, beat) {
+    if is_repeat(s, beat) || was_overtaken(s, beat, now) {
         heard(s, now);
         return Ok(answer(s, now));
     }
@@ -50,6 +52,15 @@ pub(super) async fn heartbeat(s: &mut Session, beat: &Heartbeat) -> CommandResul
 fn is_repeat(s: &Session, beat: &Heartbeat) -> bool {
     match (beat.seq, s.seq) {
         (Some(new), Some(old)) => new <= old && beat.instance.is_some() && beat.instance == s.slow.instance,
+        (Some(_) | None, _) => false,
+    }
+}
+
+/// Sent before a report that came first: heartbeats and reports travel on connections of their own. Taken at its word, it
+/// would say that the node fell back. Both times are the node's own clock; for a clock that was set back it ends by itself.
+fn was_overtaken(s: &Session, beat: &Heartbeat, now: Timestamp) -> bool {
+    match (beat.sent_at, s.reported) {
+        (Some(sent), Some((reported, received))) => sent < reported && now.since(received) < LONGEST_UNDER_WAY,
         (Some(_) | None, _) => false,
     }
 }
@@ -261,11 +272,18 @@ pub(super) fn beat_after(s: &Session) -> u32 {
     spread(s, QUIET_BEAT_S, most)
 }
 
+/// Differs by node and by moment; a draw from the system's generator would be a system call for every answer.
+fn spice(s: &Session) -> u64 {
+    let seed = s.node.as_uuid().as_u128() as u64 ^ (s.heard.0 as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed ^ (mixed >> 31)
+}
+
 /// At least `least` and at most `most` seconds, by the size of the fleet, with 10 % of jitter downwards.
 pub(super) fn spread(s: &Session, least: u32, most: u32) -> u32 {
     let by_load = (s.plane.inner.sessions.count() / BEATS_PER_SECOND) as u32;
     let base = by_load.max(least).min(most);
-    let jitter = (s.plane.fresh_chance() % u64::from(base / 10 + 1)) as u32;
+    let jitter = (spice(s) % u64::from(base / 10 + 1)) as u32;
     (base - jitter).max(1)
 }
 
@@ -382,6 +400,7 @@ pub(super) async fn report(
         s.failed = failed;
         if matches!(kind, ReportKind::Activated | ReportKind::Verified) {
             s.told = s.assigned.generation;
+            s.reported = body.sent_at.map(|sent| (sent, now));
         }
         if let Some(h) = body.health {
             s.ever_health |= h != HealthClass::Absent;
