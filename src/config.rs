@@ -9,7 +9,15 @@ use std::path::{Path, PathBuf};
 pub const PREFIX: &str = "SENTINEL_CP_";
 
 /// Names that belong to other commands of the same binary (`ctl`, `agent`, tests) and are not settings of `serve`.
-const OTHERS: [&str; 3] = ["SENTINEL_CP_URL", "SENTINEL_CP_API_KEY", "SENTINEL_CP_CONFIG"];
+const OTHERS: [&str; 7] = [
+    "SENTINEL_CP_URL",
+    "SENTINEL_CP_API_KEY",
+    "SENTINEL_CP_CONFIG",
+    "SENTINEL_CP_PROJECT",
+    "SENTINEL_CP_TOKEN",
+    "SENTINEL_CP_ROOT",
+    "SENTINEL_CP_ENROLMENT_TOKEN",
+];
 
 /// As written: nothing is filled in yet.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
@@ -158,15 +166,21 @@ impl Written {
         let file = match &self.config {
             None => Written::default(),
             Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|e| bad("config", format!("{}: {e}", path.display())))?;
+                let text =
+                    std::fs::read_to_string(path).map_err(|e| bad("config", format!("{}: {e}", path.display())))?;
                 toml::from_str(&text).map_err(|e| bad(&path.display().to_string(), e.message()))?
             }
         };
         let w = self.over(file);
         let data_dir = w.data_dir.unwrap_or_else(|| PathBuf::from("./data"));
-        let address = |name: &str, text: &str| text.parse::<SocketAddr>().map_err(|e| bad(name, format!("{text:?}: {e}")));
+        let address =
+            |name: &str, text: &str| text.parse::<SocketAddr>().map_err(|e| bad(name, format!("{text:?}: {e}")));
         let in_range = |name: &str, value: u32, from: u32, to: u32| {
-            if (from..=to).contains(&value) { Ok(value) } else { Err(bad(name, format!("{value} is not between {from} and {to}"))) }
+            if (from..=to).contains(&value) {
+                Ok(value)
+            } else {
+                Err(bad(name, format!("{value} is not between {from} and {to}")))
+            }
         };
         let log_json = match w.log_format.as_deref() {
             Some("json") => true,
@@ -176,7 +190,10 @@ impl Written {
         };
         let database_url =
             w.database_url.unwrap_or_else(|| format!("sqlite://{}", data_dir.join("sentinel.db").display()));
-        if !database_url.starts_with("sqlite://") && !database_url.starts_with("postgres://") && !database_url.starts_with("postgresql://") {
+        if !database_url.starts_with("sqlite://")
+            && !database_url.starts_with("postgres://")
+            && !database_url.starts_with("postgresql://")
+        {
             return Err(bad("database_url", "must start with sqlite:// or postgres://"));
         }
         Ok(Config {
@@ -188,7 +205,9 @@ impl Written {
             s3_secret_access_key: w.s3_secret_access_key,
             s3_force_path_style: w.s3_force_path_style.unwrap_or(false),
             public_url: match w.public_url {
-                Some(u) if u.starts_with("http://") || u.starts_with("https://") => Some(u.trim_end_matches('/').to_string()),
+                Some(u) if u.starts_with("http://") || u.starts_with("https://") => {
+                    Some(u.trim_end_matches('/').to_string())
+                }
                 Some(u) => return Err(bad("public_url", format!("{u:?} must start with http:// or https://"))),
                 None => None,
             },
@@ -208,7 +227,8 @@ impl Written {
             rate_limit_per_key: in_range("rate_limit_per_key", w.rate_limit_per_key.unwrap_or(600), 1, 10_000_000)?,
             metrics_listen: w.metrics_listen.as_deref().map(|t| address("metrics_listen", t)).transpose()?,
             metrics_token: w.metrics_token,
-            compile_concurrency: in_range("compile_concurrency", w.compile_concurrency.unwrap_or(2) as u32, 1, 64)? as usize,
+            compile_concurrency: in_range("compile_concurrency", w.compile_concurrency.unwrap_or(2) as u32, 1, 64)?
+                as usize,
             database_url,
             data_dir,
         })

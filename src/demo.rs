@@ -77,7 +77,9 @@ async fn play(instance: &Instance) -> Result<Fleet, Failure> {
 
     let http = Http::new(&format!("http://{}", instance.address), HttpOptions { max_connections: 100, http2: false })?;
     // What was there before decides the names of this run: the demo can be started again on the same data.
-    let run = plane.store().bundles(Scope::Project(project.id), Default::default(), store::Page::first(1)).await?.total / 2 + 1;
+    let run = plane.store().bundles(Scope::Project(project.id), Default::default(), store::Page::first(1)).await?.total
+        / 2
+        + 1;
     let prefix = if run == 1 { "edge-".to_string() } else { format!("edge{run}-") };
     let bad_node = format!("{prefix}{BAD_NODE}");
     let (good, bad) = (format!("v{run}.0"), format!("v{run}.1"));
@@ -159,7 +161,11 @@ fn line(r: &RolloutView) -> String {
 }
 
 fn expect(r: &RolloutView, phase: Phase) -> Result<(), Failure> {
-    if r.head.phase == phase { Ok(()) } else { Err(format!("the rollout ended as {}, not {phase}", r.head.phase).into()) }
+    if r.head.phase == phase {
+        Ok(())
+    } else {
+        Err(format!("the rollout ended as {}, not {phase}", r.head.phase).into())
+    }
 }
 
 async fn compile(
@@ -172,10 +178,8 @@ async fn compile(
 ) -> Result<domain::BundleId, Failure> {
     let files = [("config.kdl".to_string(), format!("// demo run {run}\n{kdl}"))].into();
     let desired = plane.submit_config(caller, project.id, files, Source::default()).await.map_err(text)?;
-    let done = plane
-        .compile(caller, project.id, Some(desired.id), Some(version.to_string()), PATIENCE)
-        .await
-        .map_err(text)?;
+    let done =
+        plane.compile(caller, project.id, Some(desired.id), Some(version.to_string()), PATIENCE).await.map_err(text)?;
     Ok(done.bundle.id)
 }
 

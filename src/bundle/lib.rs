@@ -32,8 +32,8 @@ pub use keys::{KeyPair, PublicKey, Role};
 pub use manifest::{Manifest, SourceRef, content_id};
 pub use risk::{Level, Risk};
 pub use source::Sources;
+pub use unpack::unpack as read_archive;
 #[cfg(feature = "validator")]
 pub use validate::validate_in_process;
 pub use verdict::{Facts, Message, MessageKind, Verdict};
-pub use unpack::unpack as read_archive;
 pub use verify::{NodeTrust, Refusal, VerifiedBundle, verify_archive};
