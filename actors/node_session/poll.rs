@@ -49,11 +49,8 @@ pub(super) async fn poll(s: &mut Session, waiter: Option<oneshot::Sender<()>>) -
         s.waiters.push(w);
         return Ok(PollStep::Parked { withheld });
     }
-    let assignment = match current_envelope(s, now).await {
-        Ok(value) => value,
-        // "No update" needs nothing from outside: a signature that cannot be had now comes with a later answer.
-        Err(_) => None,
-    };
+    // "No update" needs nothing from outside: a signature that cannot be had now comes with a later answer.
+    let assignment = current_envelope(s, now).await.unwrap_or_default();
     let poll_after_s = spread(s, QUIET_POLL_S, MOST_POLL_S);
     Ok(PollStep::Answer(Box::new(PollAnswer::NoUpdate { assignment, poll_after_s })))
 }

@@ -135,11 +135,11 @@ impl Node {
         });
         if !moved {
             self.state.borrow_mut().trust = Some(trust);
-        } else if known.is_some() || order.is_some() {
-            if let Err(e) = self.update(|s| s.trust = Some(trust)) {
-                tracing::error!("state.json: {e}: nothing is staged before it can be written");
-                return Round::Idle(MOST_PAUSE);
-            }
+        } else if (known.is_some() || order.is_some())
+            && let Err(e) = self.update(|s| s.trust = Some(trust))
+        {
+            tracing::error!("state.json: {e}: nothing is staged before it can be written");
+            return Round::Idle(MOST_PAUSE);
         }
         match order {
             None => Round::Idle(after),
