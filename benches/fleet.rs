@@ -19,6 +19,9 @@ pub struct FleetArgs {
     url: SocketAddr,
     #[arg(long)]
     nodes: usize,
+    /// Enrolment token
+    #[arg(long)]
+    token: String,
 }
 
 /// Microseconds of the wall clock; all processes here share it.
@@ -96,7 +99,8 @@ async fn live(
     let mut wire = Wire::open(args.url).await?;
     let body = json!({"name": format!("timed-{i:05}")}).to_string();
     let path = format!("/api/v1/projects/{PROJECT}/nodes/register");
-    let made = wire.call(&request("POST", &path, "", &body)).await?.json(201)?;
+    let made =
+        wire.call(&request("POST", &path, &format!("authorization: Bearer {}", args.token), &body)).await?.json(201)?;
     let text = |name: &str| made[name].as_str().map(str::to_string).ok_or("not a registration");
     let mut node = Node { wire, key: text("node_key")?, id: text("node_id")? };
     node.heartbeat("baseline").await?;

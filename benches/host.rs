@@ -113,6 +113,13 @@ impl Host {
         answer.json(answer.status)
     }
 
+    /// A token that any number of nodes may register with: without one, registrations are held off by address.
+    pub async fn enrolment_token(&self) -> Result<String, Failure> {
+        let path = format!("/api/v1/projects/{PROJECT}/enrolment-tokens");
+        let made = self.operator("POST", &path, Some(json!({"name": "bench"}))).await?;
+        Ok(made["token"].as_str().ok_or("no token")?.to_string())
+    }
+
     /// Compiles `kdl` as `version`; answers its content id.
     pub async fn compile(&self, version: &str, kdl: &str) -> Result<String, Failure> {
         let body = json!({"version": version, "config_source": kdl});

@@ -74,6 +74,8 @@ enum Part {
         url: String,
         #[arg(long)]
         nodes: u32,
+        #[arg(long)]
+        token: String,
     },
 }
 
@@ -87,7 +89,7 @@ fn main() -> ExitCode {
         Some(Part::Load(args)) => on_one_thread(load::run(args)),
         Some(Part::TimedFleet(args)) => on_one_thread(fleet::run(args)),
         Some(Part::Memory { nodes }) => on_many_threads(memory::child(nodes)),
-        Some(Part::SimFleet { url, nodes }) => on_many_threads(rollout::sim_fleet(url, nodes)),
+        Some(Part::SimFleet { url, nodes, token }) => on_many_threads(rollout::sim_fleet(url, nodes, token)),
         None => on_many_threads(all(cli)),
     };
     match outcome {

@@ -51,8 +51,12 @@ async fn roll_out(host: &Host, bundle: &str) -> Result<(RolloutId, f64), Failure
 /// By the simulated fleet, which downloads and verifies what it runs as real nodes do.
 async fn by_the_fleet(table: &mut Table, name: &'static str, store: Store, dir: &Path) -> Result<(), Failure> {
     let host = Host::start(store, dir).await?;
-    let mut fleet =
-        Helper::start(&["sim-fleet".into(), format!("--url=http://{}", host.address), format!("--nodes={NODES}")])?;
+    let mut fleet = Helper::start(&[
+        "sim-fleet".into(),
+        format!("--url=http://{}", host.address),
+        format!("--nodes={NODES}"),
+        format!("--token={}", host.enrolment_token().await?),
+    ])?;
     let first = host.compile("v1", bundle::samples::DEMO_V1).await?;
     fleet.hear().await?;
     let (_, took) = roll_out(&host, &first).await?;
@@ -68,8 +72,12 @@ async fn by_the_fleet(table: &mut Table, name: &'static str, store: Store, dir: 
 /// By the fleet that keeps time.
 async fn by_the_clock(table: &mut Table, name: &'static str, store: Store, dir: &Path) -> Result<(), Failure> {
     let host = Host::start(store, dir).await?;
-    let mut fleet =
-        Helper::start(&["timed-fleet".into(), format!("--url={}", host.address), format!("--nodes={NODES}")])?;
+    let mut fleet = Helper::start(&[
+        "timed-fleet".into(),
+        format!("--url={}", host.address),
+        format!("--nodes={NODES}"),
+        format!("--token={}", host.enrolment_token().await?),
+    ])?;
     fleet.hear().await?;
     let bundle = host.compile("v1", bundle::samples::DEMO_V1).await?;
     let cpu = crate::host::cpu_us();
@@ -165,10 +173,10 @@ pub async fn postgres(table: &mut Table) -> Result<(), Failure> {
 }
 
 /// In the child: the simulated fleet until standard input ends.
-pub async fn sim_fleet(url: String, nodes: u32) -> Result<(), Failure> {
+pub async fn sim_fleet(url: String, nodes: u32, token: String) -> Result<(), Failure> {
     use sim::transport::{Http, HttpOptions};
     let http = Http::new(&url, HttpOptions { max_connections: 4_000, http2: false })?;
-    let config = sim::FleetConfig { project: PROJECT.into(), nodes, ..sim::FleetConfig::default() };
+    let config = sim::FleetConfig { project: PROJECT.into(), token: Some(token), nodes, ..sim::FleetConfig::default() };
     let fleet = sim::Fleet::start(config, sim::Transport::Http(http)).await?;
     fleet.until_all(|n| n.state == sim::NodeState::Idle).await?;
     println!("{}", json!({"ready": nodes}));
