@@ -69,6 +69,7 @@ async fn bad_input_gets_the_right_4xx_and_stores_nothing(backend: Backend) {
     let unknown_bundle = json!({"bundle_id": "ab".repeat(32)}).to_string();
 
     // Who, method, path, body, status, the field that a 422 names.
+    #[allow(clippy::type_complexity)] // a table, read as one
     let table: Vec<(By, &str, &str, String, u16, Option<&str>)> = vec![
         // Text that is not JSON.
         (Operator, "POST", projects, "{".into(), 400, None),
