@@ -1,5 +1,6 @@
 //! Heartbeats: measured facts only, at the pace the control plane asks for.
 
+use crate::metrics::Page;
 use crate::node::{Measured, Node, now};
 use crate::state::Identity;
 use api::node::{Health, HeartbeatRequest};
@@ -34,7 +35,9 @@ impl Node {
         let page = measured.page.clone();
         let delta = page.as_ref().map(|p| match &before {
             Some((epoch, old)) if *epoch == measured.epoch => p.since(old),
-            _ => p.clone(),
+            Some(_) => p.clone(),
+            // Our first look at counters that may be days old: what the next ones are counted from.
+            None => Page::default(),
         });
         if let Some(d) = &delta {
             // Without new requests nothing new is known.

@@ -155,4 +155,20 @@ mod tests {
         assert!(!has_include("include-headers \"x\"\n// include \"x\"\nroute \"include\" {}\n"));
         assert!(!has_include(samples::LARGE));
     }
+
+    #[test]
+    fn the_proxys_own_rules_accept_every_sample_with_the_marker_and_the_listener() {
+        use bundle::{Sources, validate_in_process};
+        let own = Overlay { probe_listen: Some("127.0.0.1:4711".parse().unwrap()), rebind: Vec::new() };
+        for text in [samples::DEMO_V1, samples::DEMO_V2, samples::LARGE, &samples::generate(20)] {
+            for overlay in [&own, &Overlay::default()] {
+                let before = validate_in_process(&Sources::single(text));
+                let after = validate_in_process(&Sources::single(overlay.apply(Release::Baseline, text)));
+                assert!(before.ok && after.ok, "{:?}", after.errors);
+                assert_eq!(after.facts.routes, before.facts.routes + 1);
+                assert_eq!(after.facts.unknown_keys, before.facts.unknown_keys);
+                assert_eq!(after.facts.listeners, before.facts.listeners + u32::from(overlay.probe_listen.is_some()));
+            }
+        }
+    }
 }

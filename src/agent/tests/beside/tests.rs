@@ -97,10 +97,15 @@ impl World {
             std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("agent.log")).unwrap();
         let mut c = Command::new(&me);
         let root = self.plane.root();
-        c.arg("agent").args(["--url", &self.plane.url, "--project", "p", "--root", &root, "--name", "n-1"]);
+        c.arg("agent").args(["--url", &self.plane.url, "--project", "p", "--name", "n-1"]);
         c.arg("--state-dir").arg(self.state()).arg("--proxy-bin").arg(&me);
         c.arg("--proxy-config").arg(self.dir.path().join("baseline.kdl"));
-        c.args(["--metrics-url", &format!("http://{}/metrics", self.address), "--soak", "0.3", "--wait", "5"]);
+        c.args(["--metrics-url", &format!("http://{}/metrics", self.address), "--wait", "5"]);
+        for (flag, usual) in [("--root", root.as_str()), ("--soak", "0.3")] {
+            if !more.contains(&flag) {
+                c.args([flag, usual]);
+            }
+        }
         c.args(more).env("BESIDE_FAKE", "1").stdout(log.try_clone().unwrap()).stderr(log).kill_on_drop(true);
         c
     }
@@ -443,9 +448,8 @@ async fn another_root_is_not_enrolled_with() {
     let mut w = World::new().await;
     w.kill_agent().await;
     std::fs::remove_file(w.state().join("identity.json")).ok();
-    let out = w.command(&["--root", &format!("sha256:{}", "0".repeat(64))]);
-    let mut out = out;
-    let status = out.status().await.unwrap();
+    let mut other = w.command(&["--root", &format!("sha256:{}", "0".repeat(64))]);
+    let status = other.status().await.unwrap();
     assert!(!status.success());
     assert!(w.log().contains("wrong_root"), "{}", w.log());
     assert!(!w.state().join("identity.json").exists());
