@@ -3,6 +3,8 @@
 //! `// answer X`, `// status 500`, `// invalid` (for `test`), `// refused` (a reload that is refused in the log), `// dies` (of
 //! the reload and at start), `// dies-later` (2 s after it was loaded, every time).
 
+#![allow(clippy::unwrap_used)] // a stand-in of the tests: what it cannot do, it may die of
+
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
