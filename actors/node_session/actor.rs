@@ -178,29 +178,31 @@ impl Actor for SessionActor {
         message: SessionMsg,
         s: &mut Session,
     ) -> Result<(), ActorProcessingErr> {
+        // The rare paths are boxed: an idle session keeps room for the largest future that is part of this one.
         match message {
             SessionMsg::Beat { auth, beat, reply } => {
                 let answer = if s.may(&auth) { beat::heartbeat(s, &beat).await } else { Err(gone()) };
                 let _ = reply.send(answer);
             }
             SessionMsg::Poll { auth, waiter, reply } => {
-                let answer = if s.may(&auth) { poll::poll(s, waiter).await } else { Err(gone()) };
+                let answer = if s.may(&auth) { Box::pin(poll::poll(s, waiter)).await } else { Err(gone()) };
                 let _ = reply.send(answer);
             }
             SessionMsg::Report { auth, bundle, kind, body, reply } => {
-                let answer = if s.may(&auth) { beat::report(s, bundle, *kind, *body).await } else { Err(gone()) };
+                let answer =
+                    if s.may(&auth) { Box::pin(beat::report(s, bundle, *kind, *body)).await } else { Err(gone()) };
                 let _ = reply.send(answer);
             }
             SessionMsg::Assigned(new) => s.take_assignment(*new),
             SessionMsg::Settled(generation) => s.settle(generation),
-            SessionMsg::Reload => s.reload(&myself).await,
+            SessionMsg::Reload => Box::pin(s.reload(&myself)).await,
             SessionMsg::Newer(generation) => {
                 if generation > s.assigned.generation {
-                    s.reload(&myself).await;
+                    Box::pin(s.reload(&myself)).await;
                 }
             }
             SessionMsg::CheckSilence => {
-                if s.check_silence().await {
+                if Box::pin(s.check_silence()).await {
                     myself.stop(None);
                 } else {
                     s.arm(&myself);

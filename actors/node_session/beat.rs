@@ -32,13 +32,13 @@ pub(super) async fn heartbeat(s: &mut Session, beat: &Heartbeat) -> CommandResul
     }
     if s.is_engaged() && now.since(s.viewed) > VIEW_AGE {
         // The rollout may live on another instance, which does not tell us when it has ended.
-        let view = s.plane.inner.store.session_view(s.node).await?;
+        let view = Box::pin(s.plane.inner.store.session_view(s.node)).await?;
         s.take_view(view);
     }
     let print = fingerprint(beat);
     let steady = print == s.beat_print && s.fold.is_none() && s.presence == Presence::Online;
     if !steady {
-        change(s, beat, now).await?;
+        Box::pin(change(s, beat, now)).await?;
         s.beat_print = print;
     }
     heard(s, now);
