@@ -165,8 +165,10 @@ async fn ask(port: u16) -> (u16, String) {
 
 async fn all_serve(fleet: &[Beside], text: &str) {
     for b in fleet {
-        eventually(&format!("{} serves {text:?}", b.state.display()), async || (ask(b.port).await.1 == text).then_some(()))
-            .await;
+        eventually(&format!("{} serves {text:?}", b.state.display()), async || {
+            (ask(b.port).await.1 == text).then_some(())
+        })
+        .await;
     }
 }
 
@@ -250,7 +252,10 @@ async fn real_proxies_follow_a_rollout_under_traffic_and_a_wrong_upstream_is_tak
     kill(before.unwrap(), "-9");
     eventually("another process", async || (fleet[0].proxy() != before).then_some(())).await;
     all_serve(&fleet, "two").await;
-    eprintln!("resident memory of the agents, kB (this build): {:?}", fleet.iter().map(Beside::rss).collect::<Vec<_>>());
+    eprintln!(
+        "resident memory of the agents, kB (this build): {:?}",
+        fleet.iter().map(Beside::rss).collect::<Vec<_>>()
+    );
     for b in fleet {
         b.end().await;
     }
@@ -262,7 +267,8 @@ async fn real_proxies_follow_a_rollout_under_traffic_and_a_wrong_upstream_is_tak
 async fn a_configuration_that_would_kill_the_proxies_does_not_become_a_bundle() {
     let w = World::on(Backend::Sqlite, Options::default()).await;
     let deep = format!("{}\n/- {}{}\n", config(1), "a { ".repeat(600), "} ".repeat(600));
-    let answer = w.op.post("/api/v1/projects/p/bundles?wait=30", json!({"version": "deep", "config_source": deep})).await;
+    let answer =
+        w.op.post("/api/v1/projects/p/bundles?wait=30", json!({"version": "deep", "config_source": deep})).await;
     assert!(answer.status == 422 || answer.body["bundle"]["status"] == "failed", "{} {:#}", answer.status, answer.body);
     w.end().await;
 }

@@ -1,6 +1,7 @@
 //! The one integration-test binary: whole instances, driven from outside.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+mod agent;
 mod crate_edges;
 #[macro_use]
 mod harness;

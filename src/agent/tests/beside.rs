@@ -1,7 +1,6 @@
 //! The whole agent as a process, beside a fake proxy and a control plane of the test's own: so that all three can be killed,
 //! refuse and lie. No harness: this program is also the agent and the proxy that it starts.
 #![allow(clippy::unwrap_used)] // a test may die of what it did not expect
-
 #![allow(clippy::disallowed_methods)] // it kills, waits and looks at the clock
 
 #[path = "beside/fake_proxy.rs"]

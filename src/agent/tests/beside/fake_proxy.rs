@@ -52,15 +52,25 @@ async fn serve(path: String, text: String) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let mut hup = signal(SignalKind::hangup()).unwrap();
-    let address = quoted(&text, "address")[0].clone();
-    let listener = match TcpListener::bind(&address).await {
-        Ok(l) => l,
-        Err(e) => {
-            println!("{address}: {e}");
-            return ExitCode::FAILURE;
+    let mut listeners = Vec::new();
+    for address in quoted(&text, "address") {
+        match TcpListener::bind(&address).await {
+            Ok(l) => listeners.push(l),
+            Err(e) => {
+                println!("{address}: {e}");
+                return ExitCode::FAILURE;
+            }
         }
-    };
+    }
     let served = Arc::new(Mutex::new(Served { text, ..Served::default() }));
+    for listener in listeners {
+        let served = served.clone();
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                tokio::spawn(answer(socket, served.clone()));
+            }
+        });
+    }
     let mut doom = doomed(&served);
     loop {
         tokio::select! {
@@ -76,7 +86,6 @@ async fn serve(path: String, text: String) -> ExitCode {
                 served.lock().unwrap().text = new;
                 doom = doomed(&served);
             }
-            Ok((socket, _)) = listener.accept() => { tokio::spawn(answer(socket, served.clone())); }
             () = tokio::time::sleep_until(doom) => std::process::abort(),
         }
     }
@@ -100,7 +109,7 @@ async fn answer(mut socket: tokio::net::TcpStream, served: Arc<Mutex<Served>>) {
     let path = head.split(' ').nth(1).unwrap_or_default().to_string();
     let (status, body) = {
         let mut s = served.lock().unwrap();
-        if quoted(&s.text, "path").contains(&path) {
+        if path != "/metrics" && quoted(&s.text, "path").contains(&path) {
             (200, format!(r#"{{"status":"ok","instance_id":"i-{}"}}"#, std::process::id()))
         } else if path == "/metrics" {
             let good = s.requests - s.errors;
