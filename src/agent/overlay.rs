@@ -57,6 +57,8 @@ impl Overlay {
         }
         let listed = config.and_then(|c| c.get("listeners")).and_then(Value::as_array).into_iter().flatten();
         let plain = listed
+            // One that is bound to a namespace never sees the global routes.
+            .filter(|l| l.get("namespace").is_none_or(Value::is_null))
             .filter(|l| l.get("tls").is_none_or(Value::is_null))
             .filter(|l| l.get("protocol").and_then(Value::as_str).is_none_or(|p| p.eq_ignore_ascii_case("http")))
             .filter_map(|l| l.get("address")?.as_str());
@@ -136,7 +138,8 @@ mod tests {
         let text = o.apply(Release::Baseline, samples::DEMO_V1);
         assert!(text.contains("\"127.0.0.1:18080\"") && !text.contains("0.0.0.0:8080"));
         let config = json!({
-            "listeners": [{"address": "0.0.0.0:443", "tls": {"cert_file": "x"}, "protocol": "https"},
+            "listeners": [{"address": "0.0.0.0:81", "tls": null, "protocol": "http", "namespace": "admin"},
+                          {"address": "0.0.0.0:443", "tls": {"cert_file": "x"}, "protocol": "https"},
                           {"address": "0.0.0.0:8080", "tls": null, "protocol": "http"}],
             "observability": {"metrics": {"enabled": true, "address": "127.0.0.1:9090", "path": "/m"}}});
         assert_eq!(o.probe_address(Some(&config), ""), Some("127.0.0.1:18080".parse().unwrap()));

@@ -52,6 +52,8 @@ pub struct Staging {
     pub trust: NodeTrust,
     pub overlay: Overlay,
     pub version: Option<String>,
+    /// The proxy's own, if it said one.
+    pub proxy: Option<String>,
     pub now: Timestamp,
 }
 
@@ -70,6 +72,7 @@ impl Staging {
             .map_err(|e| format!("guard: config.json: {e}"))?;
         let config = config.ok_or("guard: the bundle has no config.json")?;
         let release = Release::Bundle(verified.manifest.bundle_id);
+        compatible(self.proxy.as_deref(), &verified.manifest.compat.sentinel_min_version)?;
         guards(text, Some(&config))?;
         missing_files(&config)?;
         let out = self.overlay.apply(release, text);
@@ -107,6 +110,22 @@ fn guards(text: &str, config: Option<&Value>) -> Result<(), String> {
         return Err("guard: the configuration includes other files, which nobody has signed".into());
     }
     Ok(())
+}
+
+/// The language changes between patch releases: what is for a newer proxy is not tried on an older one.
+fn compatible(proxy: Option<&str>, least: &str) -> Result<(), String> {
+    let numbers = |v: &str| -> Option<Vec<u64>> {
+        let plain = v.trim_start_matches('v').split(['-', '+']).next().unwrap_or_default();
+        plain.split('.').map(|n| n.parse().ok()).collect()
+    };
+    // What cannot be read is left to the proxy's own judgement.
+    match (proxy.and_then(numbers), numbers(least)) {
+        (Some(have), Some(need)) if have < need => Err(format!(
+            "incompatible_version: the bundle needs a proxy of at least {least}, here is {}",
+            proxy.unwrap_or_default()
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Certificates and keys that listeners name by absolute path must be on this host: the proxy would not start again.
@@ -182,4 +201,48 @@ fn finish(dir: &Path, config: Option<&str>, about: &About) -> std::io::Result<()
     }
     write(ABOUT, &serde_json::to_vec_pretty(about).map_err(std::io::Error::other)?)?;
     sync_dir(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_bundle_for_a_newer_proxy_is_refused() {
+        for (have, need, good) in [
+            ("0.6.45", "0.6.45", true),
+            ("0.6.9", "0.6.45", false),
+            ("v0.7.0-rc1", "0.6.45", true),
+            ("?", "0.6.45", true),
+        ] {
+            assert_eq!(compatible(Some(have), need).is_ok(), good, "{have} {need}");
+        }
+        assert!(compatible(None, "9.9.9").is_ok());
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_on_this_host_is_found_before_the_proxy_looks_for_it() {
+        let config = |file: &str| json!({"listeners": [{"tls": {"cert_file": file, "key_file": "certs/k.pem"}}]});
+        assert!(missing_files(&config("/nowhere/cert.pem")).unwrap_err().contains("/nowhere/cert.pem"));
+        assert!(missing_files(&config("/proc/self/exe")).is_ok());
+    }
+
+    #[test]
+    fn a_baseline_is_guarded_and_may_be_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::open(&dir.path().join("state")).unwrap();
+        let overlay = Overlay::default();
+        baseline(&layout, &overlay, None, Timestamp::ZERO).unwrap();
+        assert!(!About::read(&layout, Release::Baseline).unwrap().has_config);
+        let file = dir.path().join("b.kdl");
+        std::fs::write(&file, format!("/- {}{}", "a { ".repeat(600), "}".repeat(600))).unwrap();
+        assert!(baseline(&layout, &overlay, Some(&file), Timestamp::ZERO).unwrap_err().contains("--proxy-config"));
+        std::fs::write(&file, "system {}").unwrap();
+        assert!(baseline(&layout, &overlay, Some(&file), Timestamp::ZERO).unwrap_err().contains("--probe-listen"));
+        std::fs::write(&file, bundle::samples::DEMO_V1).unwrap();
+        baseline(&layout, &overlay, Some(&file), Timestamp::ZERO).unwrap();
+        assert!(About::read(&layout, Release::Baseline).unwrap().has_config);
+    }
 }

@@ -274,6 +274,7 @@ impl Node {
             trust,
             overlay: self.overlay.clone(),
             version: order.version.clone(),
+            proxy: self.version.borrow().clone(),
             now: now(),
         };
         let prepared = tokio::task::spawn_blocking(move || staging.prepare(&bytes)).await;
