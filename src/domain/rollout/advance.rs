@@ -207,7 +207,6 @@ impl Draft<'_> {
             m.state = NodeState::Owed;
             m.told = Told::Nothing;
             m.handed_over = false;
-            m.silent_since = None;
         };
         if self.member(node).is_some_and(|m| m.told == Told::Target) {
             let to = self.back_target(node, &BTreeSet::new());

@@ -47,6 +47,9 @@ pub fn decide(r: &Rollout, event: &Event, now: Timestamp) -> Result<Decision, Re
         Event::Gates { windows } => windows.iter().for_each(|w| d.gate(w)),
         Event::Presence { changes } => {
             changes.iter().for_each(|c| d.presence(c));
+            if changes.iter().any(|c| !c.online) {
+                d.count_silence();
+            }
             d.timer();
         }
         Event::Joined { facts } => d.join(facts),
@@ -289,7 +292,7 @@ impl Draft<'_> {
         self.fact(Fact::Resumed);
         let had_no_evidence = causes.contains(&PauseCause::NoEvidence);
         if causes.contains(&PauseCause::Presence) {
-            self.head.silent_window = None;
+            self.look_at_silences();
         }
         self.head.causes.retain(|c| *c == PauseCause::Freeze);
         if accept_failed {
@@ -310,6 +313,14 @@ impl Draft<'_> {
         }
         self.timer();
         Ok(())
+    }
+
+    /// Silences up to now count towards the presence rule no more.
+    fn look_at_silences(&mut self) {
+        let n = self.base.index.dark.len() as u32;
+        if n > 0 {
+            self.head.silent_window = Some((self.now, n));
+        }
     }
 
     fn retry(&mut self, nodes: Option<&BTreeSet<NodeId>>) -> Result<(), Rejection> {
@@ -483,7 +494,7 @@ impl Draft<'_> {
         if let Some(t) = self.head.rollback_since {
             self.head.rollback_since = Some((t + down).min(self.now));
         }
-        self.head.silent_window = None;
+        self.look_at_silences();
         let base = self.base;
         let silent: Vec<NodeId> = base.index.silent.iter().map(|(_, n)| *n).collect();
         for node in silent {
@@ -496,6 +507,9 @@ impl Draft<'_> {
 fn take_facts(m: &mut Member, f: &Facts) {
     m.generation = f.generation;
     m.online = f.online;
+    if f.online {
+        m.silent_since = None;
+    }
     m.health = f.health;
     m.previous = f.previous.clone();
     m.first_config = f.first_config;

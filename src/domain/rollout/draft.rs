@@ -155,7 +155,6 @@ impl<'a> Draft<'a> {
             m.handed_over = false;
             m.accepted = false;
             m.moved = moved;
-            m.silent_since = None;
         });
     }
 
@@ -175,7 +174,6 @@ impl<'a> Draft<'a> {
             m.generation = expect + 1;
             m.told = Told::Back(to);
             m.handed_over = false;
-            m.silent_since = None;
             f(m);
         });
     }
@@ -208,7 +206,15 @@ impl<'a> Draft<'a> {
     /// How long a silence waits for company before it is judged: the presence rule needs to see how many went silent together.
     /// A fleet too small for the rule need not wait.
     pub fn silence_grace(&self) -> Span {
-        silence_grace(self.spec(), &self.head)
+        let base = &self.base.index.dark;
+        let mut dark = base.len();
+        for m in self.members.values() {
+            let before = self.base.members.get(&m.node).is_some_and(|o| dark_since(o).is_some());
+            dark += usize::from(dark_since(m).is_some());
+            dark -= usize::from(before);
+        }
+        let ever_online = self.head.online as usize + dark;
+        if ever_online <= PRESENCE_LEAST as usize { Span::ZERO } else { Span(self.spec().stale_after.0 / 3) }
     }
 
     pub fn finish(mut self) -> Decision {
@@ -255,7 +261,7 @@ impl<'a> Draft<'a> {
             if !self.head.causes.contains(&PauseCause::Presence) && self.head.phase != Phase::RollingBack {
                 let grace = self.silence_grace();
                 let first = self.base.index.silent.iter().find(|(_, n)| !self.is_touched(*n)).map(|(t, _)| *t);
-                let touched = self.members.values().filter_map(|m| m.silent_since).min();
+                let touched = self.members.values().filter_map(silent_since).min();
                 if let Some(t) = [first, touched].into_iter().flatten().min() {
                     offer(t + grace);
                 }
@@ -278,8 +284,3 @@ impl<'a> Draft<'a> {
 /// The presence rule looks at more than this many silent nodes, or this share of the online targets, whichever is more.
 pub(super) const PRESENCE_LEAST: u32 = 5;
 pub(super) const PRESENCE_PERCENT: u32 = 20;
-
-pub(super) fn silence_grace(spec: &Spec, head: &Head) -> Span {
-    let ever_online = head.online + head.silent_window.map_or(0, |w| w.1);
-    if ever_online <= PRESENCE_LEAST { Span::ZERO } else { Span(spec.stale_after.0 / 3) }
-}

@@ -136,8 +136,9 @@ impl Draft<'_> {
         self.edit(node, None, |m| {
             m.state = state;
             m.moved = moved;
-            // Whatever it reports, it has been told.
+            // Whatever it reports, it has been told, and it is not silent.
             m.handed_over = true;
+            m.silent_since = None;
         });
         self.mark_handed_over(node);
     }
@@ -168,7 +169,6 @@ impl Draft<'_> {
         });
         self.edit(node, detail, |m| {
             m.state = NodeState::Failed { reason, at, error };
-            m.silent_since = None;
         });
         if self.head.failures <= self.threshold() || self.head.phase == Phase::Completed {
             self.send_failed_back(node);
@@ -246,7 +246,6 @@ impl Draft<'_> {
                 let detail = no_traffic.then(|| "without traffic".to_string());
                 self.edit(node, detail, |m| {
                     m.state = NodeState::Verified { at, no_traffic };
-                    m.silent_since = None;
                     m.first_config = false;
                 });
                 let (bundle, generation) = (Some(self.spec().bundle), w.generation);
@@ -273,9 +272,6 @@ impl Draft<'_> {
         }
         let told = m.told != Told::Nothing && c.handed_over >= m.generation;
         if c.online {
-            if let (Some((from, n)), Some(_)) = (self.head.silent_window, m.silent_since) {
-                self.head.silent_window = Some((from, n.saturating_sub(1)));
-            }
             self.edit(c.node, None, |m| {
                 m.online = true;
                 m.handed_over |= told;
@@ -294,9 +290,7 @@ impl Draft<'_> {
         self.edit(c.node, None, |m| {
             m.online = false;
             m.handed_over |= told;
-            if m.state.in_flight() {
-                m.silent_since = Some(now);
-            }
+            m.silent_since = Some(now);
             if let NodeState::RollingBack { owed, .. } = &mut m.state {
                 *owed = true;
             }
@@ -309,18 +303,19 @@ impl Draft<'_> {
         {
             self.change(Change::DebtAdded { node: c.node, restore: true, bundle: to });
         }
-        if self.head.phase == Phase::Running || self.head.phase == Phase::Paused {
-            self.count_silence();
-        }
     }
 
     /// Too many online targets silent within one stale time: it is not the bundle, or it is all of it; either way a person looks.
-    fn count_silence(&mut self) {
-        let (from, n) = match self.head.silent_window {
-            Some((from, n)) if self.now.since(from) <= self.spec().stale_after => (from, n + 1),
-            Some(_) | None => (self.now, 1),
-        };
-        self.head.silent_window = Some((from, n));
+    pub fn count_silence(&mut self) {
+        if !matches!(self.head.phase, Phase::Running | Phase::Paused) {
+            return;
+        }
+        let looked_at = self.head.silent_window.map(|w| w.0);
+        let stale = self.now - self.spec().stale_after;
+        let counts = |t: Timestamp| t >= stale && looked_at.is_none_or(|l| t > l);
+        let known = self.base.index.dark.range((stale, NodeId::NIL)..);
+        let known = known.filter(|(t, n)| counts(*t) && !self.is_touched(*n)).count();
+        let n = (known + self.touched(|m| dark_since(m).is_some_and(counts)).len()) as u32;
         let online_before = self.head.online + n;
         let limit = PRESENCE_LEAST.max(online_before * PRESENCE_PERCENT / 100);
         if n > limit && !self.head.causes.contains(&PauseCause::Presence) {
@@ -358,10 +353,10 @@ impl Draft<'_> {
         let base = self.base;
         let due: Vec<NodeId> =
             base.index.silent.iter().take_while(|(t, _)| *t + grace <= self.now).map(|(_, n)| *n).collect();
-        let touched = self.touched(|m| m.silent_since.is_some_and(|t| t + grace <= self.now));
+        let touched = self.touched(|m| silent_since(m).is_some_and(|t| t + grace <= self.now));
         for node in due.into_iter().chain(touched).collect::<BTreeSet<_>>() {
             let Some(m) = self.member(node) else { continue };
-            if m.silent_since.is_none() || !m.state.in_flight() {
+            if silent_since(m).is_none() {
                 continue;
             }
             if m.handed_over {
@@ -406,7 +401,6 @@ impl Draft<'_> {
         }
         let skipped = |m: &mut Member| {
             m.state = NodeState::Skipped { reason };
-            m.silent_since = None;
         };
         let detail = Some(reason.to_string());
         if withdraw {

@@ -58,8 +58,10 @@ struct StepOrder {
 struct Index {
     /// On the rollout's clock: when each member on its way has not moved for too long.
     deadlines: BTreeSet<(Span, NodeId)>,
-    /// Silent members, by when their silence is judged.
+    /// Members on their way that went silent: judged a while later.
     silent: BTreeSet<(Timestamp, NodeId)>,
+    /// All members that went silent, for the presence rule.
+    dark: BTreeSet<(Timestamp, NodeId)>,
     /// Waiting for a place in the catch-up lane, and online, by class.
     lane_ready: BTreeSet<(LaneClass, NodeId)>,
     /// Pending members of steps that are not serving: assigning to them takes no slot.
@@ -189,8 +191,11 @@ impl Index {
         if let Some(d) = deadline_of(spec, m) {
             self.deadlines.insert((d, m.node));
         }
-        if let Some(t) = m.silent_since {
+        if let Some(t) = silent_since(m) {
             self.silent.insert((t, m.node));
+        }
+        if let Some(t) = dark_since(m) {
+            self.dark.insert((t, m.node));
         }
         if is_lane_ready(m) {
             self.lane_ready.insert((lane_class(m), m.node));
@@ -203,8 +208,11 @@ impl Index {
         if let Some(d) = deadline_of(spec, m) {
             self.deadlines.remove(&(d, m.node));
         }
-        if let Some(t) = m.silent_since {
+        if let Some(t) = silent_since(m) {
             self.silent.remove(&(t, m.node));
+        }
+        if let Some(t) = dark_since(m) {
+            self.dark.remove(&(t, m.node));
         }
         self.lane_ready.remove(&(lane_class(m), m.node));
         if let Some(key) = mendable_key(m) {
@@ -231,6 +239,16 @@ fn deadline_of(spec: &Spec, m: &Member) -> Option<Span> {
         | NodeState::RolledBack { .. }
         | NodeState::RollbackFailed { .. } => None,
     }
+}
+
+/// Since when `m` has been silent, if that is still to be judged.
+fn silent_since(m: &Member) -> Option<Timestamp> {
+    m.silent_since.filter(|_| m.state.in_flight())
+}
+
+/// Since when `m` has been silent, as far as the presence rule is concerned.
+fn dark_since(m: &Member) -> Option<Timestamp> {
+    m.silent_since.filter(|_| !matches!(m.state, NodeState::Skipped { .. }))
 }
 
 fn is_lane_ready(m: &Member) -> bool {

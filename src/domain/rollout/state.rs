@@ -172,7 +172,7 @@ pub struct Member {
     pub accepted: bool,
     /// On the rollout's own clock: the last forward move.
     pub moved: Span,
-    /// Silent since; presence is judged a while later.
+    /// Went silent then, and has not been heard since; what that means for one on its way is judged a while later.
     pub silent_since: Option<Timestamp>,
     /// Serves no configuration at all: gets its first at once.
     pub first_config: bool,
@@ -302,7 +302,8 @@ pub struct Head {
     pub lane_open: u32,
     /// The lane was stopped by its failures.
     pub lane_halted: bool,
-    /// When and how many nodes went silent lately, for the presence rule.
+    /// Silences up to this moment were looked at, by a resume or a new owner, and no longer count for the presence rule; how many
+    /// were silent then.
     pub silent_window: Option<(Timestamp, u32)>,
     /// What ended or stopped it, in words.
     pub note: Option<String>,

@@ -178,6 +178,39 @@ fn silences_far_apart_are_not_one_event() {
 }
 
 #[test]
+fn any_stale_time_counts_wherever_it_begins() {
+    let patient = Spec { progress_deadline: Span::secs(86_400), ..at_once() };
+    let mut w = World::started(patient, 20);
+    w.goes_silent(1);
+    w.pass_time(100);
+    (2..=4).for_each(|n| drop(w.goes_silent(n)));
+    w.pass_time(50);
+    (5..=6).for_each(|n| drop(w.goes_silent(n)));
+    assert_eq!(w.phase(), Phase::Running, "five within the last 120 seconds");
+    w.goes_silent(7);
+    assert_eq!((w.phase(), w.reason()), (Phase::Paused, "presence_lost"));
+}
+
+#[test]
+fn one_node_that_comes_and_goes_is_one_node() {
+    let mut w = World::started(in_batches(1), 10);
+    for _ in 0..20 {
+        w.goes_silent(9);
+        w.returns(9);
+    }
+    w.goes_silent(9);
+    assert_eq!(w.phase(), Phase::Running);
+}
+
+#[test]
+fn silences_that_were_looked_at_count_no_more() {
+    let mut w = dark();
+    w.resume();
+    w.goes_silent(7);
+    assert_eq!(w.causes(), Vec::new());
+}
+
+#[test]
 fn nodes_that_are_not_on_their_way_count_too() {
     let mut w = World::started(in_batches(1), 10);
     let changes = (4..=9).map(|n| w.presence(n, false)).collect();

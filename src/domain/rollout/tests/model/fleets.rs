@@ -133,3 +133,19 @@ fn the_start_itself_with_nodes_that_are_away_or_ill() {
     let acts = and(usual(2), [Act::Sick(2), Act::Well(2), Act::Blocked, Act::Unblocked, Act::Elsewhere(2)]);
     search("away at the start", world, acts);
 }
+
+#[test]
+fn one_node_and_everything_that_can_happen_to_it() {
+    let world = World::new(short(in_batches(1)), fleet(1));
+    let acts = and(usual(1), [Act::ResumeRetry, Act::LateTick, Act::FreezeBegins, Act::FreezeEnds, Act::Revoke]);
+    let acts = and(acts, [Act::Blocked, Act::Unblocked, Act::GivenUp, Act::Pinned(1), Act::Excluded(1)]);
+    let acts = and(acts, [Act::FallBack(1), Act::GateFails(1), Act::Sick(1), Act::Well(1), Act::TakenOver(1)]);
+    let acts = and(acts, [Act::Elsewhere(1), Act::DebtDropped(1)]);
+    search("one node", world, acts);
+}
+
+#[test]
+fn two_nodes_and_nothing_unusual() {
+    let world = World::new(short(in_batches(1)), fleet(2));
+    search("two nodes", world, usual(2));
+}

@@ -8,8 +8,11 @@ use crate::rollout::*;
 use crate::time::{Span, Timestamp};
 use std::hash::{DefaultHasher, Hasher};
 
-/// Ages are told apart up to this many units; nothing in the model's specifications lasts longer.
-const OLD: i64 = 5;
+/// Ages are told apart up to this many units: the deadlines of the model's specifications are two.
+const OLD: i64 = 3;
+
+/// A silence older than this is judged, and counts for nothing else: the stale time is one unit.
+const OLD_SILENCE: u8 = 2;
 
 pub fn of(s: &State) -> u128 {
     let mut bytes = Vec::with_capacity(256);
@@ -32,8 +35,8 @@ fn write(s: &State, out: &mut Vec<u8>) {
     out.push(h.waits.len() as u8);
     out.push(h.step as u8);
     out.push(u8::from(h.lane_halted) | u8::from(h.clock.ticking_since.is_some()) << 1);
-    out.push(since(h.silent_window.map(|w| w.0)));
-    out.push(h.silent_window.map_or(0, |w| w.1 as u8));
+    // Silences up to this moment count no more; those from before the last stale time do not count anyway.
+    out.push(h.silent_window.map(|w| age(w.0)).filter(|a| *a < OLD_SILENCE).unwrap_or(255));
     out.push(since(h.rollback_since));
     // Due or not, and how soon: late timers are states of their own.
     out.push(h.wake_at.map_or(255, |t| ((t.0 - s.now.0).clamp(-UNIT.0, OLD * UNIT.0) / UNIT.0 + 1) as u8));
@@ -103,7 +106,7 @@ fn member(m: &Member, clock: Span, age: &impl Fn(Timestamp) -> u8, out: &mut Vec
     // A deadline matters only while the member is on its way.
     let idle = if m.state.in_flight() { (clock.0 - m.moved.0).clamp(0, OLD * UNIT.0) / UNIT.0 } else { 0 };
     out.push(idle as u8);
-    out.push(m.silent_since.map_or(255, age));
+    out.push(m.silent_since.map_or(255, |t| age(t).min(OLD_SILENCE)));
 }
 
 fn bits(flags: &[bool]) -> u8 {
