@@ -255,6 +255,27 @@ impl Node {
         })
     }
 
+    /// At our start: the flags that say how this host differs from the bundles may be others than last time.
+    pub async fn refit(&self) {
+        let pinned = self.state.borrow().pinned();
+        for r in pinned {
+            match crate::stage::refit(&self.layout, &self.overlay, r) {
+                Ok(false) => {}
+                Ok(true) if r == self.active() => {
+                    let mut proxy = self.proxy.lock().await;
+                    if proxy.is_supervised() {
+                        // Started again at once, by the watch.
+                        proxy.stop().await;
+                    } else {
+                        tracing::warn!("the addresses of this host were changed: restart the proxy");
+                    }
+                }
+                Ok(true) => {}
+                Err(e) => tracing::error!(release = %r, "with the new flags: {e}"),
+            }
+        }
+    }
+
     /// At our start: an activation that was cut off is ended, forward only when its marker answers.
     pub async fn recover(&self) {
         let found = self.proxy.lock().await.alive();

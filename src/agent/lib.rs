@@ -201,6 +201,7 @@ async fn start(args: AgentArgs) -> Result<(), AgentError> {
         work_now: Notify::new(),
         layout,
     };
+    node.refit().await;
     // First of all, and without the control plane: what an earlier agent has left half done.
     node.recover().await;
     if run.once {

@@ -152,6 +152,29 @@ fn missing_files(config: &Value) -> Result<(), String> {
     }
 }
 
+/// The agent was started with another overlay than `r` was staged under: what the proxy loads is made anew from the verified
+/// files. `true`: it was, and a running proxy must be restarted for it. The baseline stays as it was at enrolment.
+pub fn refit(layout: &Layout, overlay: &Overlay, r: Release) -> Result<bool, String> {
+    let Some(mut about) =
+        About::read(layout, r).filter(|a| a.overlay != overlay.fingerprint() && r != Release::Baseline)
+    else {
+        return Ok(false);
+    };
+    let dir = layout.release(r);
+    let disk = |e: std::io::Error| format!("{}: {e}", dir.display());
+    let text = std::fs::read_to_string(dir.join(FILES).join(CONFIG)).map_err(disk)?;
+    let config = config_json(layout, r);
+    let out = overlay.apply(r, &text);
+    guards(&out, None)?;
+    about.probe = Some(overlay.probe_address(config.as_ref(), &text).ok_or("no listener to prove through")?);
+    about.metrics_url = overlay.metrics_url(config.as_ref());
+    about.overlay = overlay.fingerprint();
+    layout.write(&dir.join(PROXY_CONFIG), out.as_bytes()).map_err(disk)?;
+    let bytes = serde_json::to_vec_pretty(&about).map_err(|e| e.to_string())?;
+    layout.write(&dir.join(ABOUT), &bytes).map_err(disk)?;
+    Ok(true)
+}
+
 /// The node's own configuration becomes the release `baseline`; without one, an empty one.
 pub fn baseline(layout: &Layout, overlay: &Overlay, file: Option<&Path>, now: Timestamp) -> Result<(), String> {
     let text = match file {

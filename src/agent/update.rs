@@ -159,6 +159,7 @@ impl Node {
         }
         if order.release == active {
             let weight = order.assignment.traffic_weight;
+            let repeated = self.state.borrow().generation == order.generation;
             let saved = self.update(|s| {
                 s.generation = order.generation;
                 s.weight = Some(weight);
@@ -174,10 +175,12 @@ impl Node {
                 tracing::error!("state.json: {e}");
                 return Round::Idle(MOST_PAUSE);
             }
-            let paid = self.pay(who).await;
-            return paid.map_or_else(Round::Failed, |()| {
-                Round::Did(format!("generation {} of what already runs", order.generation))
-            });
+            return match self.pay(who).await {
+                Err(e) => Round::Failed(e),
+                // It has been told before, and asks for more than we can say of ourselves: heartbeats tell the rest.
+                Ok(()) if repeated => Round::Idle(REFUSED_PAUSE),
+                Ok(()) => Round::Did(format!("generation {} of what already runs", order.generation)),
+            };
         }
         match self.prepare(who, &order).await {
             Ok(true) => {}

@@ -36,6 +36,7 @@ sentences!(
     a_withdrawn_assignment_is_not_switched_to,
     a_release_that_does_not_stay_up_is_left_without_the_control_plane,
     another_root_is_not_enrolled_with,
+    an_agent_started_with_other_addresses_moves_the_proxy,
 );
 
 pub fn main(args: &[String]) -> ExitCode {
@@ -100,8 +101,10 @@ impl World {
         c.arg("agent").args(["--url", &self.plane.url, "--project", "p", "--name", "n-1"]);
         c.arg("--state-dir").arg(self.state()).arg("--proxy-bin").arg(&me);
         c.arg("--proxy-config").arg(self.dir.path().join("baseline.kdl"));
-        c.args(["--metrics-url", &format!("http://{}/metrics", self.address), "--wait", "5"]);
-        for (flag, usual) in [("--root", root.as_str()), ("--soak", "0.3")] {
+        let metrics = format!("http://{}/metrics", self.address);
+        for (flag, usual) in
+            [("--root", root.as_str()), ("--soak", "0.3"), ("--wait", "5"), ("--metrics-url", &metrics)]
+        {
             if !more.contains(&flag) {
                 c.args([flag, usual]);
             }
@@ -453,4 +456,19 @@ async fn another_root_is_not_enrolled_with() {
     assert!(!status.success());
     assert!(w.log().contains("wrong_root"), "{}", w.log());
     assert!(!w.state().join("identity.json").exists());
+}
+
+async fn an_agent_started_with_other_addresses_moves_the_proxy() {
+    let mut w = World::new().await;
+    w.plane.order(&w.bundle("// answer one"), 1);
+    w.said(1, "verified").await;
+    w.kill_agent().await;
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let rebind = format!("{}={other}", w.address);
+    w.start(&["--rebind", &rebind, "--metrics-url", &format!("http://{other}/metrics")]);
+    w.address = other;
+    w.serves("one").await;
+    w.plane.order(&w.bundle("// answer two"), 2);
+    w.said(2, "verified").await;
+    w.serves("two").await;
 }
