@@ -9,6 +9,7 @@ both!(
     an_offline_node_is_owed_and_gets_the_bundle_when_it_returns,
     a_node_that_dies_after_hand_over_is_lost_and_counts_as_failed,
     a_node_that_registers_later_gets_its_bundle_at_its_first_poll,
+    many_nodes_that_enrol_at_once_after_a_rollout_all_get_its_bundle,
     a_gate_without_data_never_advances,
     a_parked_poll_wakes_when_an_assignment_is_made,
 );
@@ -85,6 +86,25 @@ async fn a_node_that_registers_later_gets_its_bundle_at_its_first_poll(backend: 
         (nodes(&w.op, "p").await["late"]["verified_bundle_id"] == b["bundle_id"]).then_some(())
     })
     .await;
+    w.end().await;
+}
+
+async fn many_nodes_that_enrol_at_once_after_a_rollout_all_get_its_bundle(backend: Backend) {
+    const NEWCOMERS: u32 = 60;
+    let w = World::on(backend, Options::default()).await;
+    let first = w.fleet(2, "").await;
+    let b = w.bundle("v1").await;
+    let id = w.roll_out(json!({"bundle_id": b["bundle_id"], "batch_size": 2})).await;
+    reaches(&w.op, &id, "completed").await;
+    let more = fleet_from(&w.one.url, "p", 3, NEWCOMERS, sim::Behaviour::default(), "").await;
+    eventually("every newcomer is verified on the bundle of the completed rollout", async || {
+        let all = nodes(&w.op, "p").await;
+        let done = all.values().filter(|n| n["verified_bundle_id"] == b["bundle_id"]).count();
+        (done == NEWCOMERS as usize + 2).then_some(())
+    })
+    .await;
+    first.stop().await.unwrap();
+    more.stop().await.unwrap();
     w.end().await;
 }
 
