@@ -38,6 +38,13 @@ impl Page {
                         page.errors += value;
                     }
                 }
+                // 0.6.45 counts what it could not pass on (a dead upstream) here, and not among the requests.
+                "zentinel_blocked_requests_total"
+                    if label(labels, "reason").is_some_and(|r| r.starts_with("proxy_error_5")) =>
+                {
+                    page.requests += value;
+                    page.errors += value;
+                }
                 "zentinel_request_duration_seconds_bucket" => {
                     let Some(bound) = label(labels, "le").and_then(|l| l.parse::<f64>().ok()) else { continue };
                     if bound.is_finite() {
@@ -158,6 +165,8 @@ zentinel_requests_total{method="GET",route="web",status="200"} 90
 zentinel_requests_total{method="GET",route="web",status="502"} 10
 zentinel_requests_total{method="GET",route="sentinel-agent-marker",status="200"} 4000
 zentinel_upstream_requests_total{upstream="a",status="500"} 7
+zentinel_blocked_requests_total{reason="builtin"} 4000
+zentinel_blocked_requests_total{reason="proxy_error_503"} 5
 zentinel_request_duration_seconds_bucket{method="GET",route="web",le="0.001"} 50
 zentinel_request_duration_seconds_bucket{method="GET",route="web",le="0.01"} 98
 zentinel_request_duration_seconds_bucket{method="GET",route="web",le="0.1"} 100
@@ -171,8 +180,8 @@ nonsense{ 3
     #[test]
     fn a_page_is_summed_over_routes_without_the_agents_own_requests() {
         let page = Page::parse(TEXT);
-        assert_eq!((page.requests, page.errors, page.observed), (100, 10, 100));
-        assert_eq!(page.error_rate(), Some(10.0));
+        assert_eq!((page.requests, page.errors, page.observed), (105, 15, 100));
+        assert_eq!(page.error_rate(), Some(100.0 * 15.0 / 105.0));
         let p99 = page.p99_ms().unwrap();
         assert!((p99 - 55.0).abs() < 1e-6, "halfway from 10 to 100 ms: {p99}");
         assert!(!page.is_failing());
