@@ -34,6 +34,10 @@ pub(super) async fn heartbeat(s: &mut Session, beat: &Heartbeat) -> CommandResul
         // The rollout may live on another instance, which does not tell us when it has ended.
         let view = Box::pin(s.plane.inner.store.session_view(s.node)).await?;
         s.take_view(view);
+        if let Some(fold) = s.fold.as_mut() {
+            // Not verified yet: what was said of its gates may have reached the owner too old to count. Said again.
+            fold.retell();
+        }
     }
     let print = fingerprint(beat);
     let steady = print == s.beat_print && s.fold.is_none() && s.presence == Presence::Online;
