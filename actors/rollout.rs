@@ -20,7 +20,7 @@ use actor::RolloutActor;
 use domain::node::{GateWindow, Generation};
 use domain::rollout::{Decision, Event, NodeStateKind, PresenceChange, Report};
 use domain::*;
-use prometheus::{Histogram, HistogramOpts, IntCounter};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntGaugeVec, Opts};
 use serde::{Deserialize, Serialize};
 use std::sync::Weak;
 use std::time::Duration;
@@ -77,6 +77,10 @@ pub(crate) struct RolloutMetrics {
     pub decision_seconds: Histogram,
     pub propagation_seconds: Histogram,
     pub sweep_corrections: IntCounter,
+    /// Counted anew every few seconds: by project and status, by state, and all audit entries.
+    pub nodes: IntGaugeVec,
+    pub rollouts: IntGaugeVec,
+    pub audit_entries: IntCounter,
 }
 
 impl RolloutMetrics {
@@ -98,10 +102,16 @@ impl RolloutMetrics {
                 "sentinel_cp_sweep_corrections_total",
                 "Work that a periodic scan found and no wake-up had told.",
             )?,
+            nodes: IntGaugeVec::new(Opts::new("sentinel_cp_nodes", "Nodes, by presence."), &["project", "status"])?,
+            rollouts: IntGaugeVec::new(Opts::new("sentinel_cp_rollouts", "Rollouts, by state."), &["state"])?,
+            audit_entries: IntCounter::new("sentinel_cp_audit_entries_total", "Entries of all audit chains.")?,
         };
         registry.register(Box::new(m.decision_seconds.clone()))?;
         registry.register(Box::new(m.propagation_seconds.clone()))?;
         registry.register(Box::new(m.sweep_corrections.clone()))?;
+        registry.register(Box::new(m.nodes.clone()))?;
+        registry.register(Box::new(m.rollouts.clone()))?;
+        registry.register(Box::new(m.audit_entries.clone()))?;
         Ok(m)
     }
 }
