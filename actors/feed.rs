@@ -56,7 +56,12 @@ fn apply(plane: &ControlPlane, row: &store::ChangeRow) {
         ChangeKind::Assignment => {
             plane.inner.sessions.tell(NodeId(row.id), SessionMsg::Newer(row.version.max(0) as u64));
         }
-        ChangeKind::Node => plane.inner.sessions.forget_credentials(NodeId(row.id)),
+        ChangeKind::Node => {
+            plane.inner.sessions.forget_credentials(NodeId(row.id));
+            plane.inner.sessions.tell(NodeId(row.id), SessionMsg::Changed(row.version));
+        }
+        // Said to another instance: what we remember of the node is older.
+        ChangeKind::NodeState => plane.inner.sessions.tell(NodeId(row.id), SessionMsg::Changed(row.version)),
         ChangeKind::Rollout => {
             if let Some(actor) = plane.inner.rollouts.family.lookup(&RolloutId(row.id)) {
                 let _ = actor.cast(RolloutMsg::Newer(row.version.max(0) as u64));

@@ -1,5 +1,6 @@
 //! WHEN IT HAPPENS. Actors hold what is going on; the database holds what is decided; pure functions in `domain` decide.
 
+mod attendance;
 pub mod bus;
 pub mod clock;
 pub mod command;

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 /// Rows one sweep looks at.
 const BATCH: u32 = 1_000;
+/// How soon rollouts wait for an artifact store that went away, and go on when it is back.
+const LOOK_AT_ARTIFACTS: Span = Span::secs(5);
 /// How long the change feed is kept; a reader that is further behind starts anew.
 const KEEP_CHANGES: Span = Span::secs(3600);
 
@@ -82,6 +84,8 @@ pub(crate) fn sweeps(plane: &ControlPlane) -> Vec<ChildSpec> {
     let stale = plane.config().stale_after;
     let lease = plane.config().lease;
     vec![
+        sweep(plane, "attendance", plane.inner.attendance.look_every(), attend),
+        sweep(plane, "artifacts", LOOK_AT_ARTIFACTS, look_at_artifacts),
         sweep(plane, "lease", Span((lease.0 / 4).max(100_000)), renew_lease),
         sweep(plane, "takeover", Span((lease.0 / 4).max(100_000)), take_over),
         sweep(plane, "newcomers", Span::secs(10), newcomers),
@@ -95,6 +99,28 @@ pub(crate) fn sweeps(plane: &ControlPlane) -> Vec<ChildSpec> {
 
 /// Key of the time at which some instance was last alive.
 pub(crate) const ALIVE_AT: &str = "alive_at";
+
+/// Somebody must look often, or every quiet hour would be a gap.
+async fn attend(plane: ControlPlane) -> Result<(), String> {
+    plane.attended();
+    Ok(())
+}
+
+/// Rollouts that run here assign nothing while nobody could fetch it.
+async fn look_at_artifacts(plane: ControlPlane) -> Result<(), String> {
+    let rollouts = plane.inner.rollouts.family.directory().snapshot();
+    if rollouts.is_empty() {
+        return Ok(());
+    }
+    let found = plane.artifacts().ready().await;
+    let was_away = plane.inner.artifacts_away.swap(found.is_err(), std::sync::atomic::Ordering::Relaxed);
+    if was_away != found.is_err() {
+        for (_, actor) in rollouts {
+            let _ = actor.cast(RolloutMsg::Wake);
+        }
+    }
+    found.map_err(|e| format!("the artifact store is away: {e}"))
+}
 
 /// Nothing that can take long: whoever is late here loses its rollouts.
 async fn renew_lease(plane: ControlPlane) -> Result<(), String> {
@@ -143,7 +169,7 @@ async fn staleness(plane: ControlPlane) -> Result<(), String> {
     let lag = Span((stale.0 / 4).min(Span::secs(60).0));
     let now = plane.now();
     // Nobody goes stale before a full stale time of continuous readiness.
-    if now.since(plane.inner.ready_since) < stale + lag {
+    if now.since(plane.attended().since) < stale + lag {
         return Ok(());
     }
     let before = now - stale - lag;

@@ -2,6 +2,7 @@
 //!
 //! Owns: nothing that is not owned by an actor, the store or a cache. Rebuilt from: settings and the store.
 
+use crate::attendance::{Attendance, Attended};
 use crate::bus::Bus;
 use crate::clock::Clock;
 use crate::command::{CommandError, CommandResult};
@@ -18,7 +19,7 @@ use artifacts::ArtifactStore;
 use dashmap::DashMap;
 use domain::*;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 /// Settings of one instance.
 pub struct PlaneConfig {
@@ -58,8 +59,9 @@ pub(crate) struct Inner {
     pub(crate) heads: DashMap<ProjectId, (Timestamp, ::bundle::trust::AuditHead)>,
     /// How long nobody could receive reports before this process was ready, microseconds.
     pub(crate) down: AtomicI64,
-    /// Since when this instance can receive reports.
-    pub(crate) ready_since: Timestamp,
+    pub(crate) attendance: Attendance,
+    /// The artifact store does not answer: no bundle can be fetched now.
+    pub(crate) artifacts_away: AtomicBool,
 }
 
 /// Which row has which content: never changes once known, so it is kept.
@@ -120,6 +122,10 @@ impl ControlPlane {
     }
     pub fn clock(&self) -> &Clock {
         &self.inner.clock
+    }
+    /// Since when reports could be received, as far as this instance knows.
+    pub(crate) fn attended(&self) -> Attended {
+        self.inner.attendance.look(self.now())
     }
     pub(crate) fn fresh(&self) -> &Fresh {
         &self.inner.fresh

@@ -8,7 +8,11 @@ mod actor;
 mod commit;
 mod facts;
 mod hooks;
+mod lane;
+mod news;
 mod notify;
+mod reconcile;
+mod time;
 
 pub(crate) use actor::RolloutMsg;
 pub(crate) use commit::{Attempt, Extra};
@@ -17,6 +21,7 @@ use crate::command::{CommandError, CommandResult};
 use crate::plane::{ControlPlane, Inner};
 use crate::supervision::{Backoff, Budget, Env, Family, FamilySpec, GivenUp, Restart, call_with_deadline, spawn_task};
 use actor::RolloutActor;
+use dashmap::DashSet;
 use domain::node::{GateWindow, Generation};
 use domain::rollout::{Decision, Event, NodeStateKind, PresenceChange, Report};
 use domain::*;
@@ -70,6 +75,8 @@ impl Mail {
 
 pub struct Rollouts {
     pub(crate) family: Family<RolloutId, RolloutMsg>,
+    /// Those here whose decisions the database does not take: shown as their wait, which nobody can store.
+    pub(crate) unstored: DashSet<RolloutId>,
     pub(crate) metrics: RolloutMetrics,
 }
 
@@ -141,7 +148,8 @@ impl Rollouts {
         let mut spec = spec;
         spec.child_budget = CHILD_BUDGET;
         spec.backoff = BACKOFF;
-        Ok(Rollouts { family: Family::new(spec, env), metrics: RolloutMetrics::register(registry)? })
+        let metrics = RolloutMetrics::register(registry)?;
+        Ok(Rollouts { family: Family::new(spec, env), unstored: DashSet::new(), metrics })
     }
 }
 
@@ -382,15 +390,5 @@ pub(crate) fn rollout_of(loaded: store::Loaded) -> domain::rollout::Rollout {
 
 /// Has the change a column that differs from what is stored, or an event?
 fn says_something(c: &store::NodeChange) -> bool {
-    c.presence.is_some()
-        || c.health.is_some()
-        || c.active_bundle.is_some()
-        || c.staged_bundle.is_some()
-        || c.version.is_some()
-        || c.ip.is_some()
-        || c.hostname.is_some()
-        || c.instance.is_some()
-        || c.metadata.is_some()
-        || c.last_error.is_some()
-        || !c.events.is_empty()
+    c.moves_columns() || !c.events.is_empty()
 }

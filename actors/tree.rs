@@ -10,6 +10,7 @@
 //! ```
 //! The bus, the write-behind and the loader hold nothing that cannot be lost; they live with the handle.
 
+use crate::attendance::Attendance;
 use crate::clock::Clock;
 use crate::fresh::Fresh;
 use crate::keys::Keyring;
@@ -22,15 +23,19 @@ use artifacts::ArtifactStore;
 use domain::*;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::time::Duration;
 
 /// Restarts of a family as a whole before the root restarts what comes after it.
 const FAMILY_RESTARTS: Budget = Budget { restarts: 5, within: Span::secs(60) };
 const ROOT_RESTARTS: Budget = Budget { restarts: 20, within: Span::secs(60) };
 const BACKOFF: Backoff = Backoff { base: Span::millis(100), cap: Span::secs(10), jitter_percent: 25 };
-/// Stopping: of this, the children get most.
-const STOP: Duration = Duration::from_secs(8);
+/// Stopping the children: what has not ended by then is killed.
+pub const STOP: Duration = Duration::from_secs(4);
+/// Of it, from the kill to the end.
+const KILL: Duration = Duration::from_millis(500);
+/// What is written after that: last-seen times, and that nobody has to wait for our lease.
+pub const LAST_WRITES: Duration = Duration::from_secs(1);
 
 /// What an instance is made of.
 pub struct Parts {
@@ -52,6 +57,7 @@ impl Tree {
     /// Start everything; the store is migrated already. Start-up is restart: the same path loads what a crash left.
     pub async fn start(parts: Parts) -> Result<Tree, String> {
         let Parts { config, store, artifacts, clock, fresh, registry } = parts;
+        let artifacts = artifacts.measured(&registry).map_err(|e| e.to_string())?;
         let started = clock.now();
         let instance: InstanceId = fresh.id(started);
         let alive = store.setting(ALIVE_AT).await.map_err(|e| e.to_string())?.and_then(|v| v.as_i64()).map(Timestamp);
@@ -71,6 +77,7 @@ impl Tree {
             fresh: fresh.clone(),
             metrics: Metrics::register(&registry).map_err(|e| e.to_string())?,
         };
+        let attendance = Attendance::new(started, config.stale_after);
         let mut failed: Option<prometheus::Error> = None;
         let inner = Arc::new_cyclic(|weak| {
             // `new_cyclic` cannot fail half-way; names clash only by a mistake in this crate, found by the first start.
@@ -95,7 +102,8 @@ impl Tree {
                     bundles: Default::default(),
                     heads: Default::default(),
                     down: AtomicI64::new(down.0),
-                    ready_since: started,
+                    attendance,
+                    artifacts_away: AtomicBool::new(false),
                 },
                 (a, b, c) => {
                     failed = a.err().or(b.err()).or(c.err());
@@ -124,13 +132,20 @@ impl Tree {
     /// Stop: rollouts first finish the decision they are in; last-seen times are flushed; ownership is handed back.
     pub async fn stop(self) -> Result<(), String> {
         let Tree { plane, root } = self;
-        let stopped = root.stop(STOP).await;
-        plane.inner.sessions.writer.flush().await;
-        plane.flush_api_key_uses().await;
+        // Who does not even end when killed must not hold up what is still to be written.
+        let stopped = tokio::time::timeout(STOP, root.stop(STOP.saturating_sub(KILL))).await;
+        let stopped = stopped.unwrap_or_else(|_| Err("the tree did not end in time".into()));
         let (store, me) = (plane.store(), plane.instance());
-        // Without these the next instance waits one lease: worth a try, not an error.
-        let _ = store.release_all(me).await;
-        let _ = store.remove_instance(me).await;
+        let last = async {
+            // Without these two the next instance waits one lease: worth a try, not an error.
+            let _ = store.release_all(me).await;
+            let _ = store.remove_instance(me).await;
+            plane.inner.sessions.writer.flush().await;
+            plane.flush_api_key_uses().await;
+        };
+        if tokio::time::timeout(LAST_WRITES, last).await.is_err() {
+            tracing::warn!("the database does not answer: last-seen times of the last second are lost");
+        }
         stopped
     }
 }

@@ -52,7 +52,7 @@ impl Host {
         let url = format!("http://{address}");
         let master = [7u8; 32];
         let secret = actors::keys::derive(&MasterKey::new(master), "artifact-urls");
-        let artifacts = ArtifactStore::Dir(DirStore::open(dir.join("artifacts"), UrlSigner::new(secret, &url))?);
+        let artifacts = ArtifactStore::dir(DirStore::open(dir.join("artifacts"), UrlSigner::new(secret, &url))?);
         let parts = Parts {
             config: PlaneConfig {
                 stale_after: Span::secs(120),

@@ -21,8 +21,13 @@ use tokio::sync::watch;
 
 /// The hidden command in which configurations are validated.
 pub const VALIDATE_CHILD: &str = "validate-child";
-/// Draining ends within this, whatever still hangs.
-const DRAIN: std::time::Duration = std::time::Duration::from_secs(9);
+/// Draining ends within this, whatever still hangs; of the 10 s that INTERFACE section 1 promises, half a second is for the rest.
+const DRAIN: std::time::Duration = std::time::Duration::from_millis(9_500);
+const _: () = assert!(
+    web::DRAIN_TIMEOUT.as_millis() + actors::tree::STOP.as_millis() + actors::tree::LAST_WRITES.as_millis()
+        <= DRAIN.as_millis(),
+    "each part of the drain has its time within the whole"
+);
 
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -163,12 +168,17 @@ impl Instance {
             tracing::info!(signal = name, "draining");
         }
         let by_itself = signal.is_none();
-        self.shut_down().await?;
+        let drained = self.shut_down().await;
         if by_itself {
-            Err("a part that must not end has ended; exiting so that the service manager starts a new process".into())
-        } else {
-            Ok(())
+            return Err(
+                "a part that must not end has ended; exiting so that the service manager starts a new process".into()
+            );
         }
+        if let Err(e) = drained {
+            // We were asked to go and we go: nothing that was acknowledged is lost by it.
+            tracing::error!(error = %e, "what did not end in time was cut");
+        }
+        Ok(())
     }
 
     /// Readiness turns 503, long polls are answered, writes are flushed.
@@ -204,11 +214,11 @@ pub async fn open_store(config: &Config, registry: &prometheus::Registry) -> Res
 
 fn artifact_store(config: &Config, public_url: &str, secret: [u8; 32]) -> Result<ArtifactStore, Failure> {
     Ok(match &config.storage {
-        Storage::Dir(dir) => ArtifactStore::Dir(DirStore::open(dir.clone(), UrlSigner::new(secret, public_url))?),
+        Storage::Dir(dir) => ArtifactStore::dir(DirStore::open(dir.clone(), UrlSigner::new(secret, public_url))?),
         Storage::S3 { bucket, prefix } => {
             let need =
                 |name: &str, v: &Option<String>| v.clone().ok_or_else(|| format!("{name}: needed for s3:// storage"));
-            ArtifactStore::S3(S3Store::new(S3Config {
+            ArtifactStore::s3(S3Store::new(S3Config {
                 endpoint: config.s3_endpoint.clone(),
                 region: config.s3_region.clone(),
                 access_key: need("s3_access_key_id", &config.s3_access_key_id)?,

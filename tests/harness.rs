@@ -157,7 +157,7 @@ impl Instance {
         let master = [7u8; 32];
         let secret = actors::keys::derive(&MasterKey::new(master), "artifact-urls");
         let artifacts =
-            ArtifactStore::Dir(DirStore::open(dir.join("artifacts"), UrlSigner::new(secret, &url)).unwrap());
+            ArtifactStore::dir(DirStore::open(dir.join("artifacts"), UrlSigner::new(secret, &url)).unwrap());
         let tree = Tree::start(Parts {
             config: PlaneConfig {
                 stale_after: Span::secs(options.stale_after),

@@ -7,7 +7,7 @@ use crate::rollout::Attempt;
 use domain::audit::NewEntry;
 use domain::bundle::BundleStatus;
 use domain::node::Presence;
-use domain::rollout::{Decision, Event, Head, Phase, SkipReason, Spec, Step, create, explain_head, plan};
+use domain::rollout::{Decision, Event, Head, Phase, SkipReason, Spec, Step, Wait, create, explain_head, plan};
 use domain::*;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -188,6 +188,9 @@ impl ControlPlane {
             if let Err(e) = self.inner.rollouts.family.forgive(&id).await {
                 tracing::debug!(rollout = %id, error = %e, "the failures of the rollout's actor were not forgotten");
             }
+            if goes_forward(&command) {
+                self.refuse_revoked(id).await?;
+            }
             if matches!(command, RolloutCommand::Retry { .. }) {
                 self.refresh_for_retry(id).await?;
             }
@@ -197,6 +200,23 @@ impl ControlPlane {
             Ok((self.rollout_view(id).await?, done))
         };
         self.once(caller, again, Box::pin(first)).await
+    }
+
+    /// Nothing goes forward with a revoked bundle. Whoever revoked it may have died before this rollout heard of it.
+    async fn refuse_revoked(&self, id: RolloutId) -> CommandResult<()> {
+        let system = Scope::System("a command on a rollout whose tenant was checked at the door");
+        let r = self.inner.store.rollout(system, id).await?;
+        let revoked = r.bundle.as_ref().is_some_and(|b| b.status == BundleStatus::Revoked);
+        // `retry` of a rolled back one restores what was there before.
+        if !revoked || r.head.phase == Phase::RolledBack {
+            return Ok(());
+        }
+        if !r.head.phase.is_end() {
+            let event = Event::BundleRevoked { revoked: [r.spec.bundle].into() };
+            self.decide_on(id, event, Attempt::system()).await?;
+        }
+        let detail = format!("the bundle is revoked: the rollout, which was {}, cannot go on with it", r.head.phase);
+        Err(CommandError::Conflict { code: "bundle_revoked", detail })
     }
 
     /// An ended rollout that is retried must know what has become of its nodes since: others may have moved them on.
@@ -255,7 +275,11 @@ impl ControlPlane {
 
     pub async fn rollout_view(&self, id: RolloutId) -> CommandResult<RolloutView> {
         let system = Scope::System("a rollout whose tenant was checked at the door");
-        let r = self.inner.store.rollout(system, id).await?;
+        let mut r = self.inner.store.rollout(system, id).await?;
+        if r.head.phase.is_active() && self.inner.rollouts.unstored.contains(&id) {
+            // Read, but not written: it waits for that, and cannot store that it does.
+            r.head.waits.insert(Wait::Store);
+        }
         let steps = self.inner.store.rollout_steps(id).await?;
         let open = steps.get(r.head.step as usize).map_or(0, |s| s.open);
         let primary = explain_head(&r.spec, &r.head, steps.len() as u32, open);
@@ -309,6 +333,14 @@ impl ControlPlane {
                 refuse("bundle_not_compiled", &format!("the bundle is {}", bundle.status))
             }
         }
+    }
+}
+
+/// Does it mean that nodes may be told the rollout's bundle?
+fn goes_forward(command: &RolloutCommand) -> bool {
+    match command {
+        RolloutCommand::Start | RolloutCommand::Resume { .. } | RolloutCommand::Retry { .. } => true,
+        RolloutCommand::Pause { .. } | RolloutCommand::Cancel { .. } | RolloutCommand::Rollback { .. } => false,
     }
 }
 

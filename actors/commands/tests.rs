@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod bundles;
+mod rollouts;
+mod sessions;
 
 use super::access::{FirstStart, NewApiKey};
 use super::nodes::NodePatch;
@@ -11,7 +13,7 @@ use crate::clock::{Clock, ManualClock};
 use crate::command::*;
 use crate::fresh::Fresh;
 use crate::keys::{Keyring, derive};
-use crate::node_api::Registration;
+use crate::node_api::{NodeAuth, Registration};
 use crate::plane::{ControlPlane, PlaneConfig};
 use crate::tree::{Parts, Tree};
 use ::bundle::child::{ChildValidator, run_child_main};
@@ -83,7 +85,7 @@ fn config(master: u8) -> PlaneConfig {
 
 fn artifacts(dir: &tempfile::TempDir) -> ArtifactStore {
     let secret = derive(&MasterKey::new([7; 32]), "artifact urls/v1");
-    ArtifactStore::Dir(DirStore::open(dir.path(), UrlSigner::new(secret, "http://127.0.0.1:4000")).unwrap())
+    ArtifactStore::dir(DirStore::open(dir.path(), UrlSigner::new(secret, "http://127.0.0.1:4000")).unwrap())
 }
 
 impl World {
@@ -149,6 +151,36 @@ impl World {
 
     pub async fn compile(&self, config: DesiredConfigId, version: &str) -> CommandResult<super::bundles::Compiled> {
         self.plane.compile(&self.caller, self.project.id, Some(config), Some(version.into()), WAIT).await
+    }
+
+    /// A bundle of its own content.
+    pub async fn bundle(&self, version: &str) -> BundleId {
+        let config = self.submit(&format!("{}\n// {version}\n", samples::DEMO_V1)).await;
+        self.compile(config, version).await.unwrap().bundle.id
+    }
+
+    /// An adopted node that has just registered.
+    pub async fn node(&self, name: &str) -> NodeAuth {
+        let token = self.token(NewEnrolmentToken::default()).await;
+        let key = self.register(Some(&token), name, &[]).await.unwrap().key;
+        self.plane.node_auth(&secret_hash(&key)).await.unwrap().unwrap()
+    }
+
+    pub async fn stored(&self, node: NodeAuth) -> domain::node::Node {
+        self.plane.store().node(SYSTEM, node.node).await.unwrap()
+    }
+
+    /// Waits until `look` answers.
+    pub async fn eventually<T>(&self, what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+        let found = async {
+            loop {
+                if let Some(found) = look().await {
+                    return found;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(WAIT, found).await.unwrap_or_else(|_| panic!("did not happen: {what}"))
     }
 
     /// How many audit entries there are, in all chains.

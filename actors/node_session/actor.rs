@@ -17,6 +17,9 @@ use tokio::sync::oneshot;
 /// Timers that are due at once (a failed store, a clock that jumped) do not spin.
 const LEAST_NAP: Span = Span::millis(200);
 
+/// More than a node has writes under way between two reads of the feed; a forgotten one costs a read.
+const STAMPS: usize = 4;
+
 pub enum SessionMsg {
     Beat {
         auth: NodeAuth,
@@ -41,6 +44,8 @@ pub enum SessionMsg {
     Reload,
     /// The feed names this generation: read again if it is news.
     Newer(Generation),
+    /// The feed names a change of the node's row: read again unless it is our own.
+    Changed(i64),
     /// The rollout of this generation has ended: nothing more is judged.
     Settled(Generation),
     /// Time to look whether the node went silent.
@@ -116,6 +121,8 @@ pub(super) struct Session {
     pub reported: Option<(Timestamp, Timestamp)>,
     /// A bundle it named that we do not know: not looked up again each time.
     pub unknown: Option<BundleRef>,
+    /// Our own last writes, as the feed names them.
+    stamps: [i64; STAMPS],
     pub waiters: Vec<oneshot::Sender<()>>,
     pub envelope: Option<Box<poll::CachedEnvelope>>,
     timer: Option<TaskGuard>,
@@ -161,6 +168,7 @@ impl Actor for SessionActor {
             ever_health: view.node.health != HealthClass::Absent,
             reported: None,
             unknown: None,
+            stamps: [0; STAMPS],
             waiters: Vec::new(),
             envelope: None,
             timer: None,
@@ -201,6 +209,11 @@ impl Actor for SessionActor {
                     Box::pin(s.reload(&myself)).await;
                 }
             }
+            SessionMsg::Changed(stamp) => {
+                if !s.stamps.contains(&stamp) {
+                    Box::pin(s.reload(&myself)).await;
+                }
+            }
             SessionMsg::CheckSilence => {
                 if Box::pin(s.check_silence()).await {
                     myself.stop(None);
@@ -234,6 +247,8 @@ impl Session {
         match self.plane.inner.store.session_view(self.node).await {
             Ok(view) => {
                 self.take_view(view);
+                // What it says again may be news to what is stored now.
+                self.beat_print = 0;
                 self.wake();
             }
             // Deleted, or the database is away: the session is only a memory, the next start reads again.
@@ -353,7 +368,10 @@ impl Session {
         let clock = self.plane.clock().clone();
         let stale = self.plane.config().stale_after;
         // Online: when it would be offline. Offline: when the session itself is dropped.
-        let at = if self.presence == Presence::Online { self.heard + stale } else { self.heard + stale + stale };
+        let at = match self.presence {
+            Presence::Online => self.heard.max(self.plane.attended().since) + stale,
+            Presence::Offline | Presence::Unknown => self.heard + stale + stale,
+        };
         let at = at.max(clock.now() + LEAST_NAP);
         let me = myself.clone();
         self.timer = Some(spawn_task("session timer", async move {
@@ -362,16 +380,23 @@ impl Session {
         }));
     }
 
+    fn remember(&mut self, stamp: i64) {
+        self.stamps.rotate_right(1);
+        self.stamps[0] = stamp;
+    }
+
     /// Silent for the stale time: stored as offline, its rollout hears of it. Answers whether the session should end.
     async fn check_silence(&mut self) -> bool {
         let now = self.plane.now();
         let stale = self.plane.config().stale_after;
-        if now.since(self.heard) < stale {
-            return false;
-        }
         if self.presence != Presence::Online {
             return now.since(self.heard) >= stale + stale;
         }
+        // Time in which we could not have heard it is no silence.
+        if now.since(self.heard.max(self.plane.attended().since)) < stale {
+            return false;
+        }
+        self.remember(now.0);
         let write = store::Write::at(now);
         match self.plane.inner.store.set_presence_offline(vec![self.node], now - stale, write).await {
             Ok(moved) => {
@@ -389,7 +414,10 @@ impl Session {
         }
     }
 
-    pub async fn deliver(&self, delivery: Delivery) -> CommandResult<crate::rollout::Delivered> {
+    pub async fn deliver(&mut self, mut delivery: Delivery) -> CommandResult<crate::rollout::Delivered> {
+        let stamp = (self.plane.fresh().chance() >> 1) as i64;
+        delivery.change.stamp = Some(stamp);
+        self.remember(stamp);
         self.plane.deliver(self.node, self.project, self.assigned.rollout, delivery).await
     }
 }

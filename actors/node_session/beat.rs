@@ -26,7 +26,7 @@ const MAX_ERROR_CHARS: usize = 2_000;
 
 pub(super) async fn heartbeat(s: &mut Session, beat: &Heartbeat) -> CommandResult<HeartbeatAnswer> {
     let now = s.plane.now();
-    if is_repeat(s, beat) || was_overtaken(s, beat, now) {
+    if is_repeat(s, beat) || was_overtaken(beat.sent_at, s.reported, now) {
         heard(s, now);
         return Ok(answer(s, now));
     }
@@ -62,8 +62,9 @@ fn is_repeat(s: &Session, beat: &Heartbeat) -> bool {
 
 /// Sent before a report that came first: heartbeats and reports travel on connections of their own. Taken at its word, it
 /// would say that the node fell back. Both times are the node's own clock; for a clock that was set back it ends by itself.
-fn was_overtaken(s: &Session, beat: &Heartbeat, now: Timestamp) -> bool {
-    match (beat.sent_at, s.reported) {
+/// `reported`: when the last report said what runs, by the node's clock and by ours.
+fn was_overtaken(sent_at: Option<Timestamp>, reported: Option<(Timestamp, Timestamp)>, now: Timestamp) -> bool {
+    match (sent_at, reported) {
         (Some(sent), Some((reported, received))) => sent < reported && now.since(received) < LONGEST_UNDER_WAY,
         (Some(_) | None, _) => false,
     }
@@ -437,4 +438,25 @@ fn tail(text: &str, most: usize) -> String {
         from += 1;
     }
     text[from..].to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heartbeat_is_overtaken_only_by_a_report_that_was_sent_after_it_and_came_first() {
+        let at = |s: i64| Timestamp(s * 1_000_000);
+        // The node's clock is an hour behind ours: the two are never compared.
+        let reported = Some((at(100), at(3_700)));
+        assert!(was_overtaken(Some(at(99)), reported, at(3_701)));
+        assert!(!was_overtaken(Some(at(100)), reported, at(3_701)), "sent with the report");
+        assert!(!was_overtaken(Some(at(101)), reported, at(3_701)), "sent after it");
+        assert!(!was_overtaken(None, reported, at(3_701)), "without a time there is no order");
+        assert!(!was_overtaken(Some(at(99)), None, at(3_701)), "nothing was reported");
+        assert!(
+            !was_overtaken(Some(at(99)), reported, at(3_760)),
+            "nothing is under way for a minute: its clock was set back"
+        );
+    }
 }

@@ -58,12 +58,24 @@ pub(super) async fn poll(s: &mut Session, waiter: Option<oneshot::Sender<()>>) -
 /// Is the assignment the node has staged still the one it shall run?
 pub(super) async fn still_wanted(s: &mut Session) -> CommandResult<bool> {
     let generation = s.assigned.generation;
-    let answer = load(s).await?;
+    let answer = look(s).await?;
     Ok(answer.generation == generation && !answer.withheld)
 }
 
+/// What the answer to this poll may name; that it does is stored.
 async fn load(s: &mut Session) -> CommandResult<store::AssignmentAnswer> {
-    let answer = match s.plane.inner.sessions.loader.load(s.node, s.epoch).await {
+    let answer = s.plane.inner.sessions.loader.load(s.node, s.epoch).await;
+    take(s, answer).await
+}
+
+/// The same, when nothing will be named.
+async fn look(s: &mut Session) -> CommandResult<store::AssignmentAnswer> {
+    let answer = s.plane.inner.sessions.loader.look(s.node, s.epoch).await;
+    take(s, answer).await
+}
+
+async fn take(s: &mut Session, answer: Answer) -> CommandResult<store::AssignmentAnswer> {
+    let answer = match answer {
         Answer::Row(row) => *row,
         Answer::Gone => return Err(CommandError::Forbidden("the node was deleted".into())),
         Answer::Failed(e) => return Err(e),
@@ -118,15 +130,20 @@ async fn named(s: &mut Session, row: &store::AssignmentAnswer, now: Timestamp) -
 }
 
 async fn current_envelope(s: &mut Session, now: Timestamp) -> CommandResult<Option<serde_json::Value>> {
-    if s.assigned.generation == 0 {
+    let generation = s.assigned.generation;
+    if generation == 0 {
         return Ok(None);
     }
-    if let Some(value) = cached(s, s.assigned.generation, now) {
+    if let Some(value) = cached(s, generation, now) {
         return Ok(Some(value));
     }
-    // Named only when the node already knows it: what it runs, or what failed on it.
-    let answer = load(s).await?;
-    if answer.withheld {
+    // Named only when the node already knows it: what it runs, or what failed on it. A newer one is for an answer of its own.
+    let mut answer = look(s).await?;
+    if answer.handed_over < generation && answer.generation == generation && !answer.withheld {
+        // It runs this without having been told by us: now it is told.
+        answer = load(s).await?;
+    }
+    if answer.withheld || answer.generation != generation {
         return Ok(None);
     }
     sign(s, &answer, now).await.map(Some)

@@ -7,7 +7,7 @@ use crate::plane::ControlPlane;
 use domain::node::{Selector, Standing};
 use domain::rollout::{Event, Phase, Rollout, SkipReason};
 use domain::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// Active rollouts of one project that a newcomer is compared with.
 const MAX_RUNNING: u32 = 500;
@@ -147,24 +147,40 @@ impl ControlPlane {
         (summary.spec.bundle != pin && unassigned).then_some(SkipReason::Pinned)
     }
 
+    /// Every one of them, however many.
+    pub(crate) async fn all_rollouts(
+        &self,
+        scope: Scope,
+        filter: store::RolloutFilter,
+    ) -> store::Result<Vec<store::RolloutSummary>> {
+        let mut all = Vec::new();
+        let mut page = store::Page::first(MAX_RUNNING);
+        loop {
+            let found = self.inner.store.rollouts(scope, filter.clone(), page).await?;
+            all.extend(found.rows);
+            match found.next_cursor {
+                Some(cursor) => page = store::Page { limit: MAX_RUNNING, cursor: Some(cursor) },
+                None => return Ok(all),
+            }
+        }
+    }
+
     /// Distribution has stopped with the revocation; rollouts of the bundle end or go back.
     pub(crate) async fn bundle_revoked(&self, project: ProjectId, bundle: BundleId) {
         self.forget_bundle(bundle);
-        let filter = store::RolloutFilter { phases: Vec::new(), bundle: Some(bundle) };
-        let listing = self.inner.store.rollouts(Scope::Project(project), filter, store::Page::first(MAX_RUNNING)).await;
-        let rows = match listing {
-            Ok(l) => l.rows,
+        // Those that ended without going on have nothing left to stop.
+        let phases = Phase::ALL.iter().copied();
+        let phases = phases.filter(|p| !matches!(p, Phase::Cancelled | Phase::Failed | Phase::RolledBack)).collect();
+        let filter = store::RolloutFilter { phases, bundle: Some(bundle) };
+        let found = match self.all_rollouts(Scope::Project(project), filter).await {
+            Ok(found) => found,
             Err(e) => {
                 tracing::error!(%bundle, error = %e, "rollouts of a revoked bundle could not be read");
                 return;
             }
         };
         let revoked: BTreeSet<BundleId> = [bundle].into();
-        let by_id: BTreeMap<RolloutId, Phase> = rows.iter().map(|r| (r.id, r.head.phase)).collect();
-        for (id, phase) in by_id {
-            if matches!(phase, Phase::Cancelled | Phase::Failed | Phase::RolledBack) {
-                continue;
-            }
+        for id in found.iter().map(|r| r.id) {
             let event = Event::BundleRevoked { revoked: revoked.clone() };
             if let Err(e) = self.decide_on(id, event, Attempt::system()).await {
                 tracing::error!(rollout = %id, error = ?e, "a rollout of a revoked bundle was not ended yet");

@@ -46,6 +46,7 @@ pub(super) fn ok_beat() -> HeartbeatAnswer {
 
 pub(super) fn registered() -> RegisterAnswer {
     RegisterAnswer {
+        project_id: domain::ProjectId::NIL,
         node_id: NodeId::NIL,
         node_token: "k".into(),
         node_key: "k".into(),

@@ -1,7 +1,7 @@
 //! What nodes send and are answered. Unknown fields are ignored.
 
 use domain::node::{Generation, Labels, Metrics};
-use domain::{NodeId, RolloutId, Timestamp};
+use domain::{NodeId, ProjectId, RolloutId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -30,6 +30,9 @@ pub struct RegisterRequest {
 pub struct RegisterAnswer {
     #[schema(value_type = uuid::Uuid)]
     pub node_id: NodeId,
+    /// Whose assignments the node accepts.
+    #[schema(value_type = uuid::Uuid)]
+    pub project_id: ProjectId,
     /// The node key, shown this once.
     pub node_token: String,
     /// The same.

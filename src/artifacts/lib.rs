@@ -24,6 +24,7 @@ use bytes::{Bytes, BytesMut};
 use domain::{ContentId, Digest, NodeId, ProjectId, Span, Timestamp};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use prometheus::{HistogramOpts, HistogramVec, Registry};
 use std::future::Future;
 use std::ops::Range;
 use std::time::Duration;
@@ -44,9 +45,16 @@ const TRANSFER_TIMEOUT: Duration = Duration::from_secs(120);
 /// Longest silence between two pieces of a streamed object.
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The store chosen in the settings.
+/// The store chosen in the settings. Cheap to clone.
 #[derive(Debug, Clone)]
-pub enum ArtifactStore {
+pub struct ArtifactStore {
+    place: Place,
+    /// How long operations took, all tries together.
+    seconds: Option<HistogramVec>,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
     Dir(DirStore),
     S3(S3Store),
 }
@@ -86,6 +94,25 @@ pub struct Object {
 }
 
 impl ArtifactStore {
+    pub fn dir(dir: DirStore) -> ArtifactStore {
+        ArtifactStore { place: Place::Dir(dir), seconds: None }
+    }
+
+    pub fn s3(s3: S3Store) -> ArtifactStore {
+        ArtifactStore { place: Place::S3(s3), seconds: None }
+    }
+
+    /// From here on every operation is timed, as `sentinel_cp_storage_op_seconds{op}`. Errors: the name is taken.
+    pub fn measured(mut self, registry: &Registry) -> std::result::Result<ArtifactStore, prometheus::Error> {
+        let about = "Operations on the artifact store, from the first try to the last answer.";
+        let buckets = vec![0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0];
+        let options = HistogramOpts::new("sentinel_cp_storage_op_seconds", about).buckets(buckets);
+        let seconds = HistogramVec::new(options, &["op"])?;
+        registry.register(Box::new(seconds.clone()))?;
+        self.seconds = Some(seconds);
+        Ok(self)
+    }
+
     /// Stores `bytes` under `key` unless there is an object already, which is then left as it is.
     ///
     /// With `expected`, the SHA-256 of the bytes, an existing object is read back and must be the same.
@@ -99,13 +126,14 @@ impl ArtifactStore {
         if expected.is_some_and(|e| e != digest) {
             return Err(Error::Invalid(format!("the bytes for {key} are not the expected ones")));
         }
-        let put = retrying("put", TRANSFER_TIMEOUT, || async {
-            match self {
-                ArtifactStore::Dir(dir) => dir.put(key, bytes.clone()).await,
-                ArtifactStore::S3(s3) => s3.put(key, bytes.clone(), digest).await,
-            }
-        })
-        .await?;
+        let put = self
+            .retrying("put", TRANSFER_TIMEOUT, || async {
+                match &self.place {
+                    Place::Dir(dir) => dir.put(key, bytes.clone()).await,
+                    Place::S3(s3) => s3.put(key, bytes.clone(), digest).await,
+                }
+            })
+            .await?;
         if put == Put::Existed && expected.is_some() {
             let head = self.head(key).await?.ok_or_else(|| Error::unavailable("put", "the object vanished"))?;
             if head.size != size {
@@ -119,7 +147,7 @@ impl ArtifactStore {
     /// The whole object. Errors: `NotFound`, `Invalid` when it is longer than `limit` bytes, `Corrupt` when it is
     /// shorter than the store says, `Unavailable`.
     pub async fn get(&self, key: &Key, limit: u64) -> Result<Bytes> {
-        retrying("get", TRANSFER_TIMEOUT, || async {
+        self.retrying("get", TRANSFER_TIMEOUT, || async {
             let object = self.open_once(key, None).await?;
             if object.head.size > limit {
                 return Err(Error::Invalid(format!("{key} has {} bytes, the limit is {limit}", object.head.size)));
@@ -141,7 +169,7 @@ impl ArtifactStore {
 
     /// Some bytes of an object. Errors: as [`open`](Self::open).
     pub async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
-        retrying("get_range", TRANSFER_TIMEOUT, || async {
+        self.retrying("get_range", TRANSFER_TIMEOUT, || async {
             collect(self.open_once(key, Some(range.clone())).await?, key).await
         })
         .await
@@ -150,16 +178,16 @@ impl ArtifactStore {
     /// The object as a stream, for serving. Errors: `NotFound`, `Invalid` when `range` is empty or not inside the
     /// object (use [`head`](Self::head) and [`parse_range`] before), `Unavailable`. Only the opening is tried again.
     pub async fn open(&self, key: &Key, range: Option<Range<u64>>) -> Result<Object> {
-        retrying("open", META_TIMEOUT, || self.open_once(key, range.clone())).await
+        self.retrying("open", META_TIMEOUT, || self.open_once(key, range.clone())).await
     }
 
     async fn open_once(&self, key: &Key, range: Option<Range<u64>>) -> Result<Object> {
         if range.as_ref().is_some_and(|r| r.start >= r.end || r.end > MAX_OBJECT_BYTES) {
             return Err(Error::Invalid(format!("range {range:?} of {key}")));
         }
-        let mut object = match self {
-            ArtifactStore::Dir(dir) => dir.open_for_read(key, range).await?,
-            ArtifactStore::S3(s3) => s3.open(key, range).await?,
+        let mut object = match &self.place {
+            Place::Dir(dir) => dir.open_for_read(key, range).await?,
+            Place::S3(s3) => s3.open(key, range).await?,
         };
         object.body = guard_stalls(object.body);
         Ok(object)
@@ -167,10 +195,10 @@ impl ArtifactStore {
 
     /// Size and ETag, `None` when there is no object. Errors: `Unavailable`.
     pub async fn head(&self, key: &Key) -> Result<Option<Head>> {
-        retrying("head", META_TIMEOUT, || async {
-            match self {
-                ArtifactStore::Dir(dir) => dir.head(key).await,
-                ArtifactStore::S3(s3) => s3.head(key).await,
+        self.retrying("head", META_TIMEOUT, || async {
+            match &self.place {
+                Place::Dir(dir) => dir.head(key).await,
+                Place::S3(s3) => s3.head(key).await,
             }
         })
         .await
@@ -178,10 +206,10 @@ impl ArtifactStore {
 
     /// Removes the object; that there is none is not an error. Errors: `Unavailable`.
     pub async fn delete(&self, key: &Key) -> Result<()> {
-        retrying("delete", META_TIMEOUT, || async {
-            match self {
-                ArtifactStore::Dir(dir) => dir.delete(key).await,
-                ArtifactStore::S3(s3) => s3.delete(key).await,
+        self.retrying("delete", META_TIMEOUT, || async {
+            match &self.place {
+                Place::Dir(dir) => dir.delete(key).await,
+                Place::S3(s3) => s3.delete(key).await,
             }
         })
         .await
@@ -193,10 +221,10 @@ impl ArtifactStore {
     pub async fn list(&self, prefix: &str, after: Option<&Key>, max: usize) -> Result<Vec<Entry>> {
         key::check_prefix(prefix)?;
         let max = max.clamp(1, MAX_LIST);
-        retrying("list", META_TIMEOUT, || async {
-            match self {
-                ArtifactStore::Dir(dir) => dir.list(prefix, after, max).await,
-                ArtifactStore::S3(s3) => s3.list(prefix, after, max).await,
+        self.retrying("list", META_TIMEOUT, || async {
+            match &self.place {
+                Place::Dir(dir) => dir.list(prefix, after, max).await,
+                Place::S3(s3) => s3.list(prefix, after, max).await,
             }
         })
         .await
@@ -204,21 +232,24 @@ impl ArtifactStore {
 
     /// Can objects be written (directory) or the bucket be reached (S3) now? One try, for `/ready`.
     pub async fn ready(&self) -> Result<()> {
-        within("ready", META_TIMEOUT, async {
-            match self {
-                ArtifactStore::Dir(dir) => dir.ready().await,
-                ArtifactStore::S3(s3) => s3.ready().await,
-            }
-        })
+        self.timed(
+            "ready",
+            within("ready", META_TIMEOUT, async {
+                match &self.place {
+                    Place::Dir(dir) => dir.ready().await,
+                    Place::S3(s3) => s3.ready().await,
+                }
+            }),
+        )
         .await
     }
 
     /// Removes what crashed puts left behind (directory only, older than [`LEFTOVER_AGE`] at `now`); how many.
     pub async fn clean(&self, now: Timestamp) -> Result<usize> {
-        match self {
-            ArtifactStore::Dir(dir) => within("clean", TRANSFER_TIMEOUT, dir.clean(now)).await,
+        match &self.place {
+            Place::Dir(dir) => within("clean", TRANSFER_TIMEOUT, dir.clean(now)).await,
             // Single puts only: a bucket never shows an unfinished one.
-            ArtifactStore::S3(_) => Ok(0),
+            Place::S3(_) => Ok(0),
         }
     }
 
@@ -232,17 +263,17 @@ impl ArtifactStore {
         now: Timestamp,
         ttl: Span,
     ) -> Result<String> {
-        match self {
-            ArtifactStore::Dir(dir) => dir.signer().sign(node, project, bundle, now, ttl),
-            ArtifactStore::S3(s3) => s3.presign_get(&Key::bundle(project, bundle), now, ttl).await,
+        match &self.place {
+            Place::Dir(dir) => dir.signer().sign(node, project, bundle, now, ttl),
+            Place::S3(s3) => s3.presign_get(&Key::bundle(project, bundle), now, ttl).await,
         }
     }
 
     /// Checks the URLs that come back to us; `None` when S3 serves the downloads itself.
     pub fn url_signer(&self) -> Option<&UrlSigner> {
-        match self {
-            ArtifactStore::Dir(dir) => Some(dir.signer()),
-            ArtifactStore::S3(_) => None,
+        match &self.place {
+            Place::Dir(dir) => Some(dir.signer()),
+            Place::S3(_) => None,
         }
     }
 }
@@ -250,6 +281,22 @@ impl ArtifactStore {
 impl Put {
     pub fn is_created(self) -> bool {
         self == Put::Created
+    }
+}
+
+impl ArtifactStore {
+    async fn retrying<T, F: Future<Output = Result<T>>>(
+        &self,
+        op: &'static str,
+        limit: Duration,
+        attempt: impl Fn() -> F,
+    ) -> Result<T> {
+        self.timed(op, retrying(op, limit, attempt)).await
+    }
+
+    async fn timed<T>(&self, op: &'static str, work: impl Future<Output = T>) -> T {
+        let _timer = self.seconds.as_ref().map(|s| s.with_label_values(&[op]).start_timer());
+        work.await
     }
 }
 

@@ -45,6 +45,12 @@ fn read_entry(r: &mut Cells) -> Q<Entry> {
     })
 }
 
+/// A cursor of the list: time, number in the chain (what one transaction wrote has one time), id.
+fn place(cursor: &str) -> Option<(i64, i64, AuditId)> {
+    let mut parts = cursor.splitn(3, '_');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
 /// Entries that `audit_verify` reads at once.
 const VERIFY_PAGE: u32 = 1_000;
 
@@ -84,20 +90,17 @@ impl Store {
                     .one(format!("SELECT count(*) FROM audit_entries a WHERE {}", w.sql), w.params.clone(), |r| r.get())
                     .await?;
                 if let Some(cursor) = &page.cursor {
-                    let parsed = cursor
-                        .split_once('_')
-                        .and_then(|(at, id)| Some((at.parse::<i64>().ok()?, id.parse::<AuditId>().ok()?)));
-                    let (at, id) =
-                        parsed.ok_or_else(|| crate::error::Fail::invalid("the cursor is not one of this list"))?;
-                    w.and("(a.at, a.id) < (?, ?)", p![at, id]);
+                    let (at, seq, id) = place(cursor)
+                        .ok_or_else(|| crate::error::Fail::invalid("the cursor is not one of this list"))?;
+                    w.and("(a.at, a.seq, a.id) < (?, ?, ?)", p![at, seq, id]);
                 }
                 let sql = format!(
-                    "SELECT {ENTRY} FROM audit_entries a WHERE {} ORDER BY a.at DESC, a.id DESC LIMIT {}",
+                    "SELECT {ENTRY} FROM audit_entries a WHERE {} ORDER BY a.at DESC, a.seq DESC, a.id DESC LIMIT {}",
                     w.sql,
                     page.limit() + 1
                 );
                 let rows = c.rows(sql, w.params, read_entry).await?;
-                Ok(Listing::cut(rows, total, page, |e| format!("{}_{}", e.at.0, e.id)))
+                Ok(Listing::cut(rows, total, page, |e| format!("{}_{}_{}", e.at.0, e.seq, e.id)))
             })
         })
         .await

@@ -126,8 +126,13 @@ impl Store {
             }
         };
         self.inner.seconds.with_label_values(&[op]).observe(began.elapsed().as_secs_f64());
-        if let Err(e @ (Error::Unavailable(_) | Error::Unknown(_) | Error::Invalid(_))) = &answer {
-            tracing::warn!(op, error = %e, "database operation failed");
+        match &answer {
+            Err(e @ (Error::Unavailable(_) | Error::Unknown(_))) => {
+                tracing::warn!(op, error = %e, "database operation failed");
+            }
+            // The asker's doing (a cursor of another list, say), and the asker is told.
+            Err(e @ Error::Invalid(_)) => tracing::debug!(op, error = %e, "database operation refused"),
+            Err(Error::NotFound | Error::Conflict(_) | Error::Claimed(_)) | Ok(_) => {}
         }
         answer
     }

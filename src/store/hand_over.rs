@@ -157,19 +157,28 @@ impl Store {
     /// For many nodes at once (callers gather for 2 ms): (node, credential epoch that asked). Parallel to the input; `None` is deleted.
     /// Reads the bundle's status in this call, and stores the first hand-over of each answer that names its bundle before it answers.
     pub async fn assign_and_hand_over(&self, asked: Vec<(NodeId, u32)>) -> Result<Vec<Option<AssignmentAnswer>>> {
-        let (read, due) = self
-            .read("node.assignment", asked.clone(), |c, asked| {
-                Box::pin(async move {
-                    let ids: Vec<NodeId> = asked.iter().map(|a| a.0).collect::<BTreeSet<_>>().into_iter().collect();
-                    let mut found = find(c, &ids).await?;
-                    let due = asked.iter().any(|(id, epoch)| found.get_mut(id).is_some_and(|f| judge(f, *epoch)));
-                    Ok((answers(asked, found), due))
-                })
-            })
-            .await?;
+        let (read, due) = self.read_assignments(asked.clone()).await?;
         if !due {
             return Ok(read);
         }
         self.write("node.hand_over", asked, |c, asked| Box::pin(hand_over(c, asked))).await
+    }
+
+    /// The same answers for callers that name nothing to the nodes: no hand-over is stored.
+    pub async fn assignments(&self, asked: Vec<(NodeId, u32)>) -> Result<Vec<Option<AssignmentAnswer>>> {
+        Ok(self.read_assignments(asked).await?.0)
+    }
+
+    /// And whether naming them would be a first hand-over.
+    async fn read_assignments(&self, asked: Asked) -> Result<(Vec<Option<AssignmentAnswer>>, bool)> {
+        self.read("node.assignment", asked, |c, asked| {
+            Box::pin(async move {
+                let ids: Vec<NodeId> = asked.iter().map(|a| a.0).collect::<BTreeSet<_>>().into_iter().collect();
+                let mut found = find(c, &ids).await?;
+                let due = asked.iter().any(|(id, epoch)| found.get_mut(id).is_some_and(|f| judge(f, *epoch)));
+                Ok((answers(asked, found), due))
+            })
+        })
+        .await
     }
 }

@@ -3,9 +3,9 @@
 use crate::Store;
 use crate::conn::Conn;
 use crate::error::{Fail, Q, Result};
-use crate::types::{Listing, Page, Where};
+use crate::types::{ChangeKind, Listing, Page, Where};
 use crate::value::{Bind, Cells, Col, V, json, p};
-use crate::write::{Write, finish};
+use crate::write::{NewChange, Write, finish, finish_with};
 use domain::node::{HealthClass, Presence};
 use domain::{BundleId, NodeId, ProjectId, RolloutId, Scope, Timestamp};
 use serde_json::Value;
@@ -46,6 +46,8 @@ pub struct NodeChange {
     pub metadata: Option<Value>,
     pub last_error: Option<Option<String>>,
     pub events: Vec<NodeEvent>,
+    /// Version of the change row, by which whoever wrote this knows it again in the feed; by default the time of the write.
+    pub stamp: Option<i64>,
 }
 
 impl NodeChange {
@@ -67,7 +69,28 @@ impl NodeChange {
             metadata: None,
             last_error: None,
             events: Vec::new(),
+            stamp: None,
         }
+    }
+
+    /// Is there a column besides the time it was last seen?
+    pub fn moves_columns(&self) -> bool {
+        self.presence.is_some()
+            || self.health.is_some()
+            || self.active_bundle.is_some()
+            || self.staged_bundle.is_some()
+            || self.last_error.is_some()
+            || self.version.is_some()
+            || self.ip.is_some()
+            || self.hostname.is_some()
+            || self.instance.is_some()
+            || self.metadata.is_some()
+    }
+
+    /// What the sessions of this node on other instances are told by.
+    pub(crate) fn change_row(&self, at: Timestamp) -> Option<NewChange> {
+        let (id, project, version) = (self.node.0, Some(self.project), self.stamp.unwrap_or(at.0));
+        self.moves_columns().then_some(NewChange { kind: ChangeKind::NodeState, id, project, version })
     }
 
     fn is_plain(&self) -> bool {
@@ -199,7 +222,8 @@ impl Store {
         self.write("node.observe", (changes, w), |c, (changes, w)| {
             Box::pin(async move {
                 apply_node_changes(c, changes, w.at, true).await?;
-                finish(c, w).await
+                let rows: Vec<NewChange> = changes.iter().filter_map(|n| n.change_row(w.at)).collect();
+                finish_with(c, w, &rows).await
             })
         })
         .await

@@ -389,6 +389,7 @@ async fn commit(c: &mut Conn, r: &RolloutCommit, w: &Write) -> Q<Committed> {
     let project = Some(r.project);
     let version = s.head.map_or(r.expect_version, |h| h.version) as i64;
     let mut more = vec![NewChange { kind: ChangeKind::Rollout, id: r.id.0, project, version }];
+    more.extend(r.reports.iter().filter_map(|n| n.change_row(w.at)));
     more.extend(s.desires.iter().map(|(n, d)| NewChange {
         kind: ChangeKind::Assignment,
         id: n.0,

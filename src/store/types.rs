@@ -145,6 +145,7 @@ macro_rules! kinds {
 }
 kinds! {
     Org = "org", User = "user", Member = "member", Project = "project", EnrolmentToken = "enrolment_token", Node = "node",
+    NodeState = "node_state",
     Assignment = "assignment", Group = "group", Bundle = "bundle", Rollout = "rollout", Debt = "debt", Inbox = "inbox",
     ApiKey = "api_key", Session = "session", Freeze = "freeze", Environment = "environment", Template = "template",
     Drift = "drift", Key = "key", Setting = "setting", Instance = "instance", Audit = "audit",

@@ -17,7 +17,6 @@ use http::{HeaderMap, Method};
 use serde::de::DeserializeOwned;
 use std::net::IpAddr;
 use std::str::FromStr;
-use uuid::Uuid;
 
 /// Longest `Idempotency-Key`.
 const MAX_IDEMPOTENCY_KEY: usize = 255;
@@ -94,8 +93,8 @@ impl Call {
         Ok(project)
     }
 
-    /// The caller with its idempotency key, for a command. Errors: 422 when the key was used with another body.
-    pub async fn commander(&self) -> Outcome<Caller> {
+    /// The caller with its idempotency key, for a command: the command itself finds out whether it was carried out before.
+    pub fn commander(&self) -> Outcome<Caller> {
         let identity = self.identity()?;
         let mut caller = identity.caller.clone();
         let Some(value) = self.headers.get("idempotency-key") else { return Ok(caller) };
@@ -111,23 +110,8 @@ impl Call {
             key: key.to_string(),
             body_hash: Digest::of(&self.body),
         };
-        let now = self.app.plane.now();
-        let store = self.app.plane.store();
-        let before = store.idempotent(&idempotency.credential, &idempotency.route, key, now).await?;
-        if before.is_some_and(|b| b.body_hash != idempotency.body_hash) {
-            return Err(Refusal::invalid("Idempotency-Key", "was used before with another body"));
-        }
         caller.idempotency = Some(idempotency);
         Ok(caller)
-    }
-
-    /// What the same request made or changed when it was carried out before.
-    pub async fn repeated(&self, caller: &Caller) -> Outcome<Option<Uuid>> {
-        let Some(i) = &caller.idempotency else { return Ok(None) };
-        let now = self.app.plane.now();
-        let before = self.app.plane.store().idempotent(&i.credential, &i.route, &i.key, now).await?;
-        let same = before.filter(|b| b.body_hash == i.body_hash);
-        Ok(same.and_then(|b| b.response.get("id")?.as_str()?.parse().ok()))
     }
 }
 

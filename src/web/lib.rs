@@ -35,4 +35,4 @@ pub use openapi::openapi;
 pub use peer::Network;
 pub use problem::Refusal;
 pub use reply::Meta;
-pub use serve::{WebConfig, serve, serve_metrics};
+pub use serve::{DRAIN_TIMEOUT, WebConfig, serve, serve_metrics};

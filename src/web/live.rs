@@ -112,6 +112,7 @@ fn event(at: ChangeCursor, event: &StreamEvent) -> Outcome<String> {
 fn needed(kind: ChangeKind) -> Option<KeyScope> {
     match kind {
         ChangeKind::Assignment
+        | ChangeKind::NodeState
         | ChangeKind::Inbox
         | ChangeKind::Session
         | ChangeKind::Key

@@ -34,8 +34,8 @@ const MAX_SCRAPERS: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// From the connection to its first request.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
-/// Of the 10 s that a shutdown may take; the rest is for flushing what is written.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
+/// For what is under way when the shutdown begins. What is held is answered at once; this is for slow readers.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
 /// When there are no file descriptors left, accepting at once would only fail again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// HTTP/2: requests at once on one connection.

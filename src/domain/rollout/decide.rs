@@ -460,7 +460,8 @@ impl Draft<'_> {
                 OnFailure::Pause | OnFailure::Fail => self.fail("the bundle was revoked".into(), revoked),
             },
             Phase::Completed | Phase::Failed | Phase::Cancelled | Phase::RollingBack | Phase::RolledBack => {
-                for node in self.all_members(|m| m.state == NodeState::Owed || is_lane_ready(m)) {
+                for node in self.all_members(|m| m.state == NodeState::Owed || m.state.in_flight() || is_lane_ready(m))
+                {
                     self.remove(node, SkipReason::Revoked);
                 }
             }

@@ -160,7 +160,7 @@ pub async fn revoke(call: Call) -> Outcome<Response> {
     if said.reason.as_ref().is_some_and(|r| r.chars().count() > MAX_REASON) {
         return Err(Refusal::invalid("reason", format!("has more than {MAX_REASON} characters")));
     }
-    let caller = call.commander().await?;
+    let caller = call.commander()?;
     let (done, running_on) = call.app.plane.revoke_bundle(&caller, project.id, found.id, said.reason).await?;
     let now = bundle(&call, &project, &found.id.to_string()).await?;
     Ok(reply::ok(&json!({"bundle": show::bundle(now, false), "changed": is_change(done), "running_on": running_on})))
@@ -169,7 +169,7 @@ pub async fn revoke(call: Call) -> Outcome<Response> {
 pub async fn deprecate(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
     let found = bundle(&call, &project, call.param("id")).await?;
-    let caller = call.commander().await?;
+    let caller = call.commander()?;
     let done = call.app.plane.deprecate_bundle(&caller, project.id, found.id).await?;
     let now = bundle(&call, &project, &found.id.to_string()).await?;
     Ok(reply::changed("bundle", &show::bundle(now, false), is_change(done)))

@@ -21,7 +21,7 @@ pub async fn submit(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
     let said: DesiredConfigRequest = call.json()?;
     let files = files(&[("config", said.config), ("config_kdl", said.config_kdl)], said.files)?;
-    let caller = call.commander().await?;
+    let caller = call.commander()?;
     let source = said.source.unwrap_or_default();
     let desired = call.app.plane.submit_config(&caller, project.id, files, source).await?;
     Ok(reply::json(StatusCode::CREATED, &json!({"desired_config_id": desired.id})))
@@ -32,7 +32,7 @@ pub async fn compile(call: Call) -> Outcome<Response> {
     let said: CompileRequest = call.json_or_empty()?;
     check_version(said.version.as_deref())?;
     let wait = call.query.wait()?;
-    let caller = call.commander().await?;
+    let caller = call.commander()?;
     let done = call.app.plane.compile(&caller, project.id, said.desired_config_id, said.version, wait).await?;
     answer(done, wait, StatusCode::ACCEPTED, StatusCode::OK)
 }
@@ -44,7 +44,7 @@ pub async fn both(call: Call) -> Outcome<Response> {
     let texts = [("config_source", said.config_source), ("config", said.config), ("config_kdl", said.config_kdl)];
     let files = files(&texts, said.files)?;
     let wait = call.query.wait()?;
-    let caller = call.commander().await?;
+    let caller = call.commander()?;
     // One command to the client, two to the plane. The first is found again by its content, so only the second, which
     // completes the call, is remembered under the Idempotency-Key.
     let mut first = caller.clone();

@@ -64,7 +64,7 @@ pub async fn create(call: Call) -> Outcome<Response> {
             (org, None)
         }
     };
-    let caller = call.commander().await?;
+    let caller = call.commander()?;
     let new = NewApiKey { name: said.name, scopes: said.scopes, project, expires_at: said.expires_at };
     let (key, text) = call.app.plane.create_api_key(&caller, org, new).await?;
     Ok(reply::json(StatusCode::CREATED, &serde_json::json!({"api_key": show::api_key(key), "key": text})))
@@ -90,14 +90,14 @@ pub async fn show(call: Call) -> Outcome<Response> {
 
 pub async fn revoke(call: Call) -> Outcome<Response> {
     let id = named(&call).await?.id;
-    let caller = call.commander().await?;
+    let caller = call.commander()?;
     let done = call.app.plane.revoke_api_key(&caller, id).await?;
     Ok(reply::changed("api_key", &show::api_key(named(&call).await?), is_change(done)))
 }
 
 pub async fn delete(call: Call) -> Outcome<Response> {
     let id = named(&call).await?.id;
-    let caller = call.commander().await?;
+    let caller = call.commander()?;
     call.app.plane.delete_api_key(&caller, id).await?;
     Ok(reply::no_content())
 }

@@ -106,7 +106,7 @@ pub async fn update(call: Call) -> Outcome<Response> {
         Some(None) => Some(None),
         Some(Some(name)) => Some(Some(bundle_field(&call, &project, "pinned_bundle_id", name).await?)),
     };
-    let caller = call.commander().await?;
+    let caller = call.commander()?;
     let patch = Patch { labels: said.labels, pinned_bundle };
     let node = call.app.plane.patch_node(&caller, project.id, node.id, patch).await?;
     Ok(reply::one(StatusCode::OK, "node", &shown(&call, node).await?))
@@ -115,7 +115,7 @@ pub async fn update(call: Call) -> Outcome<Response> {
 pub async fn delete(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
     let node = named(&call, &project).await?;
-    let caller = call.commander().await?;
+    let caller = call.commander()?;
     call.app.plane.delete_node(&caller, project.id, node.id).await?;
     Ok(reply::no_content())
 }
@@ -123,7 +123,7 @@ pub async fn delete(call: Call) -> Outcome<Response> {
 pub async fn rotate_key(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
     let node = named(&call, &project).await?;
-    let caller = call.commander().await?;
+    let caller = call.commander()?;
     let key = call.app.plane.rotate_node_key(&caller, project.id, node.id).await?;
     let node = shown(&call, named(&call, &project).await?).await?;
     Ok(reply::ok(&serde_json::json!({"node": node, "key": key, "node_key": key})))
@@ -132,7 +132,7 @@ pub async fn rotate_key(call: Call) -> Outcome<Response> {
 pub async fn revoke(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
     let node = named(&call, &project).await?;
-    let caller = call.commander().await?;
+    let caller = call.commander()?;
     let done = call.app.plane.revoke_node(&caller, project.id, node.id).await?;
     let node = shown(&call, named(&call, &project).await?).await?;
     Ok(reply::changed("node", &node, is_change(done)))
@@ -141,7 +141,7 @@ pub async fn revoke(call: Call) -> Outcome<Response> {
 pub async fn adopt(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
     let node = named(&call, &project).await?;
-    let caller = call.commander().await?;
+    let caller = call.commander()?;
     let done = call.app.plane.adopt_node(&caller, project.id, node.id).await?;
     let node = shown(&call, named(&call, &project).await?).await?;
     Ok(reply::changed("node", &node, is_change(done)))

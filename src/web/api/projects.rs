@@ -57,7 +57,7 @@ pub async fn create(call: Call) -> Outcome<Response> {
         None => own_org(call.caller()?)?,
     };
     call.check(org, None, "organisation")?;
-    let caller = call.commander().await?;
+    let caller = call.commander()?;
     let new = NewProject {
         name: said.name,
         slug: said.slug,
@@ -89,7 +89,7 @@ pub async fn update(call: Call) -> Outcome<Response> {
     if let Some(text) = &said.description {
         check_description(text)?;
     }
-    let caller = call.commander().await?;
+    let caller = call.commander()?;
     let patch = Patch { name: said.name, description: said.description, settings: said.settings };
     let project = call.app.plane.update_project(&caller, project.id, patch).await?;
     Ok(reply::one(StatusCode::OK, "project", &show::project(project)))
@@ -97,7 +97,7 @@ pub async fn update(call: Call) -> Outcome<Response> {
 
 pub async fn delete(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
-    let caller = call.commander().await?;
+    let caller = call.commander()?;
     call.app.plane.delete_project(&caller, project.id).await?;
     Ok(reply::no_content())
 }

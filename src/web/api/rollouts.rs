@@ -68,18 +68,8 @@ fn all_nodes(call: &Call) -> bool {
 
 pub async fn create(call: Call) -> Outcome<Response> {
     let (project, spec) = requested(&call).await?;
-    let caller = call.commander().await?;
-    let view = match call.repeated(&caller).await? {
-        Some(before) => call.app.plane.rollout_view(RolloutId(before)).await?,
-        None => match call.app.plane.create_rollout(&caller, project.id, spec).await {
-            Ok(view) => view,
-            // The same request may have been carried out beside this one, which then failed on it.
-            Err(why) => match call.repeated(&caller).await? {
-                Some(beside) => call.app.plane.rollout_view(RolloutId(beside)).await?,
-                None => return Err(why.into()),
-            },
-        },
-    };
+    let caller = call.commander()?;
+    let view = call.app.plane.create_rollout(&caller, project.id, spec).await?;
     let rollout = shown(&call, view).await?;
     Ok(reply::json(StatusCode::CREATED, &flat(&rollout)))
 }
@@ -266,17 +256,10 @@ pub async fn nodes(call: Call) -> Outcome<Response> {
 
 async fn command(call: Call, command: RolloutCommand) -> Outcome<Response> {
     let id = named(&call).await?.id;
-    let caller = call.commander().await?;
-    let (view, changed) = match call.repeated(&caller).await? {
-        // Only what changed something is remembered.
-        Some(_) => (call.app.plane.rollout_view(id).await?, true),
-        None => {
-            let (view, done) = call.app.plane.command_rollout(&caller, id, command).await?;
-            (view, is_change(done))
-        }
-    };
+    let caller = call.commander()?;
+    let (view, done) = call.app.plane.command_rollout(&caller, id, command).await?;
     let rollout = shown(&call, view).await?;
-    Ok(reply::changed("rollout", &rollout, changed))
+    Ok(reply::changed("rollout", &rollout, is_change(done)))
 }
 
 fn note(reason: Option<String>) -> Outcome<Option<String>> {

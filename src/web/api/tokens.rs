@@ -27,7 +27,7 @@ pub async fn list(call: Call) -> Outcome<Response> {
 pub async fn create(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
     let new = check(call.json()?, call.app.plane.now())?;
-    let caller = call.commander().await?;
+    let caller = call.commander()?;
     let (token, text) = call.app.plane.create_enrolment_token(&caller, project.id, new).await?;
     let body = serde_json::json!({"enrolment_token": show::enrolment_token(token), "token": text});
     Ok(reply::json(StatusCode::CREATED, &body))
@@ -65,7 +65,7 @@ fn check(said: EnrolmentTokenRequest, now: Timestamp) -> Outcome<NewEnrolmentTok
 pub async fn delete(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
     let id: EnrolmentTokenId = call.id("id", "enrolment token not found")?;
-    let caller = call.commander().await?;
+    let caller = call.commander()?;
     call.app.plane.delete_enrolment_token(&caller, project.id, id).await?;
     Ok(reply::no_content())
 }

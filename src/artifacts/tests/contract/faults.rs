@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 fn s3(config: S3Config) -> ArtifactStore {
-    ArtifactStore::S3(S3Store::new(config).unwrap())
+    ArtifactStore::s3(S3Store::new(config).unwrap())
 }
 
 fn unavailable<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
@@ -52,7 +52,7 @@ async fn a_put_leaves_no_temporary_file_whether_it_wins_or_loses() {
 async fn a_directory_that_cannot_be_written_is_unavailable_and_not_ready() {
     let root = tempfile::tempdir().unwrap();
     let signer = UrlSigner::new([0; 32], "http://cp.test");
-    let store = ArtifactStore::Dir(DirStore::open(root.path(), signer.clone()).unwrap());
+    let store = ArtifactStore::dir(DirStore::open(root.path(), signer.clone()).unwrap());
     std::fs::remove_dir(root.path().join(".tmp")).unwrap();
     std::fs::write(root.path().join(".tmp"), b"in the way").unwrap();
     unavailable(store.ready().await);

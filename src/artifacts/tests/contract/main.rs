@@ -24,7 +24,7 @@ impl Place {
     pub fn dir() -> Place {
         let root = tempfile::tempdir().unwrap();
         let signer = UrlSigner::new([7; 32], "http://cp.test");
-        let store = ArtifactStore::Dir(DirStore::open(root.path(), signer).unwrap());
+        let store = ArtifactStore::dir(DirStore::open(root.path(), signer).unwrap());
         Place { name: "dir", store, peer: None, root }
     }
 

@@ -69,7 +69,7 @@ impl Peer {
     }
 
     pub fn store(&self) -> ArtifactStore {
-        ArtifactStore::S3(S3Store::new(self.config()).unwrap())
+        ArtifactStore::s3(S3Store::new(self.config()).unwrap())
     }
 
     /// Where the server keeps the object.

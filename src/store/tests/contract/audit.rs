@@ -79,3 +79,28 @@ async fn entries_are_searched_paged_and_kept_apart() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn entries_of_one_moment_are_listed_in_the_order_of_their_chain() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 0).await;
+        let project = Some(w.project.id);
+        let mut ids: Vec<_> = (0..9).map(|_| seed::entry(project, "rollout.paused")).collect();
+        // Ids say nothing of the order: here they fall while the numbers rise.
+        ids.sort_by_key(|(id, _)| std::cmp::Reverse(*id));
+        let write = ids.into_iter().fold(Write::at(Timestamp(5)), |w, (id, entry)| w.audit(id, entry));
+        s.append_audit(write).await.unwrap();
+        let (mut seen, mut cursor) = (Vec::new(), None);
+        loop {
+            let page = Page { limit: 2, cursor };
+            let found = s.audit_entries(Scope::System("test"), AuditFilter::default(), page).await.unwrap();
+            seen.extend(found.rows.iter().map(|e| e.seq));
+            match found.next_cursor {
+                Some(next) => cursor = Some(next),
+                None => break,
+            }
+        }
+        assert_eq!(seen, (1..=9).rev().collect::<Vec<i64>>());
+    })
+    .await;
+}

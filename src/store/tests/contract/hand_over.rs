@@ -140,3 +140,17 @@ async fn a_session_starts_from_one_view() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn who_only_looks_hands_nothing_over() {
+    testing::for_each_backend(|s| async move {
+        let (w, _) = running(&s, 1).await;
+        let node = w.nodes[0].id;
+        let looked = s.assignments(vec![(node, 1), (seed::id(), 1)]).await.unwrap();
+        let a = looked[0].as_ref().unwrap();
+        assert_eq!((a.generation, a.handed_over, a.withheld), (1, 0, false));
+        assert!(looked[1].is_none());
+        assert_eq!(s.node(SYSTEM, node).await.unwrap().handed_over, 0);
+    })
+    .await;
+}

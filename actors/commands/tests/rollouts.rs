@@ -1,0 +1,74 @@
+//! Rollouts whose bundle, artifact store or project says no.
+
+use super::*;
+use crate::commands::rollouts::RolloutCommand;
+use domain::rollout::{Phase, Spec, Wait};
+
+const RESUME: RolloutCommand = RolloutCommand::Resume { retry: false, accept_failed: false };
+
+impl World {
+    pub async fn roll_out(&self, spec: Spec) -> RolloutId {
+        self.plane.create_rollout(&self.caller, self.project.id, spec).await.unwrap().id
+    }
+
+    pub async fn command(&self, id: RolloutId, command: RolloutCommand) -> CommandResult<Done> {
+        self.plane.command_rollout(&self.caller, id, command).await.map(|(_, done)| done)
+    }
+
+    pub async fn phase(&self, id: RolloutId) -> Phase {
+        self.plane.rollout_view(id).await.unwrap().head.phase
+    }
+
+    pub async fn reaches(&self, id: RolloutId, phase: Phase) {
+        self.eventually(phase.as_str(), async || (self.phase(id).await == phase).then_some(())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_goes_forward_with_a_revoked_bundle() {
+    on_both(|w| async move {
+        w.node("n1").await;
+        let bundle = w.bundle("1").await;
+        let id = w.roll_out(Spec::new(bundle)).await;
+        w.reaches(id, Phase::Running).await;
+        w.command(id, RolloutCommand::Pause { note: None }).await.unwrap();
+        // Whoever revoked it died before the rollout heard of it.
+        w.plane.store().revoke_bundle(SYSTEM, bundle, None, Write::at(START)).await.unwrap();
+        assert_eq!(code(w.command(id, RESUME).await), "bundle_revoked");
+        assert_eq!(w.phase(id).await, Phase::Failed, "it has heard now");
+        assert_eq!(code(w.command(id, RolloutCommand::Retry { nodes: None }).await), "bundle_revoked");
+        assert_eq!(w.phase(id).await, Phase::Failed);
+        let mut later = Spec::new(bundle);
+        later.start = false;
+        let refused = w.plane.create_rollout(&w.caller, w.project.id, later).await;
+        assert_eq!(code(refused), "bundle_revoked");
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_waits_while_the_artifact_store_is_away() {
+    on_both(|w| async move {
+        w.node("n1").await;
+        let id = w.roll_out(Spec::new(w.bundle("1").await)).await;
+        w.reaches(id, Phase::Running).await;
+        let (here, away) = (w.dir().join(".tmp"), w.dir().join("away"));
+        std::fs::rename(&here, &away).unwrap();
+        let waits = async |expected: bool| {
+            w.eventually("its waits", async || {
+                w.hand.advance(Span::secs(1));
+                let view = w.plane.rollout_view(id).await.unwrap();
+                (view.head.waits.contains(&Wait::Artifact) == expected).then_some(view)
+            })
+            .await
+        };
+        let view = waits(true).await;
+        assert_eq!((view.head.phase, view.primary.code.as_str()), (Phase::Running, "artifact_unavailable"));
+        assert_eq!(view.head.clock.ticking_since, None, "no deadline runs");
+        std::fs::rename(&away, &here).unwrap();
+        assert_eq!(waits(false).await.primary.code, "step_in_progress");
+        w.end().await;
+    })
+    .await;
+}

@@ -1,0 +1,108 @@
+//! What a node's session believes, against what is stored and what the clock does.
+
+use super::*;
+use crate::node_api::{BundleRef, Heartbeat, PollAnswer, ReportBody, ReportKind};
+use crate::node_session::SessionMsg;
+use domain::node::HealthClass;
+use domain::rollout::Spec;
+
+impl World {
+    /// The session has dealt with everything before this, its timers included.
+    async fn look_for_silence(&self, node: NodeAuth) {
+        self.plane.inner.sessions.tell(node.node, SessionMsg::CheckSilence);
+        self.plane.poll(node, Duration::ZERO).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_goes_stale_before_a_full_stale_time_in_which_it_could_be_heard() {
+    on_both(|w| async move {
+        let node = w.node("n1").await;
+        w.plane.heartbeat(node, Heartbeat::default()).await.unwrap();
+        // The process was suspended, or the clock was set: an hour in which nobody listened.
+        w.hand.advance(Span::secs(3_600));
+        w.look_for_silence(node).await;
+        assert_eq!(w.stored(node).await.presence, Presence::Online, "it was we who were away");
+        for _ in 0..11 {
+            w.hand.advance(Span::secs(10));
+            w.plane.attended();
+            w.look_for_silence(node).await;
+            assert_eq!(w.stored(node).await.presence, Presence::Online);
+        }
+        w.hand.advance(Span::secs(10));
+        w.eventually("offline: 120 s without a gap, and nothing heard", async || {
+            (w.stored(node).await.presence == Presence::Offline).then_some(())
+        })
+        .await;
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_reads_again_what_another_instance_stored_of_its_node() {
+    on_both(|w| async move {
+        let node = w.node("n1").await;
+        let healthy = Heartbeat { health: Some(HealthClass::Healthy), ..Heartbeat::default() };
+        w.plane.heartbeat(node, healthy.clone()).await.unwrap();
+        assert_eq!(w.stored(node).await.health, HealthClass::Healthy);
+        // Meanwhile it talked to another instance.
+        let mut foreign = store::NodeChange::of(node.node, node.project);
+        foreign.health = Some(HealthClass::Unhealthy);
+        w.plane.store().observe(vec![foreign], Write::at(START)).await.unwrap();
+        // And is back here, with what it said here before.
+        w.eventually("what it says here is stored again", async || {
+            w.plane.heartbeat(node, healthy.clone()).await.unwrap();
+            (w.stored(node).await.health == HealthClass::Healthy).then_some(())
+        })
+        .await;
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_names_nothing_hands_nothing_over() {
+    on_both(|w| async move {
+        let (node, bundle) = (w.node("n1").await, w.bundle("1").await);
+        let spec = Spec::new(bundle);
+        w.plane.create_rollout(&w.caller, w.project.id, spec).await.unwrap();
+        let told = w
+            .eventually("the node is told", async || match w.plane.poll(node, Duration::ZERO).await.unwrap() {
+                PollAnswer::Update(u) => Some(u),
+                PollAnswer::NoUpdate { .. } => None,
+            })
+            .await;
+        assert_eq!(w.stored(node).await.handed_over, told.generation);
+        // A newer assignment that the session has not heard of: stored by another instance a moment ago.
+        let newer = told.generation + 1;
+        let rollout = w.plane.store().load_rollout(told.rollout.unwrap()).await.unwrap();
+        let mut head = rollout.planned.head.clone();
+        head.version += 1;
+        let change = domain::rollout::Change::Desire {
+            node: node.node,
+            expect: told.generation,
+            generation: newer,
+            bundle: None,
+        };
+        let commit = store::RolloutCommit {
+            id: rollout.planned.id,
+            project: w.project.id,
+            expect_version: rollout.version,
+            fence: rollout.fence,
+            events: vec![],
+            changes: vec![domain::rollout::Change::Head { head }, change],
+            node_events: vec![],
+            consumed_inbox: vec![],
+            reports: vec![],
+            budget: None,
+        };
+        w.plane.store().commit_rollout(commit, Write::at(START)).await.unwrap();
+        let body = ReportBody { generation: Some(told.generation), ..ReportBody::default() };
+        let staged = w.plane.report(node, BundleRef::Row(bundle), ReportKind::Staged, body).await.unwrap();
+        assert!(!staged.proceed, "it was withdrawn");
+        assert_eq!(w.stored(node).await.handed_over, told.generation, "the newer one was not named");
+        w.end().await;
+    })
+    .await;
+}

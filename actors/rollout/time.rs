@@ -1,0 +1,112 @@
+//! What time alone, or the database alone, makes due; and when the actor rests or goes.
+
+use super::actor::{Brain, Done, Me, RolloutMsg};
+use crate::command::CommandError;
+use crate::supervision::spawn_task;
+use domain::rollout::*;
+use domain::*;
+use std::sync::atomic::Ordering;
+
+/// An ended rollout's actor stays for this long, so that no question to it is lost with its mailbox.
+const LINGER: Span = Span::secs(10);
+/// When the database did not take a decision, the next try is made after this.
+const RETRY_AFTER: Span = Span::secs(1);
+
+impl Brain {
+    /// While nobody could fetch the bundle nothing is assigned, and no deadline runs.
+    pub(super) async fn wait_for_artifacts(&mut self, me: &Me) -> Done {
+        let wait = Wait::Artifact;
+        let away = self.plane.inner.artifacts_away.load(Ordering::Relaxed);
+        match (away, self.rollout.head.waits.contains(&wait)) {
+            (true, false) if self.rollout.head.phase.is_active() => self.event(me, Event::WaitBegan { wait }).await,
+            (false, true) => self.event(me, Event::WaitEnded { wait }).await,
+            (true, _) | (false, false) => Ok(()),
+        }
+    }
+
+    /// What time alone, or the database alone, makes due.
+    pub(super) async fn look(&mut self, me: &Me) -> Done {
+        self.wait_for_artifacts(me).await?;
+        let now = self.plane.now();
+        if self.rollout.head.phase == Phase::Pending {
+            return self.start_if_due(me, now).await;
+        }
+        let due = self.rollout.head.wake_at.is_some_and(|t| t <= now);
+        if due || std::mem::take(&mut self.more) {
+            self.event(me, Event::Timer).await?;
+        }
+        if self.rollout.head.phase == Phase::Completed && !self.rollout.head.lane_halted {
+            self.refill_lane().await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn start_if_due(&mut self, me: &Me, now: Timestamp) -> Done {
+        let spec = &self.rollout.spec;
+        let due = spec.start && spec.scheduled_at.is_none_or(|t| t <= now) && !domain::rollout::plan::missed(spec, now);
+        if !due {
+            return Ok(());
+        }
+        let resolved = match self.plane.resolve(self.rollout.project, spec).await {
+            Ok(r) => r,
+            Err(CommandError::Unknown(e)) => return Err(e.into()),
+            Err(_) => return Ok(()),
+        };
+        if resolved.held.iter().any(|(_, r)| *r != self.rollout.id) {
+            // Waits for the overlap to end: asked again by the timer.
+            return Ok(());
+        }
+        let facts = resolved.members().into_iter().map(|c| c.facts).collect();
+        self.event(me, Event::Start { facts }).await
+    }
+
+    /// Set the timer; end when nothing is left to do.
+    pub(super) async fn rest(&mut self, me: &Me) -> Done {
+        let head = &self.rollout.head;
+        if head.phase.is_end() && !self.owes_after_end() {
+            // News of its nodes may be under way: whoever asks a while longer is told that nothing is held any more.
+            let now = self.plane.now();
+            let leave_at = *self.leave_at.get_or_insert(now + LINGER);
+            if now >= leave_at && self.inputs.is_empty() && self.presence.is_empty() {
+                self.plane.inner.store.release_rollout(self.plane.inner.instance, self.rollout.id, self.fence).await?;
+                me.stop(None);
+            } else {
+                self.wake_at(me, leave_at);
+            }
+            return Ok(());
+        }
+        self.leave_at = None;
+        let clock = self.plane.clock().clone();
+        let now = clock.now();
+        let held_up = head.phase == Phase::Pending
+            && self.rollout.spec.start
+            && head.wake_at.is_none_or(|t| t <= now)
+            && !domain::rollout::plan::missed(&self.rollout.spec, now);
+        let retry = (held_up || self.unavailable_since.is_some()).then_some(now + RETRY_AFTER);
+        let at = [head.wake_at.filter(|t| head.phase != Phase::Pending || *t > now), retry].into_iter().flatten().min();
+        match at {
+            Some(at) => self.wake_at(me, at),
+            None => self.timer = None,
+        }
+        Ok(())
+    }
+
+    /// Ended, but nodes are still to be served when they return. Walks the members: only ended rollouts are asked.
+    pub(super) fn owes_after_end(&self) -> bool {
+        let head = &self.rollout.head;
+        matches!(head.phase, Phase::Completed | Phase::RolledBack)
+            && (head.counts.owed > 0 || head.lane_open > 0 || self.rollout.members.values().any(waits_after_end))
+    }
+
+    pub(super) fn wake_at(&mut self, me: &Me, at: Timestamp) {
+        let (clock, me) = (self.plane.clock().clone(), me.clone());
+        self.timer = Some(spawn_task("rollout timer", async move {
+            clock.sleep_until(at).await;
+            let _ = me.cast(RolloutMsg::Wake);
+        }));
+    }
+}
+
+fn waits_after_end(m: &Member) -> bool {
+    matches!(m.state, NodeState::RollingBack { .. }) || (m.step.is_none() && m.state == NodeState::Pending)
+}
