@@ -5,6 +5,7 @@ mod agent;
 mod crate_edges;
 #[macro_use]
 mod harness;
+mod browser;
 mod bundle_commands;
 mod compiling;
 mod delivery;

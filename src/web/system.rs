@@ -97,7 +97,7 @@ pub async fn openapi(_call: Call) -> Outcome<Response> {
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#1b1f24;background:#fff}\
 code,pre{font:14px/1.5 ui-monospace,monospace}h2{margin-top:2.5rem;border-bottom:1px solid #d0d7de}details{margin:.4rem 0;padding:.3rem .6rem;border:1px solid #d0d7de;border-radius:6px}\
-summary{cursor:pointer}.m{display:inline-block;min-width:4.5rem;font-weight:700}pre{overflow:auto;background:#f6f8fa;padding:.6rem}\
+summary,p,td,li{overflow-wrap:anywhere}summary{cursor:pointer}.m{display:inline-block;min-width:4.5rem;font-weight:700}pre{overflow:auto;background:#f6f8fa;padding:.6rem}\
 @media(prefers-color-scheme:dark){body{color:#e6edf3;background:#0d1117}pre{background:#161b22}details,h2{border-color:#30363d}a{color:#58a6ff}}";
 
 /// The document for people: one page, nothing fetched, no script.

@@ -1,7 +1,7 @@
 //! Pages for people. Everything that is not under `/api`, `/artifacts`, `/health`, `/ready` and `/metrics` comes here.
 //!
 //! A page asks the store, shows it through [`view`], and is kept fresh by the stream of the API. Forms post, do one command,
-//! and redirect. Invariant: nothing here writes but through a command of `actors`, and no form is heard without the CSRF token
+//! and redirect: [`pages`] is the table. Invariant: nothing here writes but through a command of `actors`, and no form is heard without the CSRF token
 //! of its session.
 
 mod access;
@@ -13,6 +13,7 @@ mod entry;
 mod live;
 mod nodes;
 mod overview;
+mod pages;
 mod rollout_new;
 mod rollouts;
 #[cfg(test)]
@@ -70,6 +71,11 @@ pub fn routes(app: App) -> BoxedFilter<(Response,)> {
             }
         })
         .boxed()
+}
+
+/// Addresses of all pages, with `:names` for parameters.
+pub fn addresses() -> impl Iterator<Item = &'static str> {
+    std::iter::once("/login").chain(pages::PAGES.iter().map(|p| p.path))
 }
 
 /// A request before it is known who makes it.
@@ -139,7 +145,7 @@ async fn page<B: Buf>(
     if parts == ["login"] {
         return entry::login(app, asked.meta, address, reads, &asked.headers, &query, &form).await;
     }
-    if !known(&parts) {
+    if !pages::known(&parts) {
         return Err(not_found());
     }
 
@@ -164,64 +170,13 @@ async fn page<B: Buf>(
     };
     counted.map_err(|wait| Refusal::too_many("Too many requests; wait a moment.", wait.0))?;
     let ask = Ask { app: app.clone(), meta: asked.meta, address, path: asked.path, query, form, headers, identity };
-    let done = if reads { get(&ask, &parts).await } else { post(&ask, &parts).await };
-    match done {
+    match pages::answer(&ask, &parts, reads).await {
         Ok(Some(response)) => Ok(response),
         Ok(None) if reads => Err(not_found()),
         Ok(None) => Err(Refusal::method_not_allowed(&[Method::GET, Method::HEAD])),
         // Who is signed in sees the refusal within the page they know.
         Err(refusal) => Ok(entry::refused_to(&ask, refusal, reads)),
     }
-}
-
-/// May there be a page? So that strangers are not sent to sign in for what does not exist.
-fn known(parts: &[&str]) -> bool {
-    matches!(parts, [] | ["audit" | "logout" | "projects"] | ["projects", _] | ["projects", _, ..])
-        && (parts.len() < 3 || matches!(parts[2], "nodes" | "bundles" | "rollouts" | "audit" | "tokens" | "keys"))
-}
-
-/// All pages.
-async fn get(ask: &Ask, parts: &[&str]) -> Outcome<Option<Response>> {
-    Ok(Some(match parts {
-        [] | ["projects"] => overview::show(ask).await?,
-        ["audit"] => audit::everything(ask).await?,
-        ["projects", p] => ask.redirect(&format!("/projects/{}/rollouts", view::parts::query(p)), None)?,
-        ["projects", p, "nodes"] => nodes::list(ask, p).await?,
-        ["projects", p, "nodes", id] => nodes::show(ask, p, id).await?,
-        ["projects", p, "bundles"] => bundles::list(ask, p).await?,
-        ["projects", p, "bundles", "new"] => bundles::form(ask, p).await?,
-        ["projects", p, "bundles", id] => bundles::show(ask, p, id).await?,
-        ["projects", p, "rollouts"] => rollouts::list(ask, p).await?,
-        ["projects", p, "rollouts", "new"] => rollout_new::form(ask, p).await?,
-        ["projects", p, "rollouts", id] => live::show(ask, p, id).await?,
-        ["projects", p, "audit"] => audit::project(ask, p).await?,
-        ["projects", p, "tokens"] => access::tokens(ask, p).await?,
-        ["projects", p, "keys"] => access::keys(ask, p).await?,
-        _ => return Ok(None),
-    }))
-}
-
-/// All forms.
-async fn post(ask: &Ask, parts: &[&str]) -> Outcome<Option<Response>> {
-    Ok(Some(match parts {
-        ["logout"] => entry::logout(ask).await?,
-        ["projects"] => overview::create(ask).await?,
-        ["projects", p, "nodes", id, "adopt"] => nodes::adopt(ask, p, id).await?,
-        ["projects", p, "nodes", id, "revoke"] => nodes::revoke(ask, p, id).await?,
-        ["projects", p, "bundles", "new"] => bundles::compile(ask, p).await?,
-        ["projects", p, "bundles", id, "revoke"] => bundles::revoke(ask, p, id).await?,
-        ["projects", p, "bundles", id, "deprecate"] => bundles::deprecate(ask, p, id).await?,
-        ["projects", p, "rollouts", "new"] => rollout_new::submit(ask, p).await?,
-        ["projects", p, "rollouts", id, command] => match live::command(ask, p, id, command).await? {
-            Some(response) => response,
-            None => return Ok(None),
-        },
-        ["projects", p, "tokens"] => access::make_token(ask, p).await?,
-        ["projects", p, "tokens", id, "delete"] => access::delete_token(ask, p, id).await?,
-        ["projects", p, "keys"] => access::make_key(ask, p).await?,
-        ["projects", p, "keys", id, "revoke"] => access::revoke_key(ask, p, id).await?,
-        _ => return Ok(None),
-    }))
 }
 
 /// Browsers say where a form was sent from; another site's is not heard, not even to sign in.

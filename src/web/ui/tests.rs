@@ -49,10 +49,10 @@ fn only_paths_with_pages_send_strangers_to_sign_in() {
         &["projects", "p", "nodes"],
         &["projects", "p", "rollouts", "x", "pause"],
     ] {
-        assert!(known(yes), "{yes:?}");
+        assert!(pages::known(yes), "{yes:?}");
     }
     for no in [&["wp-admin"][..], &["projects", "p", "secrets"], &["audit", "x"], &["favicon.ico"]] {
-        assert!(!known(no), "{no:?}");
+        assert!(!pages::known(no), "{no:?}");
     }
 }
 

@@ -6,6 +6,10 @@ use super::{Frame, Tab, document};
 use domain::Timestamp;
 use domain::node::{HistoryEntry, HistoryOutcome, Node, Standing};
 use maud::{Markup, html};
+use serde_json::Value;
+
+/// Entries of a node's metadata on its page.
+const METADATA_SHOWN: usize = 20;
 
 #[derive(Clone, Debug)]
 pub struct NodeView {
@@ -124,6 +128,7 @@ pub fn region(frame: &Frame, view: &NodeView) -> Markup {
                         dt { "Proxy version" } dd { (n.version.as_deref().unwrap_or("–")) }
                         dt { "Labels" } dd .wrap { @if n.labels.is_empty() { "–" } @else { (labels(&n.labels, n.labels.len())) } }
                         dt { "Capabilities" } dd .wrap { @if n.capabilities.is_empty() { "–" } @else { (n.capabilities.join(", ")) } }
+                        @for (key, value) in metadata(n) { dt .wrap { (key) } dd .wrap { (value) } }
                         dt { "Enrolled" } dd { (when(n.inserted_at, frame.now)) }
                         dt { "Id" } dd { code .full { (n.id) } }
                     }
@@ -152,6 +157,12 @@ pub fn region(frame: &Frame, view: &NodeView) -> Markup {
             }
         },
     )
+}
+
+/// What the node says of itself in words of its own.
+fn metadata(n: &Node) -> Vec<(&str, String)> {
+    let plain = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_string);
+    n.metadata.as_object().into_iter().flatten().take(METADATA_SHOWN).map(|(k, v)| (k.as_str(), plain(v))).collect()
 }
 
 fn history(frame: &Frame, view: &NodeView) -> Markup {

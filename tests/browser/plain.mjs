@@ -1,0 +1,40 @@
+// Without scripts every page says what it says, and every form does what it does.
+import { furnish } from "./api.mjs";
+import { expect, launch, open, signIn } from "./browser.mjs";
+import { visits } from "./pages.mjs";
+
+export default async function plain(world) {
+  const furniture = await furnish(world);
+  const browser = await launch(world);
+  const page = await open(browser, { javaScriptEnabled: false });
+  await signIn(page, world);
+  for (const path of visits(world, furniture)) {
+    await page.goto(world.url + path);
+    expect(await page.locator("main h1").isVisible(), `${path} has a heading`);
+    const words = (await page.locator("main").innerText()).trim().split(/\s+/).length;
+    expect(words >= 8, `${path} says something: ${words} words`);
+    expect((await page.locator("main [hidden]").count()) === 0, `${path} hides nothing until a script comes`);
+  }
+  // Commands are forms.
+  await page.goto(`${world.url}/projects/${world.project}/rollouts/${furniture.paused}`);
+  await page.click("#cmd-resume button");
+  expect((await page.locator(".flash").innerText()) === "The rollout goes on.", "a word about what was done");
+  await page.click("#menu-cancel > summary");
+  await page.fill("#note-cancel", "no need");
+  await page.click("#cmd-cancel button");
+  await furniture.api.reaches(furniture.paused, "cancelled");
+  await page.goto(`${world.url}/projects/${world.project}/tokens`);
+  await page.fill("#token-name", "by hand");
+  await page.click("main form.stack button[type=submit]");
+  expect((await page.locator(".secret").innerText()).startsWith("set_"), "a token is shown once");
+  await page.goto(`${world.url}/projects/${world.project}/tokens`);
+  expect((await page.locator(".secret").count()) === 0, "and only once");
+  await page.goto(`${world.url}/projects/${world.project}/bundles/new`);
+  await page.fill("#version", "typed");
+  await page.fill("#config", `${world.config}\n// typed\n`);
+  await page.click("main form button[type=submit]");
+  expect((await page.locator("h1").innerText()) === "typed", "a bundle is compiled from what was typed");
+  const wrong = page.troubles;
+  await browser.close();
+  expect(wrong.length === 0, wrong.join("\n"));
+}
