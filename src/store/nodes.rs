@@ -460,6 +460,32 @@ impl Store {
         .await
     }
 
+    /// Where a rollout's bundle failed, newest first, with the names of the nodes.
+    pub async fn rollout_failures(
+        &self,
+        project: ProjectId,
+        rollout: RolloutId,
+        bundle: BundleId,
+        limit: u32,
+    ) -> Result<Vec<(String, HistoryEntry)>> {
+        self.read("node.rollout_failures", (project, rollout, bundle, limit), |c, (project, rollout, bundle, limit)| {
+            Box::pin(async move {
+                // Both conditions on the outcome: the first is what the partial index was made with.
+                let sql = format!(
+                    "SELECT {HISTORY}, n.name FROM node_history h JOIN nodes n ON n.id = h.node_id \
+                     WHERE h.project_id = ? AND h.bundle_id = ? AND h.outcome <> 'verified' AND h.outcome = 'failed' \
+                     AND h.rollout_id = ? ORDER BY h.seq DESC LIMIT ?"
+                );
+                c.rows(sql, p![*project, *bundle, *rollout, *limit], |r| {
+                    let entry = read_history(r)?;
+                    Ok((r.get()?, entry))
+                })
+                .await
+            })
+        })
+        .await
+    }
+
     /// The whole history of many nodes, each newest first. Nodes without any are absent.
     pub async fn histories(&self, ids: Vec<NodeId>) -> Result<HashMap<NodeId, Vec<HistoryEntry>>> {
         self.read("node.histories", ids, |c, ids| {

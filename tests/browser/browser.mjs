@@ -10,9 +10,8 @@ export const PATIENCE_MS = 60000;
 
 export const launch = (world) => chromium.launch({ executablePath: world.chromium, args: FLAGS, timeout: PATIENCE_MS });
 
-// What belongs to leaving a page: its stream and the region it was fetching are dropped.
-const dropped = (request) =>
-  request.failure()?.errorText === "net::ERR_ABORTED" && /\/events\/stream|[?&]fragment=/.test(request.url());
+// Dropped by the browser itself on leaving a page: its stream, its picture, the region it was fetching.
+const dropped = (request) => request.failure()?.errorText === "net::ERR_ABORTED";
 
 export async function open(browser, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });

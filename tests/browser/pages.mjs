@@ -10,18 +10,22 @@ const VISITS = {
   "/": () => ["/"],
   "/projects": () => ["/projects"],
   "/audit": () => ["/audit", "/audit?verify=1"],
+  "/instances": () => ["/instances"],
   "/projects/:project": (w) => [`/projects/${w.project}`],
   "/projects/:project/nodes": (w) => [`/projects/${w.project}/nodes`, `/projects/${w.project}/nodes?q=nothing`],
   "/projects/:project/nodes/:id": (w, f) => [`/projects/${w.project}/nodes/${f.failed.id}`],
   "/projects/:project/bundles": (w) => [`/projects/${w.project}/bundles`],
   "/projects/:project/bundles/new": (w) => [`/projects/${w.project}/bundles/new`],
   "/projects/:project/bundles/:id": (w, f) => [f.bad, f.revoked].map((b) => `/projects/${w.project}/bundles/${b.id}`),
+  "/projects/:project/bundles/:id/diff": (w, f) => [`/projects/${w.project}/bundles/${f.bad.id}/diff`],
   "/projects/:project/rollouts": (w) => [`/projects/${w.project}/rollouts`],
   "/projects/:project/rollouts/new": (w, f) => [`/projects/${w.project}/rollouts/new?bundle=${f.good.id}`],
   "/projects/:project/rollouts/:id": (w, f) => [f.done, f.back, f.paused].map((r) => `/projects/${w.project}/rollouts/${r}`),
+  "/projects/:project/rollouts/:id/events": (w, f) => [`/projects/${w.project}/rollouts/${f.back}/events`],
   "/projects/:project/audit": (w) => [`/projects/${w.project}/audit?verify=1`],
   "/projects/:project/tokens": (w) => [`/projects/${w.project}/tokens`],
   "/projects/:project/keys": (w) => [`/projects/${w.project}/keys`],
+  "/projects/:project/settings": (w) => [`/projects/${w.project}/settings`],
 };
 
 // All paths worth a visit. A page of the table that is not listed here fails the test, and so does one that is gone.

@@ -80,7 +80,7 @@ impl Ask {
             project: None,
             tab: Tab::None,
             flash: cookie(&self.headers, FLASH_COOKIE).and_then(Flash::parse),
-            may: May::default(),
+            may: May { instances: self.caller().instance_admin, ..May::default() },
             assets: assets::version(),
         }
     }
@@ -95,6 +95,7 @@ impl Ask {
             audit_read: may(KeyScope::AuditRead),
             keys_read: may(KeyScope::ApiKeysRead),
             keys_admin: may(KeyScope::ApiKeysAdmin),
+            instances: self.caller().instance_admin,
         }
     }
 

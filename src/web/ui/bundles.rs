@@ -50,7 +50,7 @@ pub async fn list(ask: &Ask, project: &str) -> Outcome<Response> {
     }
 }
 
-async fn named(ask: &Ask, project: &Project, name: &str) -> Outcome<Bundle> {
+pub async fn named(ask: &Ask, project: &Project, name: &str) -> Outcome<Bundle> {
     match ask.store().bundle(Scope::Project(project.id), project.id, BundleRef::parse(name)).await {
         Ok(bundle) => Ok(bundle),
         Err(store::Error::NotFound | store::Error::Invalid(_)) => {

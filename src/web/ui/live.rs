@@ -1,6 +1,8 @@
 //! `/projects/:project/rollouts/:id`: one rollout, its regions one by one, and its commands.
 
 use super::ask::{Ask, ROWS};
+use super::view::events::{EventRow, EventsView, page as events_page};
+use super::view::outcome::Failure;
 use super::view::rollout::*;
 use super::view::{Flash, parts};
 use crate::page::listing;
@@ -10,7 +12,7 @@ use actors::commands::rollouts::RolloutCommand;
 use domain::access::KeyScope;
 use domain::audit::Entry;
 use domain::project::Project;
-use domain::rollout::{Member, NodeState, NodeStateKind};
+use domain::rollout::{Member, NodeState, NodeStateKind, Phase};
 use domain::{RolloutId, Scope};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -21,6 +23,8 @@ use warp::reply::Response;
 const TIMELINE: u32 = 25;
 /// Longest reason or note.
 const MAX_NOTE: usize = 1_000;
+/// Nodes that a bundle failed on, shown with what they said.
+const FAILURES: u32 = 5;
 
 async fn named(ask: &Ask, project: &Project, id: &str) -> Outcome<RolloutSummary> {
     let missing = || Refusal::not_found("There is no such rollout in this project.");
@@ -58,7 +62,13 @@ async fn view(ask: &Ask, project: &Project, summary: &RolloutSummary) -> Outcome
         Some(user) => ask.store().user(user).await.map(|u| u.email).unwrap_or_default(),
         None => String::new(),
     };
+    let failed = r.head.failures > 0 || matches!(r.head.phase, Phase::Failed | Phase::RollingBack | Phase::RolledBack);
+    let failures = match failed {
+        true => ask.store().rollout_failures(project.id, r.id, r.spec.bundle, FAILURES).await?,
+        false => Vec::new(),
+    };
     Ok(RolloutView {
+        failures: failures.into_iter().map(|(name, h)| Failure::of(name, h)).collect(),
         slug: project.slug.clone(),
         names: ask.names([r.spec.bundle]).await?,
         path: path(project, r.id),
@@ -179,6 +189,36 @@ fn line(e: &Entry, people: &BTreeMap<String, String>) -> TimelineLine {
         said.push("automatically".into());
     }
     TimelineLine { at: e.at, action, actor, detail: said.join(", ") }
+}
+
+/// `/projects/:project/rollouts/:id/events`
+pub async fn events(ask: &Ask, project: &str, id: &str) -> Outcome<Response> {
+    let (project, frame) = ask.project(project, KeyScope::RolloutsRead).await?;
+    let summary = named(ask, &project, id).await?;
+    let invalid = || Refusal::invalid("cursor", "is not a cursor of this list");
+    let after = ask.page(ROWS)?.cursor.map_or(Ok(0), |c| c.parse::<u64>().map_err(|_| invalid()))?;
+    // One more than is shown tells whether there is a next page.
+    let mut rows = ask.store().rollout_events(summary.id, after, ROWS + 1).await?;
+    let more = rows.len() > ROWS as usize;
+    rows.truncate(ROWS as usize);
+    let next = rows.last().filter(|_| more).map(|e| e.seq.to_string());
+    let links = ask.links(&[], next.as_deref());
+    let row = |e: domain::rollout::LoggedEvent| EventRow {
+        seq: e.seq,
+        at: e.at,
+        name: e.event.name().to_string(),
+        event: serde_json::to_value(&e.event).unwrap_or(Value::Null),
+    };
+    let view = EventsView {
+        rollout: path(&project, summary.id),
+        bundle: ask.names([summary.spec.bundle]).await?.text(summary.spec.bundle),
+        slug: project.slug,
+        total: summary.head.version as i64,
+        rows: rows.into_iter().map(row).collect(),
+        next: links.next,
+        first: links.first,
+    };
+    ask.ok(events_page(&frame, &view))
 }
 
 /// `None`: no such command.

@@ -9,13 +9,17 @@ mod ask;
 mod assets;
 mod audit;
 mod bundles;
+mod diff;
 mod entry;
+mod instances;
+mod lines;
 mod live;
 mod nodes;
 mod overview;
 mod pages;
 mod rollout_new;
 mod rollouts;
+mod settings;
 #[cfg(test)]
 mod tests;
 pub mod view;

@@ -15,7 +15,7 @@ use domain::access::KeyScope;
 use domain::node::{Node, Presence, Standing};
 use domain::project::Project;
 use domain::{BundleId, NodeId, Scope};
-use store::{NodeFilter, Page};
+use store::{NodeEvent, NodeFilter, Page};
 use warp::reply::Response;
 
 /// Lines of a node's history and events on its page.
@@ -101,16 +101,7 @@ pub async fn show(ask: &Ask, project: &str, id: &str) -> Outcome<Response> {
         slug: project.slug,
         names,
         history,
-        events: events
-            .rows
-            .into_iter()
-            .map(|e| EventLine {
-                at: e.event.at,
-                text: in_words(&e.event.detail),
-                kind: e.event.kind,
-                rollout: e.event.rollout.map(|r| r.to_string()),
-            })
-            .collect(),
+        events: events.rows.into_iter().map(|e| event_line(e.event)).collect(),
         explain,
         src: ask.path.clone(),
         node,
@@ -119,6 +110,25 @@ pub async fn show(ask: &Ask, project: &str, id: &str) -> Outcome<Response> {
         Some(_) => ask.ok(node::region(&frame, &view)),
         None => ask.ok(node::page(&frame, &view)),
     }
+}
+
+/// The kind of an event says most; of its detail remains what the kind does not say.
+fn event_line(e: NodeEvent) -> EventLine {
+    let mut detail = e.detail;
+    let mut logs = None;
+    if let Some(said) = detail.as_object_mut() {
+        logs = said.remove("logs").and_then(|l| l.as_str().map(str::to_string)).filter(|l| !l.is_empty());
+        if e.kind.starts_with("rollout.") {
+            said.remove("from");
+            said.remove("to");
+        }
+    }
+    let text = match detail.as_object() {
+        Some(said) if said.len() == 1 => said.values().next().and_then(|v| v.as_str()).map(str::to_string),
+        _ => None,
+    };
+    let text = text.unwrap_or_else(|| in_words(&detail));
+    EventLine { at: e.at, text, logs, kind: e.kind, rollout: e.rollout.map(|r| r.to_string()) }
 }
 
 fn flash(done: Done, changed: Flash) -> Option<Flash> {

@@ -4,7 +4,9 @@
 //! page that it does not know fails it.
 
 use super::ask::Ask;
-use super::{access, audit, bundles, entry, live, nodes, overview, rollout_new, rollouts, view};
+use super::{
+    access, audit, bundles, diff, entry, instances, live, nodes, overview, rollout_new, rollouts, settings, view,
+};
 use crate::problem::Outcome;
 use std::pin::Pin;
 use warp::reply::Response;
@@ -35,18 +37,22 @@ pub static PAGES: &[Page] = &[
     page("/", |ask, _| shown!(overview::show(ask))),
     page("/projects", |ask, _| shown!(overview::show(ask))),
     page("/audit", |ask, _| shown!(audit::everything(ask))),
+    page("/instances", |ask, _| shown!(instances::show(ask))),
     page("/projects/:project", |ask, p| shown!(async { ask.redirect(&format!("/projects/{}/rollouts", view::parts::query(p[0])), None) })),
     page("/projects/:project/nodes", |ask, p| shown!(nodes::list(ask, p[0]))),
     page("/projects/:project/nodes/:id", |ask, p| shown!(nodes::show(ask, p[0], p[1]))),
     page("/projects/:project/bundles", |ask, p| shown!(bundles::list(ask, p[0]))),
     page("/projects/:project/bundles/new", |ask, p| shown!(bundles::form(ask, p[0]))),
     page("/projects/:project/bundles/:id", |ask, p| shown!(bundles::show(ask, p[0], p[1]))),
+    page("/projects/:project/bundles/:id/diff", |ask, p| shown!(diff::show(ask, p[0], p[1]))),
     page("/projects/:project/rollouts", |ask, p| shown!(rollouts::list(ask, p[0]))),
     page("/projects/:project/rollouts/new", |ask, p| shown!(rollout_new::form(ask, p[0]))),
     page("/projects/:project/rollouts/:id", |ask, p| shown!(live::show(ask, p[0], p[1]))),
+    page("/projects/:project/rollouts/:id/events", |ask, p| shown!(live::events(ask, p[0], p[1]))),
     page("/projects/:project/audit", |ask, p| shown!(audit::project(ask, p[0]))),
     page("/projects/:project/tokens", |ask, p| shown!(access::tokens(ask, p[0]))),
     page("/projects/:project/keys", |ask, p| shown!(access::keys(ask, p[0]))),
+    page("/projects/:project/settings", |ask, p| shown!(settings::show(ask, p[0]))),
 ];
 
 #[rustfmt::skip]
@@ -64,6 +70,8 @@ pub static FORMS: &[Page] = &[
     page("/projects/:project/tokens/:id/delete", |ask, p| shown!(access::delete_token(ask, p[0], p[1]))),
     page("/projects/:project/keys", |ask, p| shown!(access::make_key(ask, p[0]))),
     page("/projects/:project/keys/:id/revoke", |ask, p| shown!(access::revoke_key(ask, p[0], p[1]))),
+    page("/projects/:project/settings", |ask, p| shown!(settings::save(ask, p[0]))),
+    page("/projects/:project/settings/delete", |ask, p| shown!(settings::delete(ask, p[0]))),
 ];
 
 /// The line of a path, and its parameters.

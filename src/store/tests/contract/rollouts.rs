@@ -235,6 +235,12 @@ async fn one_commit_carries_events_history_debts_reports_and_the_feed() {
         assert_eq!((n.generation, n.verified_bundle, n.active_bundle), (1, Some(w.bundle.id), Some(w.bundle.id)));
         assert_eq!(s.node_history(n0, 5).await.unwrap()[0].outcome, HistoryOutcome::Verified);
         assert_eq!(s.failed_on(w.project.id, w.bundle.id).await.unwrap(), vec![n1]);
+        let failures = s.rollout_failures(w.project.id, a, w.bundle.id, 5).await.unwrap();
+        assert_eq!(
+            failures.iter().map(|(_, h)| (h.node, h.detail.as_deref())).collect::<Vec<_>>(),
+            [(n1, Some("gate"))]
+        );
+        assert_eq!(s.rollout_failures(w.project.id, b, w.bundle.id, 5).await.unwrap(), vec![]);
         assert_eq!(s.histories(vec![n0, n1, n2]).await.unwrap().len(), 2);
         assert_eq!(s.rollout_events(a, 1, 10).await.unwrap(), vec![logged(2)]);
         let loaded = s.load_rollout(a).await.unwrap();

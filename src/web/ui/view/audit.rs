@@ -80,7 +80,7 @@ pub fn page(frame: &Frame, view: &AuditView) -> Markup {
         }
         @if let Some(error) = &view.error { p .alert.bad role="alert" { (error) } }
         @if view.entries.is_empty() { (empty("No entry matches.")) } @else { (entries(frame, view)) }
-        (pager(view.entries.len(), view.total, "entries", view.next.as_deref(), view.first.as_deref()))
+        (pager(view.entries.len(), view.total, "entry", view.next.as_deref(), view.first.as_deref()))
     };
     document(&Frame { tab: Tab::Audit, ..frame.clone() }, "Audit log", &body)
 }
@@ -88,7 +88,7 @@ pub fn page(frame: &Frame, view: &AuditView) -> Markup {
 fn verdict(v: &Verdict) -> Markup {
     html! {
         @if v.valid {
-            p .alert.ok role="status" { "The chain holds: " b .num { (v.entries) } " entries follow each other without a gap or a change." }
+            p .alert.ok role="status" { "The chain holds: " b .num { (count(v.entries, "entry")) } " without a gap or a change." }
         } @else {
             p .alert.bad role="alert" {
                 "The chain is broken"

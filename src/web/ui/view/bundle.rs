@@ -32,6 +32,7 @@ pub fn page(frame: &Frame, view: &BundleView) -> Markup {
                 @if frame.may.rollouts_write && b.status == BundleStatus::Compiled {
                     a .button.primary href={ (base) "/rollouts/new?bundle=" (b.id) } { "Roll out" }
                 }
+                @if usable { a .button href={ (base) "/bundles/" (b.id) "/diff" } { "Changes" } }
                 @if usable { a .button href={ "/api/v1" (base) "/bundles/" (b.id) "/download" } { "Download" } }
                 @if frame.may.bundles_write && b.status == BundleStatus::Compiled {
                     form #cmd-deprecate method="post" action={ (base) "/bundles/" (b.id) "/deprecate" } {
@@ -84,7 +85,7 @@ pub fn region(frame: &Frame, view: &BundleView) -> Markup {
                 div .alert.bad { p { b { "Not compiled" } } (diagnostics(&b.errors)) }
             }
             @if !b.warnings.is_empty() {
-                div .alert.warn { p { b { (b.warnings.len()) " warnings" } } (diagnostics(&b.warnings)) }
+                div .alert.warn { p { b { (count(b.warnings.len() as i64, "warning")) } } (diagnostics(&b.warnings)) }
             }
             div .columns {
                 section .card aria-labelledby="h-bundle" {
@@ -102,8 +103,8 @@ pub fn region(frame: &Frame, view: &BundleView) -> Markup {
                 section .card aria-labelledby="h-risk" {
                     h2 #h-risk { "Use and risk" }
                     dl {
-                        dt { "Running on" } dd .num { a href={ "/projects/" (query(&view.slug)) "/nodes?bundle=" (b.id) } { (view.running_on) " nodes" } }
-                        dt { "Wanted on" } dd .num { (view.desired_on) " nodes" }
+                        dt { "Running on" } dd .num { a href={ "/projects/" (query(&view.slug)) "/nodes?bundle=" (b.id) } { (count(view.running_on, "node")) } }
+                        dt { "Wanted on" } dd .num { (count(view.desired_on, "node")) }
                     }
                     h3 { "Risk compared with what the fleet ran" }
                     @if b.risk_reasons.is_empty() { p .muted { "No reason for concern was found." } }

@@ -70,7 +70,7 @@ pub fn region(frame: &Frame, view: &BundlesView) -> Markup {
             tr id={ "b-" (b.id) } {
                 td { a href={ "/projects/" (query(&view.slug)) "/bundles/" (b.id) } { (name(b)) } }
                 td { (bundle_status(b.status)) }
-                td { (risk(b.risk)) @if !b.warnings.is_empty() { " " span .muted { (b.warnings.len()) " warnings" } } }
+                td { (risk(b.risk)) @if !b.warnings.is_empty() { " " span .muted { (count(b.warnings.len() as i64, "warning")) } } }
                 td { @if let Some(c) = &b.content_id { (hash(c)) } }
                 td .wrap { (source(b)) }
                 td .num { @if let Some(n) = b.size_bytes { (size(n)) } }
@@ -82,11 +82,15 @@ pub fn region(frame: &Frame, view: &BundlesView) -> Markup {
         &l,
         &html! {
             @if view.bundles.is_empty() {
-                (empty(if view.status.is_empty() { "No bundle was made yet." } else { "No bundle matches." }))
+                @if !view.status.is_empty() { (empty("No bundle matches.")) }
+                @else {
+                    (empty_then("No bundle yet. A configuration that the proxy accepts becomes one.", frame.may.bundles_write,
+                        &format!("/projects/{}/bundles/new", query(&view.slug)), "Make the first bundle"))
+                }
             } @else {
                 (table("Bundles", &["Version", "Status", "Risk", "Content id", "Source", "Size", "Created"], &rows))
             }
-            (pager(view.bundles.len(), view.total, "bundles", view.next.as_deref(), view.first.as_deref()))
+            (pager(view.bundles.len(), view.total, "bundle", view.next.as_deref(), view.first.as_deref()))
         },
     )
 }

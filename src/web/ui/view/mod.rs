@@ -7,9 +7,13 @@ pub mod access;
 pub mod audit;
 pub mod bundle;
 pub mod bundles;
+pub mod diff;
 pub mod entry;
+pub mod events;
+pub mod instances;
 pub mod node;
 pub mod nodes;
+pub mod outcome;
 pub mod overview;
 pub mod parts;
 pub mod rollout;
@@ -17,6 +21,7 @@ pub mod rollout_new;
 pub mod rollouts;
 #[cfg(test)]
 mod samples;
+pub mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -55,6 +60,8 @@ pub struct May {
     pub audit_read: bool,
     pub keys_read: bool,
     pub keys_admin: bool,
+    /// Not of a project: of the installation.
+    pub instances: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,6 +75,8 @@ pub enum Tab {
     Audit,
     Tokens,
     Keys,
+    Settings,
+    Instances,
 }
 
 macro_rules! flashes {
@@ -84,6 +93,8 @@ macro_rules! flashes {
 }
 flashes! {
     SignedOut = "signed_out", "You are signed out.";
+    ProjectSaved = "project_saved", "The settings are saved.";
+    ProjectDeleted = "project_deleted", "The project was deleted.";
     ProjectCreated = "project_created", "The project was created.";
     RolloutCreated = "rollout_created", "The rollout was created.";
     RolloutStarted = "rollout_started", "The rollout was started.";
@@ -171,10 +182,12 @@ fn header(frame: &Frame) -> Markup {
                             @if frame.may.audit_read { (tab(Tab::Audit, format!("{base}/audit"), "Audit")) }
                             (tab(Tab::Tokens, format!("{base}/tokens"), "Enrolment"))
                             @if frame.may.keys_read { (tab(Tab::Keys, format!("{base}/keys"), "API keys")) }
+                            (tab(Tab::Settings, format!("{base}/settings"), "Settings"))
                         }
                         None => {
                             (tab(Tab::Projects, "/".into(), "Projects"))
                             (tab(Tab::Audit, "/audit".into(), "Audit"))
+                            @if frame.may.instances { (tab(Tab::Instances, "/instances".into(), "Instances")) }
                             a href="/api/docs" { "API" }
                         }
                     }

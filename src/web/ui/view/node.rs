@@ -29,6 +29,8 @@ pub struct EventLine {
     pub at: Timestamp,
     pub kind: String,
     pub text: String,
+    /// What the node sent along with a failure.
+    pub logs: Option<String>,
     pub rollout: Option<String>,
 }
 
@@ -87,9 +89,7 @@ pub fn region(frame: &Frame, view: &NodeView) -> Markup {
                 (presence(n.presence)) " " (health(n.health.as_str())) " " (standing(n.standing))
                 @if n.pinned_bundle.is_some() { " " (badge(Tone::Warn, "pinned")) }
             }
-            @if let Some(error) = &n.last_error {
-                div .alert.bad { b { "Last error: " } (text(error)) }
-            }
+            (reasons(view, current))
             div .columns {
                 section .card aria-labelledby="h-bundle" {
                     h2 #h-bundle { "Bundle" }
@@ -113,10 +113,6 @@ pub fn region(frame: &Frame, view: &NodeView) -> Markup {
                         dt { "Generation" }
                         dd .num { (n.generation) @if n.handed_over < n.generation { span .muted { " (" (n.handed_over) " handed over)" } } }
                         dt { "Traffic weight" } dd .num { (n.traffic_weight) " %" }
-                    }
-                    @if !view.explain.is_empty() {
-                        h3 { "Why" }
-                        ol .why { @for cause in &view.explain { li { (text(cause)) } } }
                     }
                 }
                 section .card aria-labelledby="h-facts" {
@@ -149,7 +145,10 @@ pub fn region(frame: &Frame, view: &NodeView) -> Markup {
                             span .what {
                                 b { (words(&e.kind).replace('.', " ")) }
                                 @if !e.text.is_empty() { " " span .muted { (text(&e.text)) } }
-                                @if let Some(r) = &e.rollout { " " a href={ "/projects/" (query(&view.slug)) "/rollouts/" (r) } { "rollout" } }
+                                @if let Some(r) = &e.rollout { " " a href={ "/projects/" (query(&view.slug)) "/rollouts/" (r) } { "rollout " (short(r)) } }
+                                @if let Some(logs) = &e.logs {
+                                    details { summary { "Logs of the node" } pre .code tabindex="0" role="group" aria-label="Logs of the node" { (logs) } }
+                                }
                             }
                         }
                     }
@@ -157,6 +156,23 @@ pub fn region(frame: &Frame, view: &NodeView) -> Markup {
             }
         },
     )
+}
+
+/// Why it runs what it runs, the cause that counts first, and what it last complained of.
+fn reasons(view: &NodeView, current: bool) -> Markup {
+    let n = &view.node;
+    let tone = match (&n.last_error, current) {
+        (Some(_), _) => "reason-box bad",
+        (None, true) => "reason-box ok",
+        (None, false) => "reason-box",
+    };
+    html! {
+        section class=(tone) aria-label="Why this node runs what it runs" {
+            @if let Some(first) = view.explain.first() { p .big { (text(&sentence(first))) } }
+            @if view.explain.len() > 1 { ul .why { @for cause in &view.explain[1..] { li { (text(&sentence(cause))) } } } }
+            @if let Some(error) = &n.last_error { p .message.wrap { b .bad-text { "Last error: " } (text(error)) } }
+        }
+    }
 }
 
 /// What the node says of itself in words of its own.

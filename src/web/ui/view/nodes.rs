@@ -110,17 +110,21 @@ pub fn region(frame: &Frame, view: &NodesView) -> Markup {
         &l,
         &html! {
             p .stats {
-                span { b { (view.all) } " nodes" }
+                span { b { (view.all) } (noun(view.all, " node")) }
                 span { b .ok-text { (view.online) } " online" }
                 span { b .bad-text[view.offline > 0] { (view.offline) } " offline" }
                 @if view.quarantined > 0 { span { b .warn-text { (view.quarantined) } " to adopt" } }
             }
             @if view.nodes.is_empty() {
-                (empty(if view.filter.is_set() { "No node matches." } else { "No node has enrolled yet." }))
+                @if view.filter.is_set() { (empty("No node matches.")) }
+                @else {
+                    (empty_then("No node has enrolled yet. A token lets nodes in.", frame.may.nodes_write,
+                        &format!("/projects/{}/tokens", query(&view.slug)), "Make an enrolment token"))
+                }
             } @else {
                 (table("Nodes", &["Name", "Status", "Health", "Bundle", "Labels", "Version", "Last seen"], &rows))
             }
-            (pager(view.nodes.len(), view.total, "nodes", view.next.as_deref(), view.first.as_deref()))
+            (pager(view.nodes.len(), view.total, "node", view.next.as_deref(), view.first.as_deref()))
         },
     )
 }

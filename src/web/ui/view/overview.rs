@@ -71,10 +71,10 @@ pub fn region(frame: &Frame, view: &OverviewView) -> Markup {
     live(
         &l,
         &html! {
-            @if view.projects.is_empty() { (empty("There is no project yet.")) }
+            @if view.projects.is_empty() { (empty("There is no project yet. Make one below: it holds nodes, their bundles and rollouts.")) }
             div .cards { @for p in &view.projects { (card(frame, p)) } }
             @if view.next.is_some() || view.first.is_some() {
-                (pager(view.projects.len(), view.total, "projects", view.next.as_deref(), view.first.as_deref()))
+                (pager(view.projects.len(), view.total, "project", view.next.as_deref(), view.first.as_deref()))
             }
         },
     )
@@ -87,7 +87,7 @@ fn card(frame: &Frame, p: &ProjectCard) -> Markup {
             h2 id={ "name-" (p.slug) } { a href={ (base) "/rollouts" } { (p.name) } }
             @if !p.description.is_empty() { p .muted { (p.description) } }
             p .stats {
-                a href={ (base) "/nodes" } { b { (p.nodes) } " nodes" }
+                a href={ (base) "/nodes" } { b { (p.nodes) } (noun(p.nodes, " node")) }
                 a href={ (base) "/nodes?status=online" } { b .ok-text { (p.online) } " online" }
                 a href={ (base) "/nodes?status=offline" } { b .bad-text[p.offline > 0] { (p.offline) } " offline" }
                 @if p.quarantined > 0 {

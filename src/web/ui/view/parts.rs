@@ -45,6 +45,15 @@ pub fn words(s: &str) -> String {
     s.replace('_', " ")
 }
 
+/// With a capital letter.
+pub fn sentence(s: &str) -> String {
+    let mut chars = s.chars();
+    match chars.next() {
+        Some(first) => first.to_uppercase().chain(chars).collect(),
+        None => String::new(),
+    }
+}
+
 pub fn phase(p: Phase) -> Markup {
     let tone = match p {
         Phase::Pending | Phase::Cancelled | Phase::RolledBack => Tone::Quiet,
@@ -270,7 +279,7 @@ pub fn live(l: &Live<'_>, body: &Markup) -> Markup {
 pub fn pager(shown: usize, total: i64, noun: &str, next: Option<&str>, first: Option<&str>) -> Markup {
     html! {
         div .pager {
-            span .muted { (shown) " of " (total) " " (noun) }
+            span .muted { (shown) " of " (count(total, noun)) }
             @if let Some(first) = first { a href=(first) { "Back to the start" } }
             @if let Some(next) = next { a href=(next) rel="next" { "Next page" } }
         }
@@ -291,6 +300,30 @@ pub fn table(label: &str, head: &[&str], rows: &Markup) -> Markup {
 
 pub fn empty(text: &str) -> Markup {
     html! { p .empty { (text) } }
+}
+
+/// An empty place that says what fills it, to those who may.
+pub fn empty_then(text: &str, may: bool, href: &str, label: &str) -> Markup {
+    html! {
+        div .empty {
+            p { (text) }
+            @if may { p { a .button href=(href) { (label) } } }
+        }
+    }
+}
+
+/// `word`, or more of it.
+pub fn noun(n: i64, word: &str) -> String {
+    match (n, word.strip_suffix('y')) {
+        (1, _) => word.to_string(),
+        (_, Some(stem)) => format!("{stem}ies"),
+        (_, None) => format!("{word}s"),
+    }
+}
+
+/// `1 node`, `2 nodes`
+pub fn count(n: i64, word: &str) -> String {
+    format!("{n} {}", noun(n, word))
 }
 
 /// A pretty-printed JSON document in a box that scrolls.

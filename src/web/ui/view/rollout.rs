@@ -1,10 +1,11 @@
 //! One rollout, live: how far it is, why it stands where it stands, and what can be done about it.
 
+use super::outcome::{Failure, failures, next};
 use super::parts::*;
 use super::{Frame, Tab, document};
 use domain::node::Selector;
 use domain::project::Amount;
-use domain::rollout::{Head, NodeStateKind, OnFailure, PauseCause, Phase, Spec, Step, allowed_commands};
+use domain::rollout::{Head, NodeStateKind, OnFailure, PauseCause, Phase, Spec, Step, StepState, allowed_commands};
 use domain::{NodeId, RolloutId, Timestamp};
 use maud::{Markup, html};
 
@@ -28,6 +29,8 @@ pub struct RolloutView {
     /// The path of this page, without its query.
     pub path: String,
     pub all_steps: bool,
+    /// Newest first, a few of them.
+    pub failures: Vec<Failure>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -82,7 +85,7 @@ pub fn page(frame: &Frame, view: &RolloutView, members: &MembersView, timeline: 
     let base = format!("/projects/{}/rollouts", query(&view.slug));
     let body = html! {
         nav .crumbs aria-label="Breadcrumb" { a href=(base) { "Rollouts" } }
-        h1 { "Rollout of " (view.names.text(view.spec.bundle)) }
+        h1 { "Rollout of " a .quiet href={ "/projects/" (query(&view.slug)) "/bundles/" (view.spec.bundle) } { (view.names.text(view.spec.bundle)) } }
         (progress(frame, view))
         div .columns.wide {
             (nodes(frame, members))
@@ -120,7 +123,9 @@ pub fn progress(frame: &Frame, view: &RolloutView) -> Markup {
                     code .muted.right title="The reason, as the API calls it" { (view.reason_code) }
                 }
                 p #reason .big aria-live="polite" { (text(&sentence(&view.reason))) }
+                @if let Some(next) = next(&view.spec, h, view.steps.len() as u32) { p #next { (next) } }
             }
+            (failures(frame.now, &view.slug, &view.failures))
             div .card {
                 div .line {
                     p .big.num { (percent_done(&h.counts)) " %" }
@@ -131,20 +136,12 @@ pub fn progress(frame: &Frame, view: &RolloutView) -> Markup {
                 }
                 (progress_bar(&h.counts))
                 (legend(&h.counts))
-                @if h.failures > 0 { p .muted.num { (h.failures) " failures against the threshold of " (amount(view.spec.failure_threshold)) } }
+                @if h.failures > 0 { p .muted.num { (count(i64::from(h.failures), "failure")) ", " (amount(view.spec.failure_threshold)) " tolerated" } }
             }
             @if frame.may.rollouts_write { (commands(frame, view)) }
             (steps(frame, view))
         },
     )
-}
-
-fn sentence(s: &str) -> String {
-    let mut chars = s.chars();
-    match chars.next() {
-        Some(first) => first.to_uppercase().chain(chars).collect(),
-        None => String::new(),
-    }
 }
 
 /// One form for every command that the state allows, and no other.
@@ -223,8 +220,9 @@ fn steps(frame: &Frame, view: &RolloutView) -> Markup {
         @for s in shown {
             tr id={ "s-" (s.index) } .current[s.index as usize == current && view.head.phase.is_active()] {
                 td .num { a href={ (view.path) "?step=" (s.index) "#live-nodes" } { (s.index + 1) } }
-                td { (step_state(s.state)) }
-                td .num { (s.size.saturating_sub(s.open)) "/" (s.size) }
+                @let begun = s.state != StepState::Pending || view.head.phase.is_active();
+                td { @if begun { (step_state(s.state)) } @else { (badge(Tone::Quiet, "not begun")) } }
+                td .num { @if begun { (s.size.saturating_sub(s.open)) "/" (s.size) } @else { span .muted { "–" } } }
                 td { (when_or(s.started_at, frame.now, "–")) }
                 td {
                     @match (s.started_at, s.completed_at) {
@@ -293,7 +291,7 @@ pub fn nodes(frame: &Frame, view: &MembersView) -> Markup {
                 }
                 @if view.rows.is_empty() { (empty("No node here.")) }
                 @else { (table("Nodes of the rollout", &["Node", "Step", "State", "Health", "Detail", "Changed"], &rows)) }
-                (pager(view.rows.len(), view.total, "nodes", view.next.as_deref(), view.first.as_deref()))
+                (pager(view.rows.len(), view.total, "node", view.next.as_deref(), view.first.as_deref()))
             }
         },
     )
@@ -326,6 +324,7 @@ pub fn history(frame: &Frame, view: &TimelineView) -> Markup {
                         }
                     }
                 }
+                p { a href={ (view.path) "/events" } { "Everything it was told" } }
                 @if view.more > 0 && frame.may.audit_read {
                     p { a href={ "/projects/" (query(&view.slug)) "/audit?resource=" (view.id) } { (view.more) " more in the audit log" } }
                 }

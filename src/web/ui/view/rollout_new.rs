@@ -170,11 +170,11 @@ fn preview(plan: &PlanView) -> Markup {
         section .card #plan aria-labelledby="h-plan" {
             h2 #h-plan { "Plan" }
             p .stats {
-                span { b { (plan.targets) } " targets" }
+                span { b { (plan.targets) } (noun(plan.targets as i64, " target")) }
                 span { b { (plan.online) } " online" }
                 span { b { (plan.offline) } " offline" }
                 span { b { (plan.already) } " run it already" }
-                span { b { (plan.steps.len() + plan.more_steps) } " steps" }
+                span { b { (plan.steps.len() + plan.more_steps) } (noun((plan.steps.len() + plan.more_steps) as i64, " step")) }
             }
             @for w in &plan.warnings { p .alert.warn { (w) } }
             @if !plan.steps.is_empty() { (table("Steps of the plan", &["Step", "Nodes", "Which"], &rows)) }

@@ -59,11 +59,15 @@ pub fn region(frame: &Frame, view: &RolloutsView) -> Markup {
         &l,
         &html! {
             @if view.rollouts.is_empty() {
-                (empty(if view.state.is_empty() { "Nothing was rolled out yet." } else { "No rollout matches." }))
+                @if !view.state.is_empty() { (empty("No rollout matches.")) }
+                @else {
+                    (empty_then("Nothing was rolled out yet. A rollout carries a bundle to the nodes, step by step.", frame.may.rollouts_write,
+                        &format!("/projects/{}/rollouts/new", query(&view.slug)), "Plan the first rollout"))
+                }
             } @else {
                 (rows(frame, &view.slug, &view.rollouts))
             }
-            (pager(view.rollouts.len(), view.total, "rollouts", view.next.as_deref(), view.first.as_deref()))
+            (pager(view.rollouts.len(), view.total, "rollout", view.next.as_deref(), view.first.as_deref()))
         },
     )
 }

@@ -25,6 +25,7 @@ pub fn uuid(n: u128) -> Uuid {
 
 pub fn frame() -> Frame {
     let yes = May {
+        instances: true,
         nodes_write: true,
         bundles_write: true,
         rollouts_write: true,
@@ -178,6 +179,7 @@ pub fn rollout_view(phase: Phase) -> rollout::RolloutView {
         inserted_at: NOW,
         path: format!("/projects/p/rollouts/{}", uuid(5)),
         all_steps: false,
+        failures: vec![outcome::Failure { node: NodeId(uuid(6)), name: EVIL.into(), at: NOW, why: EVIL.into() }],
     }
 }
 
@@ -358,6 +360,7 @@ pub fn pages() -> Vec<(&'static str, String)> {
                         at: NOW,
                         kind: EVIL.into(),
                         text: EVIL.into(),
+                        logs: Some(EVIL.into()),
                         rollout: Some(EVIL.into()),
                     }],
                     explain: vec![EVIL.into()],
@@ -459,6 +462,69 @@ pub fn pages() -> Vec<(&'static str, String)> {
                     verdict: Some(verdict),
                     actors: [(uuid(9).to_string(), EVIL.into())].into(),
                     projects: [(uuid(3).to_string(), EVIL.into())].into(),
+                },
+            )),
+        ),
+        (
+            "changes",
+            s(diff::page(
+                &f,
+                &diff::DiffView {
+                    slug: EVIL.into(),
+                    to: bundle_row(BundleStatus::Compiled),
+                    from: Some(bundle_row(BundleStatus::Compiled)),
+                    others: vec![(EVIL.into(), EVIL.into())],
+                    difference: Some(::bundle::risk::Diff { settings: vec![EVIL.into()], ..Default::default() }),
+                    risk: Some((RiskLevel::High, vec![EVIL.into()])),
+                    files: vec![diff::FileDiff {
+                        path: EVIL.into(),
+                        lines: Some(vec![diff::Line::Added(EVIL.into()), diff::Line::Removed(EVIL.into())]),
+                    }],
+                },
+            )),
+        ),
+        (
+            "settings",
+            s(settings::page(
+                &f,
+                &settings::SettingsView {
+                    slug: EVIL.into(),
+                    name: EVIL.into(),
+                    description: EVIL.into(),
+                    errors: vec![(EVIL.into(), vec![EVIL.into()])],
+                    error: Some(EVIL.into()),
+                    ..Default::default()
+                },
+            )),
+        ),
+        (
+            "instances",
+            s(instances::page(
+                &f,
+                &[instances::InstanceLine {
+                    id: uuid(7).to_string(),
+                    listen: EVIL.into(),
+                    epoch: 3,
+                    started_at: NOW,
+                    expires_at: NOW,
+                    draining: true,
+                    this: true,
+                    rollouts: 1,
+                }],
+            )),
+        ),
+        (
+            "events",
+            s(events::page(
+                &f,
+                &events::EventsView {
+                    slug: EVIL.into(),
+                    rollout: "/x".into(),
+                    bundle: EVIL.into(),
+                    rows: vec![events::EventRow { seq: 1, at: NOW, name: EVIL.into(), event: json!({EVIL: EVIL}) }],
+                    total: 1,
+                    next: Some(EVIL.into()),
+                    first: Some(EVIL.into()),
                 },
             )),
         ),

@@ -3,7 +3,7 @@
 
 use super::parts::*;
 use super::samples::*;
-use super::{Flash, Frame, May, access, bundle, node, overview, rollout};
+use super::{Flash, Frame, May, access, bundle, node, outcome, overview, rollout};
 use domain::bundle::BundleStatus;
 use domain::node::Labels;
 use domain::rollout::{Counts, PauseCause, Phase, Step, allowed_commands};
@@ -155,6 +155,41 @@ fn the_bar_shows_every_bucket_that_has_nodes_and_fits() {
     assert_eq!(progress_text(&counts()), "9 of 30 verified, 4 in progress, 10 pending, 3 owed, 2 skipped, 2 failed");
     assert_eq!(percent_done(&counts()), 32);
     assert_eq!(percent_done(&Counts::default()), 0);
+}
+
+#[test]
+fn every_phase_says_what_comes_next_unless_nothing_does() {
+    let next = |phase, change: fn(&mut rollout::RolloutView)| {
+        let mut view = rollout_view(phase);
+        view.head.waits.clear();
+        change(&mut view);
+        outcome::next(&view.spec, &view.head, view.steps.len() as u32).unwrap_or_default()
+    };
+    assert_eq!(
+        next(Phase::Running, |_| {}),
+        "When all nodes of this step have verified, step 3 begins. If one fails, it pauses."
+    );
+    assert!(next(Phase::Running, |v| v.head.step = 2).contains("the rollout is complete"));
+    assert!(next(Phase::Paused, |v| v.head.failures = 1).contains("Retry"));
+    let held: fn(&mut rollout::RolloutView) = |v| (v.head.failures, v.head.causes) = (0, [PauseCause::Person].into());
+    assert!(next(Phase::Paused, held).contains("Resume"));
+    assert!(next(Phase::RolledBack, |v| v.head.auto_rollback = true).contains("Mend"));
+    assert_eq!(next(Phase::Completed, |v| v.head.counts = Counts::default()), "");
+    assert!(next(Phase::Completed, |v| v.head.counts.owed = 1).contains("return"));
+}
+
+#[test]
+fn a_failure_is_said_with_the_node_and_its_words() {
+    let html = rollout::page(&frame(), &rollout_view(Phase::RolledBack), &members(), &timeline()).into_string();
+    assert!(html.contains("What failed") && html.contains(&format!("/nodes/{}", uuid(6))));
+    let mut well = rollout_view(Phase::Running);
+    well.failures.clear();
+    assert!(!rollout::progress(&frame(), &well).into_string().contains("What failed"));
+}
+
+#[test]
+fn one_is_one_and_more_are_many() {
+    assert_eq!([count(1, "node"), count(2, "node"), count(0, "entry")], ["1 node", "2 nodes", "0 entries"]);
 }
 
 #[test]
