@@ -46,6 +46,8 @@ enum Command {
     /// Build, check, compare and sign bundles, without a server
     #[command(subcommand)]
     Bundle(bundle_cli::BundleCommand),
+    /// Talk to a control plane: projects, nodes, bundles, rollouts, keys, audit
+    Ctl(ctl::CtlArgs),
     /// Bring the database to this version's schema
     Migrate {
         #[command(flatten)]
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
             block_on(migrate(config))
         }),
         Command::Bundle(command) => bundle_cli::run(command),
+        Command::Ctl(args) => block_on(async { ctl::run(args, &mut std::io::stdout()).await.map_err(Failure::from) }),
         Command::Sim(args) => block_on(simulate(args)),
         Command::Agent(args) => {
             use tracing_subscriber::EnvFilter;

@@ -8,6 +8,7 @@ mod harness;
 mod browser;
 mod bundle_commands;
 mod compiling;
+mod ctl;
 mod delivery;
 mod instances;
 mod kill9;
