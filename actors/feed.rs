@@ -73,6 +73,7 @@ fn apply(plane: &ControlPlane, row: &store::ChangeRow) {
             }
         }
         ChangeKind::ApiKey => plane.forget_api_key(ApiKeyId(row.id)),
+        ChangeKind::Freeze => plane.inner.freezes.forget(),
         ChangeKind::Bundle => plane.forget_bundle(BundleId(row.id)),
         ChangeKind::Org
         | ChangeKind::User
@@ -82,7 +83,6 @@ fn apply(plane: &ControlPlane, row: &store::ChangeRow) {
         | ChangeKind::Group
         | ChangeKind::Debt
         | ChangeKind::Session
-        | ChangeKind::Freeze
         | ChangeKind::Environment
         | ChangeKind::Template
         | ChangeKind::Drift

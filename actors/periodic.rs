@@ -12,6 +12,8 @@ use std::sync::Arc;
 const BATCH: u32 = 1_000;
 /// How soon rollouts wait for an artifact store that went away, and go on when it is back.
 const LOOK_AT_ARTIFACTS: Span = Span::secs(5);
+/// How late a freeze window begins and ends for rollouts that are doing nothing at the time.
+const LOOK_AT_FREEZES: Span = Span::secs(1);
 /// How long the change feed is kept; a reader that is further behind starts anew.
 const KEEP_CHANGES: Span = Span::secs(3600);
 
@@ -86,6 +88,7 @@ pub(crate) fn sweeps(plane: &ControlPlane) -> Vec<ChildSpec> {
     vec![
         sweep(plane, "attendance", plane.inner.attendance.look_every(), attend),
         sweep(plane, "artifacts", LOOK_AT_ARTIFACTS, look_at_artifacts),
+        sweep(plane, "freezes", LOOK_AT_FREEZES, look_at_freezes),
         sweep(plane, "lease", Span((lease.0 / 4).max(100_000)), renew_lease),
         sweep(plane, "takeover", Span((lease.0 / 4).max(100_000)), take_over),
         sweep(plane, "newcomers", Span::secs(10), newcomers),
@@ -120,6 +123,16 @@ async fn look_at_artifacts(plane: ControlPlane) -> Result<(), String> {
         }
     }
     found.map_err(|e| format!("the artifact store is away: {e}"))
+}
+
+/// Whoever is held by a freeze that ended, or is to be held by one that began, looks now. Each rollout is looked at by its owner.
+async fn look_at_freezes(plane: ControlPlane) -> Result<(), String> {
+    let (now, all) = (plane.now(), plane.freezes().await.map_err(text)?);
+    let holding = all.iter().filter(|f| f.holds(now)).map(|f| f.id).collect();
+    if plane.inner.freezes.moved(holding) {
+        plane.wake_rollouts();
+    }
+    Ok(())
 }
 
 /// Nothing that can take long: whoever is late here loses its rollouts.

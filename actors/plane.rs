@@ -12,6 +12,7 @@ use crate::keys::Keyring;
 use crate::node_api::BundleRef;
 use crate::node_session::NodeSessions;
 use crate::rollout::Rollouts;
+use crate::rollout::permit::Freezes;
 use ::bundle::child::ChildValidator;
 use ::bundle::keys::MasterKey;
 use ::bundle::trust::Assignment;
@@ -60,6 +61,7 @@ pub(crate) struct Inner {
     /// How long nobody could receive reports before this process was ready, microseconds.
     pub(crate) down: AtomicI64,
     pub(crate) attendance: Attendance,
+    pub(crate) freezes: Freezes,
     /// The artifact store does not answer: no bundle can be fetched now.
     pub(crate) artifacts_away: AtomicBool,
 }

@@ -6,11 +6,12 @@
 
 mod actor;
 mod commit;
-mod facts;
+pub(crate) mod facts;
 mod hooks;
 mod lane;
 mod news;
 mod notify;
+pub(crate) mod permit;
 mod reconcile;
 mod time;
 

@@ -103,6 +103,7 @@ impl Tree {
                     heads: Default::default(),
                     down: AtomicI64::new(down.0),
                     attendance,
+                    freezes: Default::default(),
                     artifacts_away: AtomicBool::new(false),
                 },
                 (a, b, c) => {

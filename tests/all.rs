@@ -13,6 +13,7 @@ mod delivery;
 mod instances;
 mod kill9;
 mod main_job;
+mod plans;
 mod presence;
 mod refusals;
 mod tenancy;

@@ -1,9 +1,11 @@
 //! Use cases: every write of the product that is not a node's. One file per noun.
 
 pub mod access;
+pub mod approvals;
 pub mod bundles;
 pub mod nodes;
 mod password;
+pub mod plans;
 pub mod projects;
 pub mod rollouts;
 pub(crate) mod write;

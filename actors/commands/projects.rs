@@ -129,6 +129,7 @@ impl ControlPlane {
         if new == old {
             return Ok(old);
         }
+        self.loosening_needs_two(caller, id, &old.settings, &new.settings).await?;
         let now = self.now();
         new.updated_at = now;
         let mut changes = Map::new();

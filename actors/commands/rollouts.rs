@@ -4,6 +4,9 @@ use crate::command::*;
 use crate::commands::write::idem;
 use crate::plane::ControlPlane;
 use crate::rollout::Attempt;
+use crate::rollout::facts::Resolved;
+use crate::rollout::permit::Approvals;
+use domain::approval::Standing;
 use domain::audit::NewEntry;
 use domain::bundle::BundleStatus;
 use domain::node::Presence;
@@ -133,7 +136,9 @@ impl ControlPlane {
         let resolved = self.resolve(project, &spec).await?;
         refuse_unknown(&resolved.unknown)?;
         let at_once = spec.start && spec.scheduled_at.is_none_or(|t| t <= now);
-        if at_once && !resolved.held.is_empty() {
+        let nodes = resolved.candidates.iter().filter(|c| c.facts.skip.is_none()).map(|c| c.facts.node).collect();
+        let must_be_approved = self.people_needed(project, nodes).await? > 0;
+        if at_once && !must_be_approved && !resolved.held.is_empty() {
             return Err(store::Error::Claimed(resolved.held).into());
         }
         let row = self.inner.store.project(Scope::Project(project), &project.to_string()).await?;
@@ -219,6 +224,43 @@ impl ControlPlane {
         Err(CommandError::Conflict { code: "bundle_revoked", detail })
     }
 
+    /// Freezes and people who have not agreed hold a start; the first can be overridden, the second not.
+    async fn refuse_start(&self, r: &store::RolloutSummary, resolved: &Resolved) -> CommandResult<()> {
+        let refuse = |code, detail| Err(CommandError::Conflict { code, detail });
+        let approvals = self.approvals(r.id, r.project, &r.spec, resolved).await?;
+        if let Some((_, detail)) = unapproved(&approvals) {
+            return refuse("approval_needed", detail);
+        }
+        let nodes = || resolved.candidates.iter().map(|c| c.facts.node).collect();
+        match self.frozen(r.org, r.project, r.id, nodes).await? {
+            Some(f) => refuse("frozen", frozen_text(&f)),
+            None => Ok(()),
+        }
+    }
+
+    /// What a pending rollout waits for, besides its time.
+    async fn awaited(&self, r: &store::RolloutSummary) -> CommandResult<Option<Reason>> {
+        let resolved = self.resolve(r.project, &r.spec).await?;
+        let reason = |code: &str, text| Some(Reason { code: code.to_string(), text });
+        let approvals = self.approvals(r.id, r.project, &r.spec, &resolved).await?;
+        if let Some((code, text)) = unapproved(&approvals) {
+            return Ok(reason(code, text));
+        }
+        if !r.spec.start || r.spec.scheduled_at.is_some_and(|t| t > self.now()) {
+            return Ok(None);
+        }
+        let nodes = || resolved.candidates.iter().map(|c| c.facts.node).collect();
+        if let Some(f) = self.frozen(r.org, r.project, r.id, nodes).await? {
+            return Ok(reason("freeze", frozen_text(&f)));
+        }
+        let held = resolved.held.len();
+        Ok(if held > 0 {
+            reason("overlap", format!("waits for {held} nodes that another active rollout holds"))
+        } else {
+            None
+        })
+    }
+
     /// An ended rollout that is retried must know what has become of its nodes since: others may have moved them on.
     async fn refresh_for_retry(&self, id: RolloutId) -> CommandResult<()> {
         let loaded = self.inner.store.load_rollout(id).await?;
@@ -242,6 +284,9 @@ impl ControlPlane {
                 let resolved = self.resolve(r.project, &r.spec).await?;
                 if r.head.phase == Phase::Pending && resolved.held.iter().any(|(_, other)| *other != id) {
                     return Err(store::Error::Claimed(resolved.held).into());
+                }
+                if r.head.phase == Phase::Pending {
+                    self.refuse_start(&r, &resolved).await?;
                 }
                 Event::Start { facts: resolved.members().into_iter().map(|c| c.facts).collect() }
             }
@@ -287,13 +332,10 @@ impl ControlPlane {
         if r.head.phase == Phase::Pending && domain::rollout::plan::missed(&r.spec, self.now()) {
             let text = "could not start within its window; start it, or cancel it".to_string();
             primary = Reason { code: "schedule_missed".to_string(), text };
-        }
-        if primary.code == "starting" {
-            let held = self.resolve(r.project, &r.spec).await?.held;
-            if !held.is_empty() {
-                let text = format!("waits for {} nodes that another active rollout holds", held.len());
-                primary = Reason { code: "overlap".to_string(), text };
-            }
+        } else if r.head.phase == Phase::Pending
+            && let Some(awaited) = self.awaited(&r).await?
+        {
+            primary = awaited;
         }
         Ok(RolloutView {
             id: r.id,
@@ -342,6 +384,24 @@ fn goes_forward(command: &RolloutCommand) -> bool {
         RolloutCommand::Start | RolloutCommand::Resume { .. } | RolloutCommand::Retry { .. } => true,
         RolloutCommand::Pause { .. } | RolloutCommand::Cancel { .. } | RolloutCommand::Rollback { .. } => false,
     }
+}
+
+/// Code and text of what is still missing.
+fn unapproved(a: &Approvals) -> Option<(&'static str, String)> {
+    match &a.standing {
+        Standing::NotNeeded | Standing::Approved => None,
+        Standing::Waiting { have, need } => {
+            Some(("awaiting_approval", format!("{have} of {need} people have approved what would start now")))
+        }
+        Standing::Rejected { comment, .. } => {
+            Some(("rejected", format!("rejected: {}", comment.as_deref().unwrap_or_default())))
+        }
+    }
+}
+
+fn frozen_text(f: &domain::freeze::Freeze) -> String {
+    let until = f.ends_at.map_or_else(|| "until somebody ends it".to_string(), |t| format!("until {t}"));
+    format!("the freeze window {} holds {until}: {}", f.name, f.reason)
 }
 
 fn check(spec: &Spec) -> CommandResult<()> {

@@ -55,6 +55,8 @@ pub(super) struct Brain {
     pub(super) leave_at: Option<Timestamp>,
     /// Since when the database has not taken our decisions: no clock of the rollout counts that time.
     pub(super) unavailable_since: Option<Timestamp>,
+    /// How soon a pending rollout looks whether it may start.
+    pub(super) hold_off: Span,
     /// Time in which this process heard nobody, as far as the rollout's clocks have been told.
     pub(super) lost: Span,
 }
@@ -92,6 +94,7 @@ impl Actor for RolloutActor {
             timer: None,
             leave_at: None,
             unavailable_since: None,
+            hold_off: Span::ZERO,
             lost: plane.attended().lost,
             plane,
         }))
@@ -248,6 +251,38 @@ impl Brain {
         extra: Extra,
     ) -> Result<Decision, Failure> {
         self.discount().await?;
+        self.heed_freeze(me).await?;
+        self.carry_out(me, event, attempt, extra).await
+    }
+
+    /// A freeze holds at every transition: before anything is decided, it is known whether one does.
+    async fn heed_freeze(&mut self, me: &Me) -> Result<(), Failure> {
+        let r = &self.rollout;
+        let can_move = match r.head.phase {
+            Phase::Running | Phase::Paused => true,
+            Phase::Completed => self.owes_after_end(),
+            Phase::Pending | Phase::RollingBack | Phase::Failed | Phase::Cancelled | Phase::RolledBack => false,
+        };
+        if !can_move {
+            return Ok(());
+        }
+        let nodes = || r.members.keys().copied().collect();
+        let frozen = self.plane.frozen(self.org, r.project, r.id, nodes).await.map_err(Failure::Refused)?;
+        let event = match (frozen, r.head.causes.contains(&PauseCause::Freeze)) {
+            (Some(_), false) => Event::FreezeBegan,
+            (None, true) => Event::FreezeEnded,
+            (Some(_), true) | (None, false) => return Ok(()),
+        };
+        self.carry_out(me, &event, &Attempt::system(), Extra::default()).await.map(drop)
+    }
+
+    async fn carry_out(
+        &mut self,
+        me: &Me,
+        event: &Event,
+        attempt: &Attempt,
+        extra: Extra,
+    ) -> Result<Decision, Failure> {
         let before = self.rollout.head.phase;
         let decision = self.settle(event, attempt, extra).await?;
         self.plane.act(&self.rollout, &decision).await;

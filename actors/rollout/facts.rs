@@ -110,7 +110,7 @@ impl ControlPlane {
     }
 
     /// Which groups each node is in; read only for selectors by group.
-    async fn groups_of(
+    pub(super) async fn groups_of(
         &self,
         project: ProjectId,
         selector: &Selector,

@@ -1,7 +1,8 @@
 //! What time alone, or the database alone, makes due; and when the actor rests or goes.
 
 use super::actor::{Brain, Done, Me, RolloutMsg};
-use crate::command::CommandError;
+use super::facts::Resolved;
+use crate::command::{CommandError, CommandResult};
 use crate::supervision::spawn_task;
 use domain::rollout::*;
 use domain::*;
@@ -11,6 +12,8 @@ use std::sync::atomic::Ordering;
 const LINGER: Span = Span::secs(10);
 /// When the database did not take a decision, the next try is made after this.
 const RETRY_AFTER: Span = Span::secs(1);
+/// A vote and the end of a freeze wake whoever waits for them; this is for what no wake-up told.
+const HELD_AFTER: Span = Span::secs(30);
 
 impl Brain {
     /// While nobody could fetch the bundle nothing is assigned, and no deadline runs.
@@ -52,12 +55,32 @@ impl Brain {
             Err(CommandError::Unknown(e)) => return Err(e.into()),
             Err(_) => return Ok(()),
         };
+        self.hold_off = RETRY_AFTER;
         if resolved.held.iter().any(|(_, r)| *r != self.rollout.id) {
             // Waits for the overlap to end: asked again by the timer.
             return Ok(());
         }
+        if !self.may_start(&resolved).await {
+            self.hold_off = HELD_AFTER;
+            return Ok(());
+        }
         let facts = resolved.members().into_iter().map(|c| c.facts).collect();
         self.event(me, Event::Start { facts }).await
+    }
+
+    /// Do freezes and people allow it now? What cannot be read does not.
+    async fn may_start(&self, resolved: &Resolved) -> bool {
+        let r = &self.rollout;
+        let nodes = || r.members.keys().copied().collect();
+        let asked = async {
+            let frozen = self.plane.frozen(self.org, r.project, r.id, nodes).await?;
+            let approvals = self.plane.approvals(r.id, r.project, &r.spec, resolved).await?;
+            CommandResult::Ok(frozen.is_none() && approvals.standing.allows_start())
+        };
+        asked.await.unwrap_or_else(|e| {
+            tracing::warn!(rollout = %r.id, error = ?e, "whether the rollout may start is not known yet");
+            false
+        })
     }
 
     /// Set the timer; end when nothing is left to do.
@@ -82,7 +105,10 @@ impl Brain {
             && self.rollout.spec.start
             && head.wake_at.is_none_or(|t| t <= now)
             && !domain::rollout::plan::missed(&self.rollout.spec, now);
-        let retry = (held_up || self.unavailable_since.is_some()).then_some(now + RETRY_AFTER);
+        let retry = match self.unavailable_since {
+            Some(_) => Some(now + RETRY_AFTER),
+            None => held_up.then_some(now + self.hold_off.max(RETRY_AFTER)),
+        };
         let at = [head.wake_at.filter(|t| head.phase != Phase::Pending || *t > now), retry].into_iter().flatten().min();
         match at {
             Some(at) => self.wake_at(me, at),

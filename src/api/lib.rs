@@ -8,6 +8,7 @@ pub mod audit;
 pub mod bundle;
 pub mod fleet;
 pub mod node;
+pub mod plans;
 pub mod problem;
 pub mod project;
 pub mod rollout;

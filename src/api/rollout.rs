@@ -116,6 +116,9 @@ pub struct ResumeRequest {
     /// After a gate pause: give the failed nodes a new attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<bool>,
+    /// The freezes that hold now are set aside for this rollout; needs `reason`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub override_freeze: Option<bool>,
     /// After a gate pause: go on without the failed nodes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accept_failed: Option<bool>,

@@ -44,6 +44,12 @@ pub(crate) fn settings() -> RefOr<Schema> {
     }))
 }
 
+pub(crate) fn environment_settings() -> RefOr<Schema> {
+    object(json!({
+        "approval_required": {"type": "boolean"}, "approvals_needed": {"type": "integer", "minimum": 0},
+    }))
+}
+
 pub(crate) fn source() -> RefOr<Schema> {
     by_hand(json!({"type": "object", "required": ["type"],
         "properties": {"type": {"type": "string"}, "ref": {"type": ["string", "null"]}}}))
@@ -97,7 +103,7 @@ pub fn schemas() -> BTreeMap<String, Value> {
             out.insert(<$t as utoipa::ToSchema>::name().into_owned(), value);
         })+};
     }
-    use crate::{access, bundle, fleet, node, problem, project, rollout, stream};
+    use crate::{access, bundle, fleet, node, plans, problem, project, rollout, stream};
     derived!(
         problem::Problem,
         access::SignInRequest,
@@ -139,6 +145,15 @@ pub fn schemas() -> BTreeMap<String, Value> {
         rollout::DiffSummary,
         rollout::Explanation,
         rollout::Cause,
+        plans::FreezeRequest,
+        plans::FreezeWindow,
+        plans::EnvironmentRequest,
+        plans::Environment,
+        plans::TemplateRequest,
+        plans::RolloutTemplate,
+        plans::StartRequest,
+        plans::Vote,
+        plans::Approvals,
         stream::StreamEvent,
         node::RegisterRequest,
         node::RegisterAnswer,

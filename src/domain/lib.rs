@@ -4,8 +4,11 @@
 //! [`rollout`]; the rest of the workspace feeds it and carries out what it says.
 
 pub mod access;
+pub mod approval;
 pub mod audit;
 pub mod bundle;
+pub mod environment;
+pub mod freeze;
 pub mod id;
 pub mod node;
 pub mod project;

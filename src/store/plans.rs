@@ -4,8 +4,10 @@ use crate::Store;
 use crate::error::{Q, Result};
 use crate::value::{Cells, json, opt_json, p};
 use crate::write::{Write, finish};
+use domain::approval::APPROVAL_LASTS;
+pub use domain::freeze::Freeze;
 use domain::node::Selector;
-use domain::{Digest, FreezeId, NodeId, OrgId, ProjectId, RolloutId, Timestamp, UserId};
+use domain::{Digest, FreezeId, NodeId, ProjectId, RolloutId, Timestamp, UserId};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -18,22 +20,6 @@ pub struct NodeGroup {
     pub node_ids: Vec<NodeId>,
     pub inserted_at: Timestamp,
     pub updated_at: Timestamp,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Freeze {
-    pub id: FreezeId,
-    pub org: OrgId,
-    /// `None` binds every project of the organisation.
-    pub project: Option<ProjectId>,
-    pub environment: Option<Uuid>,
-    pub name: String,
-    pub reason: String,
-    pub starts_at: Timestamp,
-    /// `None`: until somebody ends it.
-    pub ends_at: Option<Timestamp>,
-    pub created_by: Option<Uuid>,
-    pub inserted_at: Timestamp,
 }
 
 /// An environment or a template: a name and settings.
@@ -315,20 +301,33 @@ impl Store {
         .await
     }
 
-    /// `false`: this person had decided the same of the same already, and nothing was written.
+    /// `false`: this person had decided the same of the same already, it still holds, and nothing was written.
     pub async fn put_approval(&self, approval: Approval, w: Write) -> Result<bool> {
         self.write("approval.put", (approval, w), |c, (a, w)| {
             Box::pin(async move {
                 let sql = "INSERT INTO approvals (rollout_id, user_id, decision, comment, spec_hash, at) VALUES (?, ?, ?, ?, ?, ?) \
                            ON CONFLICT (rollout_id, user_id) DO UPDATE SET decision = excluded.decision, comment = excluded.comment, \
                            spec_hash = excluded.spec_hash, at = excluded.at \
-                           WHERE approvals.decision <> excluded.decision OR approvals.spec_hash <> excluded.spec_hash";
-                let params = p![a.rollout, a.user, &a.decision, a.comment.clone(), a.spec_hash, a.at];
+                           WHERE approvals.decision <> excluded.decision OR approvals.spec_hash <> excluded.spec_hash OR approvals.at <= ?";
+                let lapsed = a.at - APPROVAL_LASTS;
+                let params = p![a.rollout, a.user, &a.decision, a.comment.clone(), a.spec_hash, a.at, lapsed];
                 let changed = c.exec(sql, params).await? > 0;
                 if changed {
                     finish(c, w).await?;
                 }
                 Ok(changed)
+            })
+        })
+        .await
+    }
+
+    /// What the engine does not know of a rollout, anew.
+    pub async fn set_rollout_options(&self, rollout: RolloutId, options: Value, w: Write) -> Result<()> {
+        self.write("rollout.options", (rollout, options, w), |c, (rollout, options, w)| {
+            Box::pin(async move {
+                let sql = "UPDATE rollouts SET options = ?, updated_at = ? WHERE id = ?";
+                c.exec_one(sql, p![json(options), w.at, *rollout]).await?;
+                finish(c, w).await
             })
         })
         .await

@@ -1,6 +1,6 @@
 //! THE URL TABLE. The router, the OpenAPI document and the metrics are made from it; nothing is served under `/api` that is not here.
 
-use crate::api::{audit, bundles, compile, explain, keys, nodes, orgs, projects, rollouts, session, tokens};
+use crate::api::{audit, bundles, compile, explain, keys, nodes, orgs, plans, projects, rollouts, session, tokens};
 use crate::call::Call;
 use crate::node::{heartbeat, poll, register, report};
 use crate::problem::Outcome;
@@ -17,6 +17,7 @@ pub type Handler = fn(Call) -> Pin<Box<dyn Future<Output = Outcome<Response>> + 
 pub enum Method {
     Get,
     Post,
+    Put,
     Patch,
     Delete,
 }
@@ -26,6 +27,7 @@ impl Method {
         match self {
             Method::Get => "GET",
             Method::Post => "POST",
+            Method::Put => "PUT",
             Method::Patch => "PATCH",
             Method::Delete => "DELETE",
         }
@@ -34,6 +36,7 @@ impl Method {
         match self {
             Method::Get => http::Method::GET,
             Method::Post => http::Method::POST,
+            Method::Put => http::Method::PUT,
             Method::Patch => http::Method::PATCH,
             Method::Delete => http::Method::DELETE,
         }
@@ -122,6 +125,17 @@ const fn patch(
         answer,
         handler,
     }
+}
+
+const fn put(
+    path: &'static str,
+    auth: Auth,
+    summary: &'static str,
+    request: &'static str,
+    answer: Answer,
+    handler: Handler,
+) -> Route {
+    Route { method: Method::Put, ..patch(path, auth, summary, request, answer, handler) }
 }
 
 const fn delete(path: &'static str, auth: Auth, summary: &'static str, handler: Handler) -> Route {
@@ -223,12 +237,32 @@ static TABLE: &[Route] = &[
     get("/api/v1/rollouts/:id/explain", Key(RolloutsRead), "Why it stands where it stands", Bare("Explanation"), |c| Box::pin(explain::rollout(c))),
     get("/api/v1/rollouts/:id/events", Key(RolloutsRead), "Stored events, oldest first", List("events", "RolloutEvent"), |c| Box::pin(rollouts::events(c))),
     get("/api/v1/rollouts/:id/nodes", Key(RolloutsRead), "Its nodes", List("nodes", "RolloutNode"), |c| Box::pin(rollouts::nodes(c))).query(&["state", "step"]),
-    post("/api/v1/rollouts/:id/start", Key(RolloutsWrite), "Start", None, Changed("rollout", "Rollout"), |c| Box::pin(rollouts::start(c))),
+    post("/api/v1/rollouts/:id/approve", Key(RolloutsWrite), "Agree to what would start; by people only", Some("NoteRequest"), Changed("rollout", "Rollout"), |c| Box::pin(rollouts::approve(c))),
+    post("/api/v1/rollouts/:id/reject", Key(RolloutsWrite), "Disagree, with a comment", Some("NoteRequest"), Changed("rollout", "Rollout"), |c| Box::pin(rollouts::reject(c))),
+    get("/api/v1/rollouts/:id/approvals", Key(RolloutsRead), "Who agreed to what, and who is still needed", One("approvals", "Approvals"), |c| Box::pin(rollouts::approvals(c))),
+    post("/api/v1/rollouts/:id/start", Key(RolloutsWrite), "Start", Some("StartRequest"), Changed("rollout", "Rollout"), |c| Box::pin(rollouts::start(c))),
     post("/api/v1/rollouts/:id/pause", Key(RolloutsWrite), "Pause", Some("NoteRequest"), Changed("rollout", "Rollout"), |c| Box::pin(rollouts::pause(c))),
     post("/api/v1/rollouts/:id/resume", Key(RolloutsWrite), "Resume", Some("ResumeRequest"), Changed("rollout", "Rollout"), |c| Box::pin(rollouts::resume(c))),
     post("/api/v1/rollouts/:id/cancel", Key(RolloutsWrite), "Cancel", Some("NoteRequest"), Changed("rollout", "Rollout"), |c| Box::pin(rollouts::cancel(c))),
     post("/api/v1/rollouts/:id/rollback", Key(RolloutsWrite), "Roll back", Some("RollbackRequest"), Changed("rollout", "Rollout"), |c| Box::pin(rollouts::rollback(c))),
     post("/api/v1/rollouts/:id/retry", Key(RolloutsWrite), "Give failed nodes a new attempt", Some("RetryRequest"), Changed("rollout", "Rollout"), |c| Box::pin(rollouts::retry(c))),
+
+    // What stands around rollouts.
+    get("/api/v1/projects/:project/freeze-windows", Key(RolloutsRead), "List freeze windows", List("freeze_windows", "FreezeWindow"), |c| Box::pin(plans::freezes(c))),
+    post("/api/v1/projects/:project/freeze-windows", Key(RolloutsWrite), "Make a freeze window", Some("FreezeRequest"), One("freeze_window", "FreezeWindow"), |c| Box::pin(plans::create_freeze(c))).status(201),
+    get("/api/v1/projects/:project/freeze-windows/:id", Key(RolloutsRead), "Show a freeze window", One("freeze_window", "FreezeWindow"), |c| Box::pin(plans::show_one_freeze(c))),
+    put("/api/v1/projects/:project/freeze-windows/:id", Key(RolloutsWrite), "Replace a freeze window", "FreezeRequest", One("freeze_window", "FreezeWindow"), |c| Box::pin(plans::update_freeze(c))),
+    delete("/api/v1/projects/:project/freeze-windows/:id", Key(RolloutsWrite), "Delete a freeze window", |c| Box::pin(plans::delete_freeze(c))),
+    get("/api/v1/projects/:project/environments", Key(RolloutsRead), "List environments", List("environments", "Environment"), |c| Box::pin(plans::environments(c))),
+    post("/api/v1/projects/:project/environments", Key(RolloutsWrite), "Make an environment", Some("EnvironmentRequest"), One("environment", "Environment"), |c| Box::pin(plans::create_environment(c))).status(201),
+    get("/api/v1/projects/:project/environments/:id", Key(RolloutsRead), "Show an environment", One("environment", "Environment"), |c| Box::pin(plans::show_one_environment(c))),
+    put("/api/v1/projects/:project/environments/:id", Key(RolloutsWrite), "Replace an environment", "EnvironmentRequest", One("environment", "Environment"), |c| Box::pin(plans::update_environment(c))),
+    delete("/api/v1/projects/:project/environments/:id", Key(RolloutsWrite), "Delete an environment", |c| Box::pin(plans::delete_environment(c))),
+    get("/api/v1/projects/:project/rollout-templates", Key(RolloutsRead), "List rollout templates", List("rollout_templates", "RolloutTemplate"), |c| Box::pin(plans::templates(c))),
+    post("/api/v1/projects/:project/rollout-templates", Key(RolloutsWrite), "Make a rollout template", Some("TemplateRequest"), One("rollout_template", "RolloutTemplate"), |c| Box::pin(plans::create_template(c))).status(201),
+    get("/api/v1/projects/:project/rollout-templates/:id", Key(RolloutsRead), "Show a rollout template", One("rollout_template", "RolloutTemplate"), |c| Box::pin(plans::show_one_template(c))),
+    put("/api/v1/projects/:project/rollout-templates/:id", Key(RolloutsWrite), "Replace a rollout template", "TemplateRequest", One("rollout_template", "RolloutTemplate"), |c| Box::pin(plans::update_template(c))),
+    delete("/api/v1/projects/:project/rollout-templates/:id", Key(RolloutsWrite), "Delete a rollout template", |c| Box::pin(plans::delete_template(c))),
 
     // Looking on.
     get("/api/v1/projects/:project/audit_logs", Key(AuditRead), "List audit entries, newest first", List("audit_logs", "AuditEntry"), |c| Box::pin(audit::list(c))).query(&["action", "actor", "resource", "since", "until"]),

@@ -4,7 +4,7 @@ use super::*;
 use crate::commands::rollouts::RolloutCommand;
 use domain::rollout::{Phase, Spec, Wait};
 
-const RESUME: RolloutCommand = RolloutCommand::Resume { retry: false, accept_failed: false };
+pub const RESUME: RolloutCommand = RolloutCommand::Resume { retry: false, accept_failed: false };
 
 impl World {
     pub async fn roll_out(&self, spec: Spec) -> RolloutId {

@@ -7,6 +7,7 @@ pub mod explain;
 pub mod keys;
 pub mod nodes;
 pub mod orgs;
+pub mod plans;
 pub mod projects;
 pub mod rollout_spec;
 pub mod rollouts;

@@ -30,7 +30,6 @@ pub fn spec(said: &RolloutRequest, bundle: BundleId, stale_after: Span, now: Tim
         ("supersede", said.supersede == Some(true)),
         ("allow_restart", said.allow_restart == Some(true)),
         ("allow_deprecated", said.allow_deprecated == Some(true)),
-        ("override_freeze", said.override_freeze == Some(true)),
     ] {
         if wanted {
             errors.push((field.into(), "is not supported yet".into()));

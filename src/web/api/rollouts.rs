@@ -1,17 +1,18 @@
 //! `/projects/:project/rollouts` and `/rollouts/:id`
 
 use super::rollout_spec::{bundle_name, spec};
-use super::{bundle_field, is_change, show};
+use super::{bundle_field, is_change, plans, show};
 use crate::call::Call;
 use crate::page::{listed, listing, page};
 use crate::problem::{Outcome, Refusal};
 use crate::reply;
 use actors::commands::rollouts::{RolloutCommand, RolloutView};
 use api::bundle::BundleBrief;
+use api::plans::{Approvals, StartRequest, Vote};
 use api::rollout::{
     DiffSummary, Excluded, NoteRequest, Plan, ResumeRequest, RetryRequest, RollbackRequest, Rollout, RolloutEvent,
-    RolloutRequest,
 };
+use domain::approval::Standing;
 use domain::rollout::{NodeStateKind, Phase, Spec};
 use domain::{BundleId, NodeId, RolloutId, Scope};
 use http::StatusCode;
@@ -53,12 +54,17 @@ pub async fn list(call: Call) -> Outcome<Response> {
     Ok(reply::ok(&listed(found, show::rollout_summary).under("rollouts")))
 }
 
-async fn requested(call: &Call) -> Outcome<(domain::project::Project, Spec)> {
+/// With the reason to override freezes, if that is asked for.
+async fn requested(call: &Call) -> Outcome<(domain::project::Project, Spec, Option<String>)> {
     let project = call.project().await?;
-    let said: RolloutRequest = call.json()?;
+    let said = plans::complete(call, project.id, call.json()?).await?;
+    if said.override_freeze == Some(true) && said.reason.as_ref().is_none_or(|r| r.trim().is_empty()) {
+        return Err(Refusal::invalid("reason", "is required to override a freeze"));
+    }
     let bundle = bundle_field(call, &project, "bundle_id", bundle_name(&said)?).await?;
     let spec = spec(&said, bundle, call.app.plane.config().stale_after, call.app.plane.now())?;
-    Ok((project, spec))
+    let reason = said.reason.filter(|_| said.override_freeze == Some(true));
+    Ok((project, spec, reason))
 }
 
 /// With `?include=node_ids` every step lists its nodes, however many.
@@ -67,9 +73,13 @@ fn all_nodes(call: &Call) -> bool {
 }
 
 pub async fn create(call: Call) -> Outcome<Response> {
-    let (project, spec) = requested(&call).await?;
+    let (project, spec, override_freeze) = requested(&call).await?;
     let caller = call.commander()?;
-    let view = call.app.plane.create_rollout(&caller, project.id, spec).await?;
+    let mut view = call.app.plane.create_rollout(&caller, project.id, spec).await?;
+    if let Some(reason) = override_freeze {
+        call.app.plane.override_freezes(&caller, view.id, &reason).await?;
+        view = call.app.plane.rollout_view(view.id).await?;
+    }
     let rollout = shown(&call, view).await?;
     Ok(reply::json(StatusCode::CREATED, &flat(&rollout)))
 }
@@ -88,11 +98,19 @@ fn flat(rollout: &Rollout) -> Value {
 }
 
 pub async fn plan(call: Call) -> Outcome<Response> {
-    let (project, spec) = requested(&call).await?;
+    let (project, spec, _) = requested(&call).await?;
     let plan = call.app.plane.plan_rollout(project.id, &spec).await?;
     let all = all_nodes(&call);
     let planned: usize = plan.steps.iter().map(Vec::len).sum();
-    let windows = spec.scheduled_at.map(|at| json!({"type": "schedule", "starts_at": at})).into_iter().collect();
+    let mut windows: Vec<Value> =
+        spec.scheduled_at.map(|at| json!({"type": "schedule", "starts_at": at})).into_iter().collect();
+    let now = call.app.plane.now();
+    for f in call.app.plane.store().freezes(project.id).await? {
+        if f.ends_at.is_none_or(|end| end > now) {
+            windows.push(json!({"type": "freeze", "id": f.id, "name": f.name, "reason": f.reason,
+                "environment_id": f.environment, "starts_at": f.starts_at, "ends_at": f.ends_at}));
+        }
+    }
     Ok(reply::ok(&Plan {
         steps: plan.steps.into_iter().enumerate().map(|(i, nodes)| show::plan_step(i, nodes, all)).collect(),
         excluded: plan
@@ -182,7 +200,11 @@ fn is_settled(view: &RolloutView, now: domain::Timestamp) -> bool {
     match view.head.phase {
         Phase::Completed | Phase::Failed | Phase::Cancelled | Phase::RolledBack | Phase::Paused => true,
         Phase::Running | Phase::RollingBack => !view.head.waits.is_empty(),
-        Phase::Pending => !view.spec.start || view.spec.scheduled_at.is_some_and(|at| at > now),
+        Phase::Pending => {
+            let awaits =
+                matches!(view.primary.code.as_str(), "awaiting_approval" | "rejected" | "freeze" | "schedule_missed");
+            awaits || !view.spec.start || view.spec.scheduled_at.is_some_and(|at| at > now)
+        }
     }
 }
 
@@ -269,8 +291,62 @@ fn note(reason: Option<String>) -> Outcome<Option<String>> {
     Ok(reason)
 }
 
+/// `{override_freeze: true, reason}` of a command.
+async fn override_freeze(call: &Call, wanted: Option<bool>, reason: Option<String>) -> Outcome<()> {
+    let reason = note(reason)?;
+    if wanted == Some(true) {
+        let id = named(call).await?.id;
+        call.app.plane.override_freezes(call.caller()?, id, reason.as_deref().unwrap_or_default()).await?;
+    }
+    Ok(())
+}
+
+pub async fn approve(call: Call) -> Outcome<Response> {
+    vote(call, true).await
+}
+
+pub async fn reject(call: Call) -> Outcome<Response> {
+    vote(call, false).await
+}
+
+async fn vote(call: Call, approves: bool) -> Outcome<Response> {
+    let said: NoteRequest = call.json_or_empty()?;
+    let comment = note(said.reason)?;
+    let id = named(&call).await?.id;
+    let caller = call.commander()?;
+    let (view, done) = call.app.plane.vote_on_rollout(&caller, id, approves, comment).await?;
+    let rollout = shown(&call, view).await?;
+    Ok(reply::changed("rollout", &rollout, is_change(done)))
+}
+
+pub async fn approvals(call: Call) -> Outcome<Response> {
+    let id = named(&call).await?.id;
+    let found = call.app.plane.approvals_of(id).await?;
+    let votes = found.votes.into_iter().map(|v| Vote {
+        user_id: v.user,
+        decision: if v.approves { "approved" } else { "rejected" }.to_string(),
+        comment: v.comment,
+        at: v.at,
+        current: v.content == found.content,
+    });
+    let standing = match found.standing {
+        Standing::NotNeeded => "not_needed",
+        Standing::Approved => "approved",
+        Standing::Waiting { .. } => "waiting",
+        Standing::Rejected { .. } => "rejected",
+    };
+    let shown = Approvals {
+        needed: found.needed,
+        standing: standing.to_string(),
+        content_hash: found.content.to_string(),
+        votes: votes.collect(),
+    };
+    Ok(reply::one(StatusCode::OK, "approvals", &shown))
+}
+
 pub async fn start(call: Call) -> Outcome<Response> {
-    let _: NoteRequest = call.json_or_empty()?;
+    let said: StartRequest = call.json_or_empty()?;
+    override_freeze(&call, said.override_freeze, said.reason).await?;
     command(call, RolloutCommand::Start).await
 }
 
@@ -281,7 +357,7 @@ pub async fn pause(call: Call) -> Outcome<Response> {
 
 pub async fn resume(call: Call) -> Outcome<Response> {
     let said: ResumeRequest = call.json_or_empty()?;
-    note(said.reason)?;
+    override_freeze(&call, said.override_freeze, said.reason).await?;
     let (retry, accept_failed) = (said.retry.unwrap_or(false), said.accept_failed.unwrap_or(false));
     if retry && accept_failed {
         return Err(Refusal::invalid("accept_failed", "give this or retry, not both"));

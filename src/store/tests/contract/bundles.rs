@@ -196,7 +196,19 @@ async fn plans_and_people_around_rollouts_come_back_as_stored() {
         };
         assert!(s.put_approval(a.clone(), seed::write()).await.unwrap());
         assert!(!s.put_approval(a.clone(), seed::write()).await.unwrap());
-        assert_eq!(s.approvals(a.rollout).await.unwrap(), vec![a]);
+        assert_eq!(s.approvals(a.rollout).await.unwrap(), vec![a.clone()]);
+        let lapsed = store::Approval { at: a.at + domain::approval::APPROVAL_LASTS, ..a };
+        assert!(s.put_approval(lapsed.clone(), seed::write()).await.unwrap(), "given again once it lapsed");
+        assert_eq!(s.approvals(lapsed.rollout).await.unwrap(), vec![lapsed]);
+        let mut r = seed::new_rollout(&w);
+        r.options = serde_json::json!({"a": 1});
+        let id = r.planned.id;
+        s.insert_rollout(r, seed::write()).await.unwrap();
+        let options = serde_json::json!({"overridden_freezes": []});
+        s.set_rollout_options(id, options.clone(), seed::write()).await.unwrap();
+        assert_eq!(s.rollout(domain::Scope::System("test"), id).await.unwrap().options, options);
+        let nobody = s.set_rollout_options(seed::id(), options, seed::write()).await;
+        assert_eq!(nobody, Err(Error::NotFound));
     })
     .await;
 }
