@@ -7,6 +7,8 @@
 mod actor;
 mod beat;
 mod poll;
+#[cfg(test)]
+mod tests;
 
 pub use actor::{Assigned, SessionMsg};
 
@@ -142,7 +144,8 @@ impl ControlPlane {
         let family = &self.inner.sessions.family;
         match family.lookup(&node) {
             Some(actor) => Ok(actor),
-            None => family.start_child(node).await.map_err(|e| CommandError::Unavailable(e.to_string())),
+            // The rare path: not part of every call's future.
+            None => Box::pin(family.start_child(node)).await.map_err(|e| CommandError::Unavailable(e.to_string())),
         }
     }
 

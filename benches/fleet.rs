@@ -1,17 +1,20 @@
 //! A fleet that only keeps time: nodes over real HTTP that do what they are told at once and write down when.
 //!
-//! Lines out: `{"ready": n}` when every node holds a poll; at the end of standard input the times of all nodes.
+//! Lines out: `{"ready": n}` when every node is online; to each line in, the times of what was carried out since the last.
 
 use crate::Failure;
-use crate::host::{PROJECT, commands};
+use crate::host::{Helper, PROJECT, commands};
 use crate::wire::{Wire, node_key, request};
 use clap::Args;
+use domain::NodeId;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 #[derive(Args, Clone, Debug)]
 pub struct FleetArgs {
@@ -29,15 +32,38 @@ pub fn wall_us() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as i64
 }
 
-/// What one node did with one order.
-struct Times {
-    node: String,
+/// What one node did with one order, microseconds of the wall clock.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Times {
     /// The poll's answer was read.
-    told: i64,
+    pub told: i64,
+    /// Its activation was acknowledged.
+    pub activated: i64,
     /// The last call that said something of the new bundle: sent, and answered.
-    sent: i64,
-    answered: i64,
+    pub sent: i64,
+    pub answered: i64,
 }
+
+/// Of the last order of each node, once `nodes` of them have carried theirs out: a rollout ends a moment before its last
+/// node knows.
+pub async fn times_of(fleet: &mut Helper, nodes: usize) -> Result<HashMap<NodeId, Times>, Failure> {
+    let mut by_node = HashMap::with_capacity(nodes);
+    for _ in 0..ASKED_FOR_TIMES {
+        let more: Vec<(NodeId, Times)> = serde_json::from_value(fleet.ask("times").await?)?;
+        by_node.extend(more);
+        if by_node.len() >= nodes {
+            return Ok(by_node);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err(format!("{} of {nodes} nodes carried their order out", by_node.len()).into())
+}
+
+/// With the pause between them: ten seconds.
+const ASKED_FOR_TIMES: u32 = 100;
+
+/// Registrations under way at once: all at once would only be refused by the listener's queue.
+const JOINING: usize = 256;
 
 struct Node {
     wire: Wire,
@@ -61,7 +87,7 @@ impl Node {
     async fn carry_out(&mut self, order: &Value) -> Result<Times, Failure> {
         let told = wall_us();
         let bundle = order["bundle_id"].as_str().ok_or("an order without a bundle")?.to_string();
-        let mut times = Times { node: self.id.clone(), told, sent: 0, answered: 0 };
+        let mut times = Times { told, ..Times::default() };
         for report in ["downloaded", "staged", "activated", "verified"] {
             let path = format!("/api/v1/nodes/{}/bundles/{bundle}/{report}", self.id);
             let health = json!({"status": "healthy"});
@@ -69,6 +95,9 @@ impl Node {
             times.sent = wall_us();
             let answer = self.post(&path, &body).await?;
             times.answered = wall_us();
+            if report == "activated" {
+                times.activated = times.answered;
+            }
             if report == "staged" && answer["proceed"] != json!(true) {
                 return Err(format!("may not go on: {answer}").into());
             }
@@ -93,9 +122,11 @@ fn now() -> String {
 async fn live(
     args: FleetArgs,
     i: usize,
+    joining: Arc<Semaphore>,
     ready: Arc<AtomicUsize>,
-    out: mpsc::UnboundedSender<Times>,
+    out: mpsc::UnboundedSender<(String, Times)>,
 ) -> Result<(), Failure> {
+    let turn = joining.acquire().await?;
     let mut wire = Wire::open(args.url).await?;
     let body = json!({"name": format!("timed-{i:05}")}).to_string();
     let path = format!("/api/v1/projects/{PROJECT}/nodes/register");
@@ -105,6 +136,7 @@ async fn live(
     let mut node = Node { wire, key: text("node_key")?, id: text("node_id")? };
     node.heartbeat("baseline").await?;
     ready.fetch_add(1, Ordering::Relaxed);
+    drop(turn);
     let path = format!("/api/v1/nodes/{}/bundles/latest?wait=60", node.id);
     let poll = request("GET", &path, &node_key(&node.key), "");
     loop {
@@ -113,19 +145,21 @@ async fn live(
             continue;
         }
         let times = node.carry_out(&answer).await?;
-        let _ = out.send(times);
+        let _ = out.send((node.id.clone(), times));
     }
 }
 
 pub async fn run(args: FleetArgs) -> Result<(), Failure> {
     let ready = Arc::new(AtomicUsize::new(0));
+    let joining = Arc::new(Semaphore::new(JOINING));
     let (out, mut times) = mpsc::unbounded_channel();
     let (failed, mut failure) = watch::channel(String::new());
     let failed = Arc::new(failed);
     for i in 0..args.nodes {
-        let (args, ready, out, failed) = (args.clone(), ready.clone(), out.clone(), failed.clone());
+        let (args, joining) = (args.clone(), joining.clone());
+        let (ready, out, failed) = (ready.clone(), out.clone(), failed.clone());
         tokio::task::spawn_local(async move {
-            if let Err(e) = live(args, i, ready, out).await {
+            if let Err(e) = live(args, i, joining, ready, out).await {
                 failed.send_replace(e.to_string());
             }
         });
@@ -137,14 +171,15 @@ pub async fn run(args: FleetArgs) -> Result<(), Failure> {
     }
     println!("{}", json!({"ready": args.nodes}));
     let mut lines = commands();
-    tokio::select! {
-        _ = lines.recv() => {}
-        _ = failure.changed() => return Err(format!("a node failed: {}", *failure.borrow()).into()),
+    loop {
+        tokio::select! {
+            line = lines.recv() => if line.is_none() { return Ok(()) },
+            _ = failure.changed() => return Err(format!("a node failed: {}", *failure.borrow()).into()),
+        }
+        let mut all: Vec<(String, Times)> = Vec::new();
+        while let Ok(t) = times.try_recv() {
+            all.push(t);
+        }
+        println!("{}", serde_json::to_value(all)?);
     }
-    let mut all = Vec::new();
-    while let Ok(t) = times.try_recv() {
-        all.push(json!([t.node, t.told, t.sent, t.answered]));
-    }
-    println!("{}", Value::Array(all));
-    Ok(())
 }

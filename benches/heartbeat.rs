@@ -2,6 +2,7 @@
 
 use crate::Failure;
 use crate::host::{Helper, Host, cpu_us, memory_dir, sqlite};
+use crate::operations::{Operations, Seen};
 use crate::table::{Bar, Table, median, quantile};
 use api::node::{HeartbeatAnswer, HeartbeatRequest};
 use domain::{NodeId, Timestamp};
@@ -85,15 +86,15 @@ pub async fn run(table: &mut Table, rounds: usize, ms: u32) -> Result<(), Failur
 
     let store = host.tree.plane.store().clone();
     let (mut whole, mut alone) = (Side::default(), Side::default());
-    let (mut ratios, mut statements, mut beats) = (Vec::new(), 0, 0);
+    let (mut ratios, mut beats, mut asked) = (Vec::new(), 0, Seen::default());
     for round in 0..rounds {
         // In turns, and each first in turn: what else runs on the machine hits both.
         let order = if round % 2 == 0 { ["full", "bare"] } else { ["bare", "full"] };
         for which in order {
             if which == "full" {
-                let before = store.statements();
+                let before = Operations::now(&store);
                 beats += whole.round(&mut load, which, ms).await?;
-                statements += store.statements() - before;
+                asked.add(&before, &Operations::now(&store));
             } else {
                 alone.round(&mut load, which, ms).await?;
             }
@@ -102,14 +103,6 @@ pub async fn run(table: &mut Table, rounds: usize, ms: u32) -> Result<(), Failur
             ratios.push(w / a);
         }
     }
-    // What the database does meanwhile without any heartbeat (feed, leases, sweeps): taken off.
-    let before = store.statements();
-    let idle = std::time::Duration::from_secs(3);
-    tokio::time::sleep(idle).await;
-    let idle_rate = (store.statements() - before) as f64 / idle.as_secs_f64();
-    let busy = f64::from(ms) / 1e3 * rounds as f64;
-    let own = (statements as f64 - idle_rate * busy).max(0.0);
-
     let b = "heartbeat";
     table.add(b, "whole path, heartbeats a second", median(&whole.rates), "/s", Bar::None);
     table.add(b, "bare warp route, same JSON, same load", median(&alone.rates), "/s", Bar::None);
@@ -127,17 +120,7 @@ pub async fn run(table: &mut Table, rounds: usize, ms: u32) -> Result<(), Failur
     table.add(b, "latency p50, 64 connections, closed loop", median(&whole.p50), "us", Bar::None);
     table.add(b, "latency p99, 64 connections, closed loop", median(&whole.p99), "us", Bar::None);
     table.add(b, "latency p99 of the bare route", median(&alone.p99), "us", Bar::None);
-    // Batched last-seen: at most one statement a second, whatever the number of heartbeats.
-    let batched = busy.ceil();
-    let steady = ((own - batched) / beats as f64).max(0.0);
-    table.add(
-        b,
-        "statements a steady heartbeat, batched last-seen aside",
-        steady,
-        "",
-        Bar::AtMost { floor: 0.0, aim: 0.0 },
-    );
-    table.add(b, format!("statements in all of {beats} heartbeats, idle ones aside"), own, "", Bar::None);
+    asked.print(table, b, beats);
     load.finish().await?;
     host.stop().await
 }

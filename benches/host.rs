@@ -22,7 +22,8 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, watch};
 
-const KEY: &str = "scp_bench_bootstrap_key_0123456789abcdefghijklmnop";
+/// The API key that every instance here is first started with.
+pub const KEY: &str = "scp_bench_bootstrap_key_0123456789abcdefghijklmnop";
 pub const PROJECT: &str = "bench";
 
 /// A directory in memory where there is one: for benches that are not about the disk.
@@ -101,16 +102,8 @@ impl Host {
         Ok(host)
     }
 
-    /// One call of an operator over a connection of its own; any 2xx is well.
     pub async fn operator(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, Failure> {
-        let mut wire = Wire::open(self.address).await?;
-        let body = body.map(|b| b.to_string()).unwrap_or_default();
-        let bytes = request(method, path, &format!("authorization: Bearer {KEY}"), &body);
-        let answer = wire.call(&bytes).await?;
-        if !(200..300).contains(&answer.status) {
-            return Err(format!("{method} {path}: {}: {}", answer.status, String::from_utf8_lossy(answer.body)).into());
-        }
-        answer.json(answer.status)
+        operator(self.address, method, path, body).await
     }
 
     /// A token that any number of nodes may register with: without one, registrations are held off by address.
@@ -120,44 +113,12 @@ impl Host {
         Ok(made["token"].as_str().ok_or("no token")?.to_string())
     }
 
-    /// Compiles `kdl` as `version`; answers its content id.
     pub async fn compile(&self, version: &str, kdl: &str) -> Result<String, Failure> {
-        let body = json!({"version": version, "config_source": kdl});
-        let made = self.operator("POST", &format!("/api/v1/projects/{PROJECT}/bundles?wait=60"), Some(body)).await?;
-        let bundle = &made["bundle"];
-        match (bundle["status"].as_str(), bundle["bundle_id"].as_str()) {
-            (Some("compiled"), Some(id)) => Ok(id.to_string()),
-            _ => Err(format!("the bundle was not compiled: {bundle:#}").into()),
-        }
+        compile(self.address, version, kdl).await
     }
 
-    /// Registers `n` adopted, online nodes straight in the store; the key of node `i` is [`key`]`(i)`.
     pub async fn seed_nodes(&self, n: usize) -> Result<Vec<NodeId>, Failure> {
-        let store = self.tree.plane.store().clone();
-        let project: Project = store.project(Scope::System("seeding"), PROJECT).await?;
-        // In portions: SQLite has one writer, but PostgreSQL likes company.
-        let lanes = 8.min(n.max(1));
-        let mut tasks = Vec::with_capacity(lanes);
-        for lane in 0..lanes {
-            let (store, project, plane) = (store.clone(), project.clone(), self.tree.plane.clone());
-            tasks.push(tokio::spawn(async move {
-                let mut made = Vec::with_capacity(n / lanes + 1);
-                for i in (lane..n).step_by(lanes) {
-                    let now = plane.now();
-                    let node = node(&project, i, plane.request_id().as_uuid().into(), now);
-                    made.push((i, node.id));
-                    store.register_node(None, node, Write::at(now)).await?;
-                }
-                Ok::<_, store::Error>(made)
-            }));
-        }
-        let mut all = vec![NodeId::NIL; n];
-        for task in tasks {
-            for (i, id) in task.await?? {
-                all[i] = id;
-            }
-        }
-        Ok(all)
+        seed_nodes(self.tree.plane.store(), n).await
     }
 
     pub async fn stop(self) -> Result<(), Failure> {
@@ -166,6 +127,58 @@ impl Host {
         self.tree.stop().await?;
         Ok(())
     }
+}
+
+/// One call of an operator over a connection of its own; any 2xx is well.
+pub async fn operator(at: SocketAddr, method: &str, path: &str, body: Option<Value>) -> Result<Value, Failure> {
+    let mut wire = Wire::open(at).await?;
+    let body = body.map(|b| b.to_string()).unwrap_or_default();
+    let bytes = request(method, path, &format!("authorization: Bearer {KEY}"), &body);
+    let answer = wire.call(&bytes).await?;
+    if !(200..300).contains(&answer.status) {
+        return Err(format!("{method} {path}: {}: {}", answer.status, String::from_utf8_lossy(answer.body)).into());
+    }
+    answer.json(answer.status)
+}
+
+/// Compiles `kdl` as `version`; answers its content id.
+pub async fn compile(at: SocketAddr, version: &str, kdl: &str) -> Result<String, Failure> {
+    let body = json!({"version": version, "config_source": kdl});
+    let made = operator(at, "POST", &format!("/api/v1/projects/{PROJECT}/bundles?wait=60"), Some(body)).await?;
+    let bundle = &made["bundle"];
+    match (bundle["status"].as_str(), bundle["bundle_id"].as_str()) {
+        (Some("compiled"), Some(id)) => Ok(id.to_string()),
+        _ => Err(format!("the bundle was not compiled: {bundle:#}").into()),
+    }
+}
+
+/// Registers `n` adopted, online nodes straight in the store; the key of node `i` is [`key`]`(i)`.
+pub async fn seed_nodes(store: &Store, n: usize) -> Result<Vec<NodeId>, Failure> {
+    let project: Project = store.project(Scope::System("seeding"), PROJECT).await?;
+    // In portions: SQLite has one writer, but PostgreSQL likes company.
+    let lanes = 8.min(n.max(1));
+    let mut tasks = Vec::with_capacity(lanes);
+    for lane in 0..lanes {
+        let (store, project) = (store.clone(), project.clone());
+        tasks.push(tokio::spawn(async move {
+            let (clock, fresh) = (Clock::system(), Fresh::system());
+            let mut made = Vec::with_capacity(n / lanes + 1);
+            for i in (lane..n).step_by(lanes) {
+                let now = clock.now();
+                let node = node(&project, i, fresh.id(now), now);
+                made.push((i, node.id));
+                store.register_node(None, node, Write::at(now)).await?;
+            }
+            Ok::<_, store::Error>(made)
+        }));
+    }
+    let mut all = vec![NodeId::NIL; n];
+    for task in tasks {
+        for (i, id) in task.await?? {
+            all[i] = id;
+        }
+    }
+    Ok(all)
 }
 
 /// Adopted, online, healthy, without a configuration of ours.
@@ -269,12 +282,6 @@ impl Helper {
     pub async fn hear(&mut self) -> Result<Value, Failure> {
         let line = self.stdout.next_line().await?.ok_or("the helper process ended early")?;
         Ok(serde_json::from_str(&line)?)
-    }
-
-    /// Closes its standard input; the line it answers with.
-    pub async fn end_and_hear(&mut self) -> Result<Value, Failure> {
-        self.stdin = None;
-        self.hear().await
     }
 
     /// Closes its standard input, which ends it.

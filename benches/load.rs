@@ -142,13 +142,17 @@ async fn round(lanes: &mut Vec<Lane>, length: Duration) -> Result<Value, Failure
     Ok(json!({"n": n, "seconds": seconds, "p50_us": all.value_at_quantile(0.5), "p99_us": all.value_at_quantile(0.99)}))
 }
 
-/// Long polls that are held, one a connection.
+/// Long polls that are held, one a connection; each had an answer on it before, as in the field.
 async fn park(args: &LoadArgs, ids: &[String], n: usize) -> Result<Vec<Wire>, Failure> {
     let mut held = Vec::with_capacity(n);
     for (i, id) in ids.iter().enumerate().take(n) {
         let mut wire = Wire::open(args.full).await?;
-        let path = format!("/api/v1/nodes/{id}/bundles/latest?wait=60");
-        wire.send(&request("GET", &path, &node_key(&key(i)), "")).await?;
+        let path = format!("/api/v1/nodes/{id}/bundles/latest");
+        let answer = wire.call(&request("GET", &path, &node_key(&key(i)), "")).await?;
+        if answer.status != 200 {
+            return Err(format!("HTTP {}: {}", answer.status, String::from_utf8_lossy(answer.body)).into());
+        }
+        wire.send(&request("GET", &format!("{path}?wait=60"), &node_key(&key(i)), "")).await?;
         held.push(wire);
     }
     Ok(held)

@@ -13,9 +13,12 @@ mod heartbeat;
 mod host;
 mod load;
 mod memory;
+mod operations;
+mod order;
 mod plan;
 mod process;
 mod rollout;
+mod scale;
 mod table;
 mod wire;
 
@@ -44,7 +47,7 @@ struct Cli {
     /// The table as JSON, into a file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Only these: heartbeat, memory, rollout, compile, plan, process, decision
+    /// Only these: heartbeat, memory, rollout, scale, compile, plan, process, restart, decision
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// The product's binary [default: sentinel-cp beside this program]
@@ -119,13 +122,16 @@ async fn all(cli: Cli) -> Result<(), Failure> {
         heartbeat::run(&mut table, rounds, ms).await?;
     }
     if wanted("memory") {
-        memory::run(&mut table, if cli.long { 100_000 } else { 20_000 }).await?;
+        memory::run(&mut table, if cli.long { memory::FLEET } else { 20_000 }).await?;
     }
     if wanted("rollout") {
         rollout::sqlite(&mut table).await?;
         if cli.postgres {
             rollout::postgres(&mut table).await?;
         }
+    }
+    if wanted("scale") {
+        scale::run(&mut table, if cli.long { scale::LONG } else { scale::SHORT }).await?;
     }
     if wanted("compile") {
         compile::run(&mut table, cli.long).await?;
@@ -136,10 +142,17 @@ async fn all(cli: Cli) -> Result<(), Failure> {
             plan::run(&mut table, 100_000, Bar::AtMost { floor: 500.0, aim: 100.0 }).await?;
         }
     }
-    if wanted("process") {
+    if wanted("process") || wanted("restart") {
         match cli.product.clone().or_else(process::product) {
-            Some(product) => process::run(&mut table, &product).await?,
-            None => table.note("process: not measured, there is no sentinel-cp beside this program"),
+            Some(product) => {
+                if wanted("process") {
+                    process::run(&mut table, &product).await?;
+                }
+                if wanted("restart") {
+                    process::restart(&mut table, &product, if cli.long { 100_000 } else { 10_000 }).await?;
+                }
+            }
+            None => table.note("process, restart: not measured, there is no sentinel-cp beside this program"),
         }
     }
     if wanted("decision") {

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 const PARKED: usize = 4_000;
+/// The floor of nodes in one process.
+pub const FLEET: usize = 250_000;
 
 pub async fn run(table: &mut Table, nodes: usize) -> Result<(), Failure> {
     let mut child = Helper::start(&["memory".into(), format!("--nodes={nodes}")])?;
@@ -24,6 +26,10 @@ pub async fn run(table: &mut Table, nodes: usize) -> Result<(), Failure> {
     table.add(b, what, number("sessions")? / n, "B", Bar::AtMost { floor: 12_288.0, aim: 9_216.0 });
     let what = format!("a parked long poll over HTTP, on top ({PARKED} connections)");
     table.add(b, what, number("parked")? / PARKED as f64, "B", Bar::AtMost { floor: 20_480.0, aim: 12_288.0 });
+    let fleet = Bar::AtLeast { floor: FLEET as f64, aim: 1_000_000.0 };
+    let bar = if nodes < FLEET { Bar::None } else { fleet };
+    table.add(b, "nodes with a live session in one process, in-process transport", n, "", bar);
+    table.add(b, "that process in all", number("all")? / 1e6, "MB", Bar::None);
     table.add(b, format!("process with {nodes} node rows, before any node speaks"), rows / 1e6, "MB", Bar::None);
     table.add(
         b,
@@ -84,6 +90,7 @@ pub async fn child(nodes: usize) -> Result<(), Failure> {
             "keys": known - rows,
             "sessions": live - known,
             "parked": parked - live,
+            "all": live,
             "start_us": start_us,
         })
     );

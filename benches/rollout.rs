@@ -1,52 +1,17 @@
 //! A rollout over 1,000 nodes on real HTTP in batches of 100: how long it takes, and how soon the next batch is told.
 
 use crate::Failure;
-use crate::fleet::wall_us;
+use crate::fleet::{Times, times_of};
 use crate::host::{Helper, Host, PROJECT};
+use crate::order::roll_out;
 use crate::table::{Bar, Table, quantile};
-use domain::{NodeId, RolloutId};
+use domain::NodeId;
 use serde_json::json;
-use std::collections::HashMap;
 use std::path::Path;
-use std::time::Duration;
 use store::Store;
 
 const NODES: usize = 1_000;
 const BATCH: usize = 100;
-/// Anything longer is a rollout that stands still.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Creates a rollout of `bundle` and waits for its end; answers its id and the seconds from call to completion.
-async fn roll_out(host: &Host, bundle: &str) -> Result<(RolloutId, f64), Failure> {
-    let body = json!({"bundle_id": bundle, "batch_size": BATCH});
-    let begun = wall_us();
-    let made = host.operator("POST", &format!("/api/v1/projects/{PROJECT}/rollouts"), Some(body)).await?;
-    let id = made["rollout"]["id"].as_str().ok_or("no rollout")?.to_string();
-    let give_up = std::time::Instant::now() + PATIENCE;
-    loop {
-        let r = host.operator("GET", &format!("/api/v1/rollouts/{id}"), None).await?["rollout"].take();
-        match r["state"].as_str() {
-            Some("completed") => {
-                let at = r["completed_at"].as_str().and_then(domain::Timestamp::parse_rfc3339).ok_or("no end")?;
-                return Ok((id.parse()?, (at.0 - begun) as f64 / 1e6));
-            }
-            Some("pending" | "running") if std::time::Instant::now() < give_up => {}
-            _ => {
-                // Without the thousands of node ids.
-                let said: serde_json::Map<String, serde_json::Value> = r
-                    .as_object()
-                    .into_iter()
-                    .flatten()
-                    .filter(|(k, _)| *k != "steps")
-                    .map(|(k, v)| (k.clone(), v.clone()))
-                    .collect();
-                let failed = host.operator("GET", &format!("/api/v1/rollouts/{id}/nodes?state=failed"), None).await?;
-                return Err(format!("the rollout did not complete: {said:?}; failed: {}", failed["nodes"]).into());
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
 
 /// By the simulated fleet, which downloads and verifies what it runs as real nodes do.
 async fn by_the_fleet(table: &mut Table, name: &'static str, store: Store, dir: &Path) -> Result<(), Failure> {
@@ -59,11 +24,11 @@ async fn by_the_fleet(table: &mut Table, name: &'static str, store: Store, dir: 
     ])?;
     let first = host.compile("v1", bundle::samples::DEMO_V1).await?;
     fleet.hear().await?;
-    let (_, took) = roll_out(&host, &first).await?;
+    let (_, took) = roll_out(&host, &first, BATCH).await?;
     let bar = Bar::AtMost { floor: 10.0, aim: 1.5 };
     table.add(name, "1,000 nodes, 10 batches, first configuration, verified by every node", took, "s", bar);
     let second = host.compile("v2", bundle::samples::DEMO_V2).await?;
-    let (_, took) = roll_out(&host, &second).await?;
+    let (_, took) = roll_out(&host, &second, BATCH).await?;
     table.add(name, "the same fleet, second configuration", took, "s", bar);
     fleet.finish().await?;
     host.stop().await
@@ -82,16 +47,11 @@ async fn by_the_clock(table: &mut Table, name: &'static str, store: Store, dir: 
     let bundle = host.compile("v1", bundle::samples::DEMO_V1).await?;
     let cpu = crate::host::cpu_us();
     let statements = host.tree.plane.store().statements();
-    let (id, took) = roll_out(&host, &bundle).await?;
+    let (id, took) = roll_out(&host, &bundle, BATCH).await?;
     let cpu = (crate::host::cpu_us() - cpu) / 1e6;
     let statements = host.tree.plane.store().statements() - statements;
-    let times = fleet.end_and_hear().await?;
-    let mut by_node: HashMap<NodeId, (f64, f64, f64)> = HashMap::new();
-    for t in times.as_array().ok_or("no times")? {
-        let number = |i: usize| t[i].as_f64().ok_or("a time is missing");
-        let node = t[0].as_str().ok_or("a node is missing")?.parse()?;
-        by_node.insert(node, (number(1)?, number(2)?, number(3)?));
-    }
+    let by_node = times_of(&mut fleet, NODES).await?;
+    fleet.finish().await?;
     let mut steps: Vec<Vec<NodeId>> = Vec::new();
     for (step, node) in host.tree.plane.store().rollout_step_nodes(id, None).await? {
         let step = step as usize;
@@ -100,15 +60,14 @@ async fn by_the_clock(table: &mut Table, name: &'static str, store: Store, dir: 
     }
     let (mut from_sent, mut from_answered, mut last_told) = (Vec::new(), Vec::new(), Vec::new());
     for pair in steps.windows(2) {
-        let of = |nodes: &[NodeId]| -> Vec<(f64, f64, f64)> {
-            nodes.iter().filter_map(|n| by_node.get(n).copied()).collect()
-        };
+        let of = |nodes: &[NodeId]| -> Vec<Times> { nodes.iter().filter_map(|n| by_node.get(n).copied()).collect() };
         let (before, after) = (of(&pair[0]), of(&pair[1]));
-        let sent = before.iter().map(|t| t.1).fold(0.0, f64::max);
-        let answered = before.iter().map(|t| t.2).fold(0.0, f64::max);
-        from_sent.extend(after.iter().map(|t| (t.0 - sent) / 1e3));
-        from_answered.extend(after.iter().map(|t| (t.0 - answered).max(0.0) / 1e3));
-        last_told.push(after.iter().map(|t| (t.0 - sent) / 1e3).fold(0.0, f64::max));
+        let sent = before.iter().map(|t| t.sent).max().unwrap_or(0);
+        let answered = before.iter().map(|t| t.answered).max().unwrap_or(0);
+        let ms = |us: i64| us as f64 / 1e3;
+        from_sent.extend(after.iter().map(|t| ms(t.told - sent)));
+        from_answered.extend(after.iter().map(|t| ms((t.told - answered).max(0))));
+        last_told.push(after.iter().map(|t| ms(t.told - sent)).fold(0.0, f64::max));
     }
     let early = from_sent.iter().filter(|ms| **ms < 0.0).count();
     if early > 0 {

@@ -53,7 +53,9 @@ pub use types::{BundleFacts, ChangeKind, Changed, Listing, Page};
 pub use write::{IdemRecord, NewChange, OutboxItem, Write};
 
 use domain::Timestamp;
+use prometheus::core::Collector as _;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -163,6 +165,16 @@ impl Store {
     /// Operations that went through the door since the store was opened (a transaction is one).
     pub fn statements(&self) -> u64 {
         self.inner.statements.load(Ordering::Relaxed)
+    }
+
+    /// The same by the name of the operation; counted when it has ended.
+    pub fn operations(&self) -> BTreeMap<String, u64> {
+        let families = self.inner.seconds.collect();
+        let of = |m: &prometheus::proto::Metric| {
+            let op = m.get_label().first().map(|l| l.value().to_string()).unwrap_or_default();
+            (op, m.get_histogram().get_sample_count())
+        };
+        families.iter().flat_map(|f| f.get_metric().iter().map(of)).collect()
     }
 
     /// The database's clock: what leases are measured by.

@@ -171,7 +171,7 @@ fn hot(app: App) -> BoxedFilter<(Response,)> {
         .and(key)
         .and(raw_query())
         .then(|node: NodeId, app: App, meta: Meta, key: Option<NodeKey>, query: String| async move {
-            node::poll::hot(&app, meta, node, key, &query).await
+            node::poll::hot(app, meta, node, key, query).await
         });
     heartbeat.or(poll).unify().boxed()
 }

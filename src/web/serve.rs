@@ -5,7 +5,7 @@
 use crate::app::{App, Settings};
 use crate::peer::Network;
 use crate::problem::Refusal;
-use crate::reply::{self, Meta};
+use crate::reply::{self, Held, Meta};
 use crate::{router, system};
 use actors::ControlPlane;
 use domain::{RequestId, Timestamp};
@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 /// Connections at once: of 20,000 file descriptors that a process may have, 1,000 are for the database, files and others.
@@ -139,12 +139,19 @@ where
         let mut response = match AssertUnwindSafe(service.call(request)).catch_unwind().await {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
-            // The panic itself was printed by its hook; this ties it to the request.
-            Err(_) => Refusal::internal("a handler panicked").into_response(request_id),
+            Err(_) => panicked(request_id),
         };
+        if let Some(later) = Held::take(&mut response) {
+            response = AssertUnwindSafe(later).catch_unwind().await.unwrap_or_else(|_| panicked(request_id));
+        }
         reply::finish(response.headers_mut(), request_id, self.https);
         Ok(response)
     }
+}
+
+/// The panic itself was printed by its hook; this ties it to the request.
+fn panicked(request_id: RequestId) -> warp::reply::Response {
+    Refusal::internal("a handler panicked").into_response(request_id)
 }
 
 /// Ids of requests: UUIDv7 from a counter that starts somewhere random. They are only told apart, so no random bytes are
@@ -219,11 +226,7 @@ where
                 continue;
             }
         };
-        let connection = connection(builder.clone(), door.clone(), stream, socket, graceful.watcher());
-        connections.spawn(async move {
-            connection.await;
-            drop(permit);
-        });
+        connections.spawn(connection(builder.clone(), door.clone(), stream, socket, graceful.watcher(), permit));
     }
     drop(listener);
     drain();
@@ -258,6 +261,7 @@ async fn connection<S>(
     stream: TcpStream,
     socket: SocketAddr,
     watcher: hyper_util::server::graceful::Watcher,
+    _permit: OwnedSemaphorePermit,
 ) where
     S: tower_service::Service<Request<Incoming>, Response = warp::reply::Response, Error = Infallible>
         + Clone
@@ -360,6 +364,33 @@ mod tests {
                 "{broken}"
             );
             assert!(!broken.contains("asked to break"), "{broken}");
+            drop(stop);
+        };
+        let (served, ()) = tokio::join!(serving, asking);
+        served.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_comes_later_takes_the_place_of_the_one_that_carries_it() {
+        let filter = warp::header::optional::<String>("x-break").map(|broken: Option<String>| {
+            reply::held(async move {
+                tokio::task::yield_now().await;
+                assert!(broken.is_none(), "asked to break");
+                reply::for_node(reply::ok(&"later"), RequestId(uuid::Uuid::from_u128(7)))
+            })
+        });
+        let filter = filter.recover(|_| async { Ok::<_, Infallible>(reply::no_content()) }).unify();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = accept(listener, 4, door(filter), async { drop(stopped.await) }, || {});
+        let asking = async {
+            let good = ask(address, REQUEST).await;
+            assert!(good.starts_with("HTTP/1.1 200") && good.ends_with("\"later\""), "{good}");
+            assert!(good.contains("x-request-id: 00000000-0000-0000-0000-000000000007"), "its own: {good}");
+            assert!(!good.contains("x-frame-options"), "a node is no browser: {good}");
+            let broken = ask(address, &REQUEST.replace("host", "x-break: 1\r\nhost")).await;
+            assert!(broken.starts_with("HTTP/1.1 500") && broken.contains("x-request-id: "), "{broken}");
             drop(stop);
         };
         let (served, ()) = tokio::join!(serving, asking);

@@ -6,7 +6,7 @@ use crate::auth::{self, NodeKey};
 use crate::body;
 use crate::call::Call;
 use crate::problem::Outcome;
-use crate::reply::{Meta, raw_json};
+use crate::reply::{Meta, for_node, raw_json};
 use crate::routes::HEARTBEAT;
 use crate::stamp;
 use actors::node_api::{Heartbeat, HeartbeatAnswer, NodeAuth};
@@ -34,7 +34,7 @@ pub async fn hot<B: Buf>(
     .await;
     let response = outcome.unwrap_or_else(|refusal| refusal.into_response(meta.request_id));
     app.metrics.observe(Some(HEARTBEAT), response.status(), meta.started.elapsed());
-    response
+    for_node(response, meta.request_id)
 }
 
 /// By way of the table.

@@ -16,18 +16,32 @@ use warp::reply::Response;
 /// A node whose poll was cut short by a shutdown asks again after so many seconds, of another instance or of the next process.
 const POLL_AFTER_DRAIN_S: u32 = 2;
 
-/// Straight from the filters.
-pub async fn hot(app: &App, meta: Meta, named: NodeId, key: Option<NodeKey>, query: &str) -> Response {
-    let outcome = async {
-        let auth = auth::node(app, key).await.map_err(|r| auth::count_stranger(app, meta.socket.ip(), r))?;
-        auth::same_node(&auth, named)?;
-        let wait = if query.is_empty() { Duration::ZERO } else { Query::parse(query)?.wait()? };
-        answer(app, auth, wait).await
+/// Straight from the filters. A poll that may be held leaves them at once: what waits is this answer and nothing else.
+pub async fn hot(app: App, meta: Meta, named: NodeId, key: Option<NodeKey>, query: String) -> Response {
+    match admit(&app, meta, named, key, &query).await {
+        Ok((auth, wait)) if wait.is_zero() => finish(&app, meta, answer(&app, auth, wait).await),
+        Ok((auth, wait)) => reply::held(async move { finish(&app, meta, answer(&app, auth, wait).await) }),
+        Err(refusal) => finish(&app, meta, Err(refusal)),
     }
-    .await;
+}
+
+async fn admit(
+    app: &App,
+    meta: Meta,
+    named: NodeId,
+    key: Option<NodeKey>,
+    query: &str,
+) -> Outcome<(NodeAuth, Duration)> {
+    let auth = auth::node(app, key).await.map_err(|r| auth::count_stranger(app, meta.socket.ip(), r))?;
+    auth::same_node(&auth, named)?;
+    let wait = if query.is_empty() { Duration::ZERO } else { Query::parse(query)?.wait()? };
+    Ok((auth, wait))
+}
+
+fn finish(app: &App, meta: Meta, outcome: Outcome<Response>) -> Response {
     let response = outcome.unwrap_or_else(|refusal| refusal.into_response(meta.request_id));
     app.metrics.observe(Some(POLL), response.status(), meta.started.elapsed());
-    response
+    reply::for_node(response, meta.request_id)
 }
 
 /// By way of the table.
