@@ -24,6 +24,8 @@ const PERIODIC: &[(&str, f64, f64)] = &[
     // Rollouts that are due, and mail.
     ("rollout.due", 1.0, 2.0),
     ("rollout.with_inbox", 1.0, 2.0),
+    // Bundles that wait to be compiled.
+    ("bundle.queue", 1.0, 10.0),
     // Nodes without a first bundle.
     ("node.newcomers", 1.0, 10.0),
     // The gauges of `/metrics`: all projects, the nodes of each, the rollouts of each of 8 states, the audit chains.
