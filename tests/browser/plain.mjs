@@ -34,6 +34,16 @@ export default async function plain(world) {
   await page.fill("#config", `${world.config}\n// typed\n`);
   await page.click("main form button[type=submit]");
   expect((await page.locator("h1").innerText()) === "typed", "a bundle is compiled from what was typed");
+  await page.goto(`${world.url}/projects/${world.project}/bundles/${furniture.bad.id}/diff`);
+  expect((await page.locator("h2").first().innerText()) === "From good to bad", "a bundle is compared with the one before it");
+  expect((await page.locator("main").innerText()).includes("configure the same things"), "they differ by a comment alone");
+  expect((await page.locator(".diff ins").innerText()).trim() === "+ // bad", "and the line is shown");
+  await page.selectOption("#f-against", { label: "next" });
+  await page.click("main form button[type=submit]");
+  expect((await page.locator("h2").first().innerText()) === "From next to bad", "or with another");
+  await page.goto(`${world.url}/projects/${world.project}/rollouts/${furniture.back}`);
+  const failure = await page.locator("#failures").innerText();
+  expect(failure.includes(world.badNode) && failure.includes("simulated activation failure"), `what failed, and why: ${failure}`);
   await page.goto(`${world.url}/projects/${world.project}/settings`);
   await page.fill("#settings-description", "said without scripts");
   await page.check("#settings-strict");

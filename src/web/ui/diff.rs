@@ -21,11 +21,15 @@ pub async fn show(ask: &Ask, project: &str, id: &str) -> Outcome<Response> {
     let (project, frame) = ask.project(project, KeyScope::BundlesRead).await?;
     let to = named(ask, &project, id).await?;
     let all = ask.store().bundles(Scope::Project(project.id), BundleFilter::default(), Page::first(OTHERS)).await?.rows;
-    let usable = |b: &&Bundle| b.id != to.id && b.config.is_some();
+    // Rows of a list come without their configurations: these are the ones that have one.
+    let usable = |b: &&Bundle| b.id != to.id && b.content_id.is_some();
     let others: Vec<(String, String)> = all.iter().filter(usable).map(|b| (b.id.to_string(), name(b))).collect();
     let from = match ask.query.text("against").filter(|a| !a.is_empty()) {
         Some(against) => Some(named(ask, &project, against).await?),
-        None => before(&all, &to).cloned(),
+        None => match before(&all, &to) {
+            Some(before) => Some(named(ask, &project, &before.id.to_string()).await?),
+            None => None,
+        },
     };
     let mut view =
         DiffView { slug: project.slug.clone(), others, difference: None, risk: None, files: Vec::new(), to, from };

@@ -180,9 +180,9 @@ fn line(e: &Entry, people: &BTreeMap<String, String>) -> TimelineLine {
             said.push(format!("{label}{}", if name == "cause" { parts::words(value) } else { value.to_string() }));
         }
     }
-    for (name, label) in [("targets", "targets"), ("steps", "steps"), ("nodes", "nodes"), ("owed", "owed")] {
-        if let Some(n) = number(name).filter(|n| *n > 0) {
-            said.push(format!("{n} {label}"));
+    for (name, noun) in [("targets", "target"), ("steps", "step"), ("nodes", "node"), ("owed", "node owed")] {
+        if let Some(n) = number(name).and_then(|n| i64::try_from(n).ok()).filter(|n| *n > 0) {
+            said.push(if name == "owed" { format!("{n} owed") } else { parts::count(n, noun) });
         }
     }
     if e.changes.get("automatic") == Some(&Value::Bool(true)) {

@@ -69,8 +69,8 @@ pub fn tokens(frame: &Frame, view: &TokensView) -> Markup {
     let body = html! {
         h1 { "Enrolment" }
         p .muted { "A node enrols with a token and gets a key of its own. Then it polls " code { (view.public_url) } "." }
-        @if let Some(made) = &view.made { (once(made, "Token")) }
-        @if view.tokens.is_empty() { (empty("There is no enrolment token.")) }
+        @if let Some(made) = &view.made { (once(made, "Token")) (agent(view, made)) }
+        @if view.tokens.is_empty() { (empty("There is no enrolment token. Make one below; each says how many nodes it lets in, and for how long.")) }
         @else { (table("Enrolment tokens", &["Name", "Uses", "Labels", "Replaces", "Expires", "Created", "Action"], &rows)) }
         @if frame.may.nodes_write {
             section .card aria-labelledby="h-new" {
@@ -95,6 +95,19 @@ pub fn tokens(frame: &Frame, view: &TokensView) -> Markup {
         }
     };
     document(&Frame { tab: Tab::Tokens, ..frame.clone() }, "Enrolment", &body)
+}
+
+/// What to do with a token: the command for the host of a proxy.
+fn agent(view: &TokensView, made: &Made) -> Markup {
+    html! {
+        section .card aria-labelledby="h-agent" {
+            h2 #h-agent { "On the host of a proxy" }
+            pre .code tabindex="0" role="group" aria-label="Command for the host of a proxy" {
+                "sentinel-cp agent --url " (view.public_url) " --project " (view.slug) " --token " (made.text) " --proxy-bin /usr/local/bin/zentinel --state-dir /var/lib/sentinel-agent"
+            }
+            p .muted { "The node then appears under " a href={ "/projects/" (query(&view.slug)) "/nodes" } { "Nodes" } ". " code { "sentinel-cp agent --help" } " has the rest." }
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -134,7 +147,7 @@ pub fn keys(frame: &Frame, view: &KeysView) -> Markup {
         h1 { "API keys" }
         p .muted { "For scripts and pipelines, as " code { "Authorization: Bearer" } "." }
         @if let Some(made) = &view.made { (once(made, "Key")) }
-        @if view.keys.is_empty() { (empty("There is no API key.")) }
+        @if view.keys.is_empty() { (empty("There is no API key. Make one below for what a script needs, and no more.")) }
         @else { (table("API keys", &["Name", "Begins", "Scopes", "For", "Last used", "Expires", "Action"], &rows)) }
         @if frame.may.keys_admin {
             section .card aria-labelledby="h-new" {

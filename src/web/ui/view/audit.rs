@@ -112,7 +112,7 @@ fn entries(frame: &Frame, view: &AuditView) -> Markup {
                 td { a href={ (view.path) (query_string(&[("action", Some(&e.action))])) } { code { (e.action) } } }
                 td { (actor(view, e)) }
                 td { (resource(view, e)) }
-                td .wrap { (changes(e)) }
+                td .wrap { (unfolding("Changes", &e.changes)) }
                 td { (e.ip.as_deref().unwrap_or("")) }
             }
         }
@@ -161,12 +161,13 @@ fn resource(view: &AuditView, e: &Entry) -> Markup {
 /// Changes of more characters are cut, and unfold to the whole.
 const CHANGES_INLINE: usize = 100;
 
-fn changes(e: &Entry) -> Markup {
-    let said = in_words(&e.changes);
+/// A JSON object in words, and whole where they were cut.
+pub fn unfolding(label: &str, value: &Value) -> Markup {
+    let said = in_words(value);
     let cut: String = said.chars().take(CHANGES_INLINE).collect();
     html! {
         @if cut.len() < said.len() {
-            details { summary { (cut) "…" } (json("Changes", &e.changes)) }
+            details { summary { (cut) "…" } (json(label, value)) }
         } @else { (text(&said)) }
     }
 }

@@ -1,5 +1,6 @@
 //! Everything that a rollout was told, in order: what its decisions were made of.
 
+use super::audit::unfolding;
 use super::parts::*;
 use super::{Frame, Tab, document};
 use domain::Timestamp;
@@ -33,7 +34,7 @@ pub fn page(frame: &Frame, view: &EventsView) -> Markup {
                 td .num { (e.seq) }
                 td { (when(e.at, frame.now)) }
                 td { (words(&e.name)) }
-                td .wrap { details { summary { "What it was told" } (json(&format!("Event {}", e.seq), &e.event)) } }
+                td .wrap { (unfolding(&format!("Event {}", e.seq), &e.event)) }
             }
         }
     };

@@ -166,9 +166,17 @@ pub fn length(span: Span) -> String {
     match s {
         0..=9 if span.0 % 1_000_000 != 0 => format!("{:.1} s", span.as_secs_f64()),
         0..=59 => format!("{s} s"),
-        60..=3_599 => format!("{} min {} s", s / 60, s % 60),
-        3_600..=86_399 => format!("{} h {} min", s / 3_600, s % 3_600 / 60),
-        _ => format!("{} d {} h", s / 86_400, s % 86_400 / 3_600),
+        60..=3_599 => two((s / 60, "min"), (s % 60, "s")),
+        3_600..=86_399 => two((s / 3_600, "h"), (s % 3_600 / 60, "min")),
+        _ => two((s / 86_400, "d"), (s % 86_400 / 3_600, "h")),
+    }
+}
+
+/// The smaller unit is left out where there is none of it.
+fn two(big: (i64, &str), small: (i64, &str)) -> String {
+    match small.0 {
+        0 => format!("{} {}", big.0, big.1),
+        n => format!("{} {} {n} {}", big.0, big.1, small.1),
     }
 }
 

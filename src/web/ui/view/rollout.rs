@@ -144,9 +144,20 @@ pub fn progress(frame: &Frame, view: &RolloutView) -> Markup {
     )
 }
 
-/// One form for every command that the state allows, and no other.
+/// Would this command do anything? Nothing to retry without a failure, nothing to hold that a person holds already.
+fn has_a_point(command: &str, h: &Head) -> bool {
+    match (command, h.phase) {
+        ("retry", Phase::RolledBack) => h.counts.rollback_failed > 0,
+        ("retry", _) => h.counts.failed > 0,
+        ("pause", Phase::Paused) => !h.causes.contains(&PauseCause::Person),
+        _ => true,
+    }
+}
+
+/// One form for every command that the state allows and that has a point, and no other.
 pub fn commands(frame: &Frame, view: &RolloutView) -> Markup {
-    let allowed = allowed_commands(view.head.phase);
+    let mut allowed = allowed_commands(view.head.phase);
+    allowed.retain(|c| has_a_point(c, &view.head));
     html! {
         @if !allowed.is_empty() {
             div .commands role="group" aria-label="Commands" {
@@ -185,6 +196,7 @@ fn command_form(frame: &Frame, view: &RolloutView, command: &str) -> Markup {
         "pause" if view.head.phase == Phase::Paused => plain("Hold", false),
         "pause" => plain("Pause", false),
         "resume" => resume(frame, view, &action),
+        "retry" if view.head.phase == Phase::RolledBack => plain("Retry what did not go back", false),
         "retry" => plain("Retry failed nodes", false),
         "cancel" => {
             asks("Cancel", "Nothing more is assigned. Nodes that have the bundle keep it.", "Cancel this rollout")

@@ -57,7 +57,10 @@ fn every_form_that_posts_carries_the_token_of_the_session() {
 fn buttons_are_exactly_what_the_phase_allows() {
     let all = ["start", "pause", "resume", "cancel", "rollback", "retry", "approve", "reject"];
     for phase in Phase::ALL {
-        let view = rollout_view(*phase);
+        let mut view = rollout_view(*phase);
+        // Something of everything, so that every command has a point.
+        view.head.counts.rollback_failed = 1;
+        view.head.causes = [PauseCause::Gate].into();
         let html = rollout::page(&frame(), &view, &members(), &timeline()).into_string();
         let allowed = allowed_commands(*phase);
         for command in all {
@@ -102,6 +105,25 @@ fn a_reader_is_offered_no_form_that_changes_anything() {
     ] {
         assert_eq!(html.into_string().matches("method=\"post\"").count(), 1, "only the way out");
     }
+}
+
+#[test]
+fn commands_without_a_point_are_not_offered() {
+    let offers = |phase, command: &str, change: fn(&mut rollout::RolloutView)| {
+        let mut view = rollout_view(phase);
+        change(&mut view);
+        rollout::commands(&frame(), &view).into_string().contains(&format!("id=\"cmd-{command}\""))
+    };
+    assert!(!offers(Phase::Paused, "retry", |v| v.head.counts.failed = 0));
+    assert!(!offers(Phase::Paused, "pause", |v| v.head.causes = [PauseCause::Person].into()));
+    assert!(!offers(Phase::RolledBack, "retry", |v| v.head.counts.rollback_failed = 0));
+    assert!(offers(Phase::Paused, "resume", |v| v.head.causes = [PauseCause::Person].into()));
+}
+
+#[test]
+fn lengths_have_two_units_and_no_empty_one() {
+    let shown = |s| length(Span::secs(s));
+    assert_eq!([shown(5), shown(600), shown(601), shown(7_200)], ["5 s", "10 min", "10 min 1 s", "2 h"]);
 }
 
 #[test]
