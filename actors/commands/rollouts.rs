@@ -549,6 +549,7 @@ impl ControlPlane {
 fn goes_forward(command: &RolloutCommand) -> bool {
     match command {
         RolloutCommand::Start | RolloutCommand::Resume { .. } | RolloutCommand::Retry { .. } => true,
+        RolloutCommand::AdvanceTraffic | RolloutCommand::SwapSlot => true,
         RolloutCommand::Pause { .. } | RolloutCommand::Cancel { .. } | RolloutCommand::Rollback { .. } => false,
     }
 }
