@@ -3,9 +3,9 @@
 use crate::command::*;
 use crate::commands::write::idem;
 use crate::plane::ControlPlane;
+use crate::rollout::Attempt;
 use crate::rollout::facts::Resolved;
 use crate::rollout::permit::Approvals;
-use crate::rollout::Attempt;
 use domain::approval::Standing;
 use domain::audit::NewEntry;
 use domain::bundle::BundleStatus;
