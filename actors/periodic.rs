@@ -95,6 +95,7 @@ pub(crate) fn sweeps(plane: &ControlPlane) -> Vec<ChildSpec> {
         sweep(plane, "reconcile", Span((stale.0 / 2).clamp(1_000_000, 60_000_000)), reconcile),
         sweep(plane, "staleness", Span((stale.0 / 4).clamp(1_000_000, 30_000_000)), staleness),
         sweep(plane, "due_rollouts", Span::secs(2), due_rollouts),
+        sweep(plane, "drift", Span::secs(15), drift),
         sweep(plane, "housekeeping", Span::secs(10), housekeeping),
         sweep(plane, "pruning", Span::secs(600), pruning),
     ]
@@ -201,6 +202,8 @@ async fn staleness(plane: ControlPlane) -> Result<(), String> {
 
 /// Rollouts whose time has come but whose timer did not ring, and mail nobody was woken for.
 async fn due_rollouts(plane: ControlPlane) -> Result<(), String> {
+    let measured = plane.store().measured_projects().await.map_err(text)?;
+    plane.inner.measured.set(measured.into_iter().collect());
     let late = plane.now() - Span::secs(2);
     let mut ids = plane.store().due_rollouts(late, BATCH).await.map_err(text)?;
     ids.extend(plane.store().rollouts_with_inbox(BATCH).await.map_err(text)?);
@@ -209,6 +212,14 @@ async fn due_rollouts(plane: ControlPlane) -> Result<(), String> {
             plane.inner.rollouts.metrics.sweep_corrections.inc();
             let _ = actor.cast(RolloutMsg::Wake);
         }
+    }
+    Ok(())
+}
+
+async fn drift(plane: ControlPlane) -> Result<(), String> {
+    let (opened, closed) = plane.sweep_drift().await.map_err(|e| format!("{e:?}"))?;
+    if opened + closed > 0 {
+        tracing::info!(opened, closed, "drift");
     }
     Ok(())
 }

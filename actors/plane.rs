@@ -60,6 +60,8 @@ pub(crate) struct Inner {
     pub(crate) heads: DashMap<ProjectId, (Timestamp, ::bundle::trust::AuditHead)>,
     /// How long nobody could receive reports before this process was ready, microseconds.
     pub(crate) down: AtomicI64,
+    /// Projects whose nodes' traffic is counted.
+    pub(crate) measured: crate::rollout::Measured,
     pub(crate) attendance: Attendance,
     pub(crate) freezes: Freezes,
     /// The artifact store does not answer: no bundle can be fetched now.
@@ -70,6 +72,8 @@ pub(crate) struct Inner {
 #[derive(Default)]
 pub(crate) struct BundleIndex {
     contents: DashMap<BundleId, ContentId>,
+    /// The least version of the proxy that a bundle is for.
+    least: DashMap<BundleId, Option<String>>,
     rows: DashMap<(ProjectId, ContentId), BundleId>,
 }
 
@@ -88,6 +92,27 @@ impl BundleIndex {
         }
         self.contents.insert(id, content);
         self.rows.insert((project, content), id);
+    }
+}
+
+impl ControlPlane {
+    /// The least version of the proxy that the bundle is for, as its manifest says.
+    pub(crate) async fn least_version(&self, bundle: BundleId) -> CommandResult<Option<String>> {
+        let known = &self.inner.bundles.least;
+        if let Some(least) = known.get(&bundle) {
+            return Ok(least.clone());
+        }
+        let system = Scope::System("a bundle is read for the rollout that was allowed to name it");
+        let row = self.inner.store.bundle_by_id(system, bundle).await?;
+        let said = row.manifest.as_ref().and_then(|m| m["compat"]["sentinel_min_version"].as_str());
+        let least = said.map(str::to_string);
+        if row.manifest.is_some() {
+            if known.len() >= MAX_INDEXED {
+                known.clear();
+            }
+            known.insert(bundle, least.clone());
+        }
+        Ok(least)
     }
 }
 

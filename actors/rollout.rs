@@ -9,6 +9,7 @@ mod commit;
 pub(crate) mod facts;
 mod hooks;
 mod lane;
+mod measure;
 mod news;
 mod notify;
 pub(crate) mod permit;
@@ -17,6 +18,8 @@ mod time;
 
 pub(crate) use actor::RolloutMsg;
 pub(crate) use commit::{Attempt, Extra};
+pub(crate) use facts::Resolved;
+pub(crate) use measure::Measured;
 
 use crate::command::{CommandError, CommandResult};
 use crate::plane::{ControlPlane, Inner};

@@ -102,6 +102,7 @@ impl Tree {
                     bundles: Default::default(),
                     heads: Default::default(),
                     down: AtomicI64::new(down.0),
+                    measured: crate::rollout::Measured::default(),
                     attendance,
                     freezes: Default::default(),
                     artifacts_away: AtomicBool::new(false),

@@ -1,8 +1,9 @@
-//! Coalesces last-seen times into one batched write a second.
+//! Coalesces last-seen times, and the counts of nodes whose traffic is compared, into one batched write a second.
 //!
-//! Owns: at most one second of last-seen times; they are at risk by design, nothing that was acknowledged as decided is.
+//! Owns: at most one second of them; they are at risk by design, nothing that was acknowledged as decided is.
 
 use crate::supervision::{TaskGuard, spawn_task};
+use domain::rollout::analysis::Reading;
 use domain::{NodeId, Span, Timestamp};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,15 +11,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Nodes remembered while the database does not answer: 24 bytes each. Beyond it the oldest information is simply not renewed.
 const MAX_PENDING: usize = 2_000_000;
 
+#[derive(Default)]
+struct Pending {
+    seen: HashMap<NodeId, Timestamp>,
+    readings: HashMap<NodeId, (Reading, Timestamp)>,
+}
+
 pub struct Writer {
-    pending: Arc<Mutex<HashMap<NodeId, Timestamp>>>,
+    pending: Arc<Mutex<Pending>>,
     store: store::Store,
     _task: TaskGuard,
 }
 
 impl Writer {
     pub fn start(store: store::Store, every: Span) -> Writer {
-        let pending: Arc<Mutex<HashMap<NodeId, Timestamp>>> = Arc::default();
+        let pending: Arc<Mutex<Pending>> = Arc::default();
         let (mine, s) = (pending.clone(), store.clone());
         let task = spawn_task("last-seen writer", async move {
             loop {
@@ -32,8 +39,17 @@ impl Writer {
     /// The node was heard at `at`.
     pub fn seen(&self, node: NodeId, at: Timestamp) {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        if pending.len() < MAX_PENDING || pending.contains_key(&node) {
-            pending.insert(node, at);
+        let seen = &mut pending.seen;
+        if seen.len() < MAX_PENDING || seen.contains_key(&node) {
+            seen.insert(node, at);
+        }
+    }
+
+    /// What the node served so far, as of `at`.
+    pub fn served(&self, reading: Reading, at: Timestamp) {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        if pending.readings.len() < MAX_PENDING {
+            pending.readings.insert(reading.node, (reading, at));
         }
     }
 
@@ -43,11 +59,16 @@ impl Writer {
     }
 }
 
-async fn flush(store: &store::Store, pending: &Mutex<HashMap<NodeId, Timestamp>>) {
-    let batch: Vec<(NodeId, Timestamp)> = {
-        let mut p = pending.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *p).into_iter().collect()
-    };
+async fn flush(store: &store::Store, pending: &Mutex<Pending>) {
+    let all = std::mem::take(&mut *pending.lock().unwrap_or_else(PoisonError::into_inner));
+    if let Some(at) = all.readings.values().map(|(_, at)| *at).max() {
+        let readings = all.readings.into_values().map(|(r, _)| r).collect();
+        // Lost ones are only counts that come again, larger.
+        if let Err(e) = store.put_readings(readings, at).await {
+            tracing::debug!(error = %e, "what nodes served was not written this time");
+        }
+    }
+    let batch: Vec<(NodeId, Timestamp)> = all.seen.into_iter().collect();
     if batch.is_empty() {
         return;
     }
@@ -55,7 +76,7 @@ async fn flush(store: &store::Store, pending: &Mutex<HashMap<NodeId, Timestamp>>
         tracing::warn!(error = %e, nodes = batch.len(), "last-seen times could not be written, trying again");
         let mut p = pending.lock().unwrap_or_else(PoisonError::into_inner);
         for (node, at) in batch {
-            p.entry(node).and_modify(|t| *t = (*t).max(at)).or_insert(at);
+            p.seen.entry(node).and_modify(|t| *t = (*t).max(at)).or_insert(at);
         }
     }
 }

@@ -4,6 +4,7 @@ mod boot;
 mod bundle_cli;
 mod config;
 mod demo;
+mod rollout_cli;
 
 use boot::Failure;
 use clap::{Parser, Subcommand};
@@ -48,6 +49,9 @@ enum Command {
     Bundle(bundle_cli::BundleCommand),
     /// Talk to a control plane: projects, nodes, bundles, rollouts, keys, audit
     Ctl(ctl::CtlArgs),
+    /// Work on a rollout's exported log, without a server
+    #[command(subcommand)]
+    Rollout(rollout_cli::RolloutCommand),
     /// Bring the database to this version's schema
     Migrate {
         #[command(flatten)]
@@ -90,6 +94,7 @@ fn main() -> ExitCode {
         }),
         Command::Bundle(command) => bundle_cli::run(command),
         Command::Ctl(args) => block_on(async { ctl::run(args, &mut std::io::stdout()).await.map_err(Failure::from) }),
+        Command::Rollout(command) => rollout_cli::run(command),
         Command::Sim(args) => block_on(simulate(args)),
         Command::Agent(args) => {
             use tracing_subscriber::EnvFilter;

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod approvals;
 pub mod bundles;
+pub mod drift;
 pub mod nodes;
 mod password;
 pub mod plans;

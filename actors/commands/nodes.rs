@@ -5,8 +5,9 @@ use crate::command::*;
 use crate::node_api::{Registered, Registration};
 use crate::plane::ControlPlane;
 use domain::bundle::BundleStatus;
-use domain::node::{HealthClass, Labels, Node, Presence, Standing, check_labels, check_node_name};
+use domain::node::{HealthClass, Labels, Node, Presence, Selector, Standing, check_labels, check_node_name};
 use domain::project::Project;
+use domain::rollout::RolloutKind;
 use domain::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -178,6 +179,18 @@ impl ControlPlane {
         let new =
             self.inner.store.patch_node(Scope::Project(project), node, patch, write).await.map_err(missing("node"))?;
         Box::pin(self.node_changed(project, node)).await;
+        if let Some(Some(bundle)) = pinned
+            && (new.desired_bundle != Some(bundle) || new.active_bundle != Some(bundle))
+        {
+            // A pin is a rollout of its kind; the rollout that holds the node now loses it in the same commit.
+            let caller = Caller { idempotency: None, ..caller.clone() };
+            let only = Selector::NodeIds { node_ids: [node].into() };
+            let pin = self.assign_bundle(&caller, project, bundle, only, RolloutKind::Pin);
+            if let Err(e) = Box::pin(pin).await {
+                // The pin holds all the same: nothing else is given to the node.
+                tracing::warn!(%node, error = ?e, "the pinned bundle was not rolled out to the node yet");
+            }
+        }
         Ok(new)
     }
 

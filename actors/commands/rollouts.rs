@@ -9,14 +9,21 @@ use crate::rollout::permit::Approvals;
 use domain::approval::Standing;
 use domain::audit::NewEntry;
 use domain::bundle::BundleStatus;
-use domain::node::Presence;
-use domain::rollout::{Decision, Event, Head, Phase, SkipReason, Spec, Step, Wait, create, explain_head, plan};
+use domain::node::{HistoryEntry, Presence, Selector, previous_bundles};
+use domain::rollout::{
+    Decision, Event, Head, Phase, RolloutKind, SkipReason, Spec, Step, StrategyKind, Wait, explain_head, originate,
+    plan,
+};
 use domain::*;
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Beyond this many steps `plan` warns.
 const MANY_STEPS: usize = 100;
+/// A revoked bundle is replaced quickly, but not everywhere at once.
+const REPLACE_BATCH: domain::project::Amount = domain::project::Amount::Percent(25);
+/// Bundles of the fleet that a change is compared with: one that runs more is far from any plan.
+const MAX_COMPARED: usize = 20;
 /// A batch above this share of the targets, without `max_unavailable`, is warned of.
 const LARGE_BATCH_PERCENT: u32 = 50;
 
@@ -29,6 +36,16 @@ pub enum RolloutCommand {
     Cancel { note: Option<String> },
     Rollback { note: Option<String>, nodes: Option<BTreeSet<NodeId>> },
     Retry { nodes: Option<BTreeSet<NodeId>> },
+    AdvanceTraffic,
+    SwapSlot,
+}
+
+/// What takes the place of a revoked bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replacement {
+    /// Each node's own.
+    Previous,
+    Bundle(BundleId),
 }
 
 /// A rollout as it is shown: summary, steps, counts.
@@ -64,6 +81,8 @@ pub struct PlanView {
     pub offline: u32,
     pub online: u32,
     pub plan_hash: Digest,
+    /// What the lot of a canary was drawn with.
+    pub seed: uuid::Uuid,
 }
 
 impl ControlPlane {
@@ -73,7 +92,9 @@ impl ControlPlane {
         self.usable_bundle(project, spec).await?;
         let resolved = self.resolve(project, spec).await?;
         refuse_unknown(&resolved.unknown)?;
-        let planned = plan(spec, &resolved.candidates);
+        // Without one of the caller's the lot is drawn here: naming this seed at creation gives these very steps.
+        let seed = spec.seed.unwrap_or_else(|| self.fresh().uuid(self.now()));
+        let planned = plan(spec, seed, &resolved.candidates);
         let targets: Vec<_> = resolved.candidates.iter().filter(|c| c.facts.skip.is_none()).collect();
         let online = targets.iter().filter(|c| c.facts.online).count() as u32;
         let n = targets.len() as u32;
@@ -94,7 +115,16 @@ impl ControlPlane {
             }
             Some(_) => {}
         }
-        if !resolved.held.is_empty() {
+        let restarts = self.restarts(project, spec, &resolved).await?;
+        if !restarts.is_empty() {
+            let why = restarts.iter().cloned().collect::<Vec<_>>().join(", ");
+            let sizes: Vec<usize> = planned.steps.iter().map(Vec::len).collect();
+            let refused = if spec.restarts_too_many(&sizes) { "; refused without allow_restart" } else { "" };
+            warnings.push(format!("the proxies must restart: {why}{refused}"));
+        }
+        if !resolved.held.is_empty() && spec.supersede {
+            warnings.push(format!("{} nodes are taken over from another active rollout", resolved.held.len()));
+        } else if !resolved.held.is_empty() {
             warnings.push(format!(
                 "{} nodes are held by another active rollout: start would be refused",
                 resolved.held.len()
@@ -110,6 +140,7 @@ impl ControlPlane {
             offline: n - online,
             online,
             plan_hash,
+            seed,
         })
     }
 
@@ -139,11 +170,24 @@ impl ControlPlane {
         let nodes = resolved.candidates.iter().filter(|c| c.facts.skip.is_none()).map(|c| c.facts.node).collect();
         let must_be_approved = self.people_needed(project, nodes).await? > 0;
         if at_once && !must_be_approved && !resolved.held.is_empty() {
-            return Err(store::Error::Claimed(resolved.held).into());
+            if !spec.supersede {
+                return Err(store::Error::Claimed(resolved.held).into());
+            }
+            self.refuse_rolling_back(&resolved).await?;
         }
+        let restarts = self.restarts(project, &spec, &resolved).await?;
         let row = self.inner.store.project(Scope::Project(project), &project.to_string()).await?;
         let id: RolloutId = self.fresh().id(now);
-        let planned = create(id, project, spec, &resolved.members());
+        let origin = originate(id, project, spec, &resolved.members());
+        let planned = origin.clone().planned();
+        let sizes: Vec<usize> = planned.steps.iter().map(|s| s.size as usize).collect();
+        if !restarts.is_empty() && planned.spec.restarts_too_many(&sizes) {
+            let why = restarts.iter().cloned().collect::<Vec<_>>().join(", ");
+            let text = format!(
+                "the proxies must restart ({why}): batches of at most a tenth of the targets, max_unavailable, or allow_restart: true"
+            );
+            return Err(CommandError::invalid("allow_restart", text));
+        }
         let write = store::Write::at(now)
             .audit(
                 self.fresh().id(now),
@@ -164,8 +208,14 @@ impl ControlPlane {
             Actor::ApiKey(k) => Some(k),
             Actor::User(_) | Actor::Node(_) | Actor::System => None,
         };
-        let new =
-            store::NewRollout { planned, org: row.org, created_by: caller.user, created_by_key, options: json!({}) };
+        let new = store::NewRollout {
+            planned,
+            origin: Some(origin),
+            org: row.org,
+            created_by: caller.user,
+            created_by_key,
+            options: json!({}),
+        };
         self.inner.store.insert_rollout(new, write).await?;
         self.inner.bus.publish(crate::bus::Notice {
             seq: 0,
@@ -179,6 +229,85 @@ impl ControlPlane {
             self.ensure_rollout(id).await;
         }
         self.rollout_view(id).await
+    }
+
+    /// Give `nodes` a bundle, now: a rollout of its kind. Nodes that another rollout holds are taken over.
+    pub async fn assign_bundle(
+        &self,
+        caller: &Caller,
+        project: ProjectId,
+        bundle: BundleId,
+        selector: Selector,
+        kind: RolloutKind,
+    ) -> CommandResult<RolloutView> {
+        let spec = Spec {
+            kind,
+            selector,
+            strategy: StrategyKind::AllAtOnce,
+            supersede: true,
+            allow_restart: true,
+            allow_failed: kind == RolloutKind::Assign,
+            ..Spec::new(bundle)
+        };
+        self.create_rollout(caller, project, spec).await
+    }
+
+    /// After a revocation: what the nodes that are told to run `revoked`, or run it, get instead. One rollout for each bundle.
+    pub async fn replace_bundle(
+        &self,
+        caller: &Caller,
+        project: ProjectId,
+        revoked: BundleId,
+        with: Replacement,
+    ) -> CommandResult<Vec<RolloutView>> {
+        let rows = self.inner.store.candidates(project).await?;
+        let on_it: Vec<NodeId> = rows
+            .iter()
+            .filter(|r| r.active_bundle == Some(revoked) || r.desired_bundle == Some(revoked))
+            .map(|r| r.id)
+            .collect();
+        let mut by_bundle: BTreeMap<BundleId, BTreeSet<NodeId>> = BTreeMap::new();
+        match with {
+            Replacement::Bundle(b) => {
+                by_bundle.entry(b).or_default().extend(on_it);
+            }
+            Replacement::Previous => {
+                let histories = self.inner.store.histories(on_it.clone()).await?;
+                let usable = self.usable_among(&histories, revoked).await?;
+                for node in on_it {
+                    let before = histories.get(&node).map(|h| previous_bundles(h, revoked)).unwrap_or_default();
+                    if let Some(b) = before.into_iter().find(|b| usable.contains(b)) {
+                        by_bundle.entry(b).or_default().insert(node);
+                    }
+                }
+            }
+        }
+        let mut out = Vec::new();
+        for (bundle, node_ids) in by_bundle.into_iter().filter(|(_, n)| !n.is_empty()) {
+            let spec = Spec {
+                kind: RolloutKind::Replace,
+                selector: Selector::NodeIds { node_ids },
+                batch_size: REPLACE_BATCH,
+                supersede: true,
+                allow_restart: true,
+                ..Spec::new(bundle)
+            };
+            let caller = Caller { idempotency: None, ..caller.clone() };
+            out.push(self.create_rollout(&caller, project, spec).await?);
+        }
+        Ok(out)
+    }
+
+    /// Bundles that may still be named.
+    async fn usable_among(
+        &self,
+        histories: &HashMap<NodeId, Vec<HistoryEntry>>,
+        revoked: BundleId,
+    ) -> CommandResult<BTreeSet<BundleId>> {
+        let all: BTreeSet<BundleId> =
+            histories.values().flatten().filter_map(|h| h.bundle).filter(|b| *b != revoked).collect();
+        let facts = self.inner.store.bundle_facts(all.into_iter().collect()).await?;
+        Ok(facts.into_iter().filter(|(f, _)| f.status == BundleStatus::Compiled).map(|(f, _)| f.id).collect())
     }
 
     pub async fn command_rollout(
@@ -199,8 +328,9 @@ impl ControlPlane {
             if matches!(command, RolloutCommand::Retry { .. }) {
                 self.refresh_for_retry(id).await?;
             }
-            let event = self.event_of(id, command).await?;
-            let decision: Decision = self.decide_on(id, event, Attempt::of(caller)).await?;
+            let (event, takes) = self.event_of(id, command).await?;
+            let attempt = Attempt { takes, ..Attempt::of(caller) };
+            let decision: Decision = self.decide_on(id, event, attempt).await?;
             let done = if decision.changes.is_empty() { Done::Already } else { Done::Changed };
             Ok((self.rollout_view(id).await?, done))
         };
@@ -276,24 +406,28 @@ impl ControlPlane {
     }
 
     /// The event a command means, with what the engine must know for it.
-    async fn event_of(&self, id: RolloutId, command: RolloutCommand) -> CommandResult<Event> {
+    async fn event_of(&self, id: RolloutId, command: RolloutCommand) -> CommandResult<(Event, Vec<RolloutId>)> {
         let system = Scope::System("a command on a rollout whose tenant was checked at the door");
-        Ok(match command {
+        let event = match command {
             RolloutCommand::Start => {
                 let r = self.inner.store.rollout(system, id).await?;
                 let resolved = self.resolve(r.project, &r.spec).await?;
-                if r.head.phase == Phase::Pending && resolved.held.iter().any(|(_, other)| *other != id) {
+                let others = resolved.others(id);
+                if r.head.phase == Phase::Pending && !others.is_empty() && !r.spec.supersede {
                     return Err(store::Error::Claimed(resolved.held).into());
                 }
                 if r.head.phase == Phase::Pending {
                     self.refuse_start(&r, &resolved).await?;
                 }
-                Event::Start { facts: resolved.members().into_iter().map(|c| c.facts).collect() }
+                let facts = resolved.members().into_iter().map(|c| c.facts).collect();
+                return Ok((Event::Start { facts }, others));
             }
             RolloutCommand::Pause { note } => Event::Pause { note },
             RolloutCommand::Resume { retry, accept_failed } => Event::Resume { retry, accept_failed },
             RolloutCommand::Cancel { note } => Event::Cancel { note },
             RolloutCommand::Retry { nodes } => Event::Retry { nodes },
+            RolloutCommand::AdvanceTraffic => Event::AdvanceTraffic,
+            RolloutCommand::SwapSlot => Event::SwapSlot,
             RolloutCommand::Rollback { note, nodes } => {
                 let loaded = self.inner.store.load_rollout(id).await?;
                 let members: Vec<NodeId> = loaded.planned.members.iter().map(|m| m.node).collect();
@@ -315,7 +449,40 @@ impl ControlPlane {
                 let gone = members.into_iter().filter(|n| ended && !still.contains(n)).collect();
                 Event::Rollback { note, nodes, revoked, gone }
             }
-        })
+        };
+        Ok((event, Vec::new()))
+    }
+
+    /// Nodes that are on their way back are not taken: 409.
+    async fn refuse_rolling_back(&self, resolved: &Resolved) -> CommandResult<()> {
+        let system = Scope::System("rollouts of the same project, named by the nodes they hold");
+        for other in resolved.others(RolloutId::NIL) {
+            if self.inner.store.rollout(system, other).await?.head.phase == Phase::RollingBack {
+                let detail = format!("rollout {other} is rolling back: its nodes cannot be taken over");
+                return Err(CommandError::Conflict { code: "overlap", detail });
+            }
+        }
+        Ok(())
+    }
+
+    /// Why proxies must restart to take the bundle up, if any target must.
+    async fn restarts(&self, project: ProjectId, spec: &Spec, resolved: &Resolved) -> CommandResult<BTreeSet<String>> {
+        let scope = Scope::Project(project);
+        let new = self.inner.store.bundle_by_id(scope, spec.bundle).await?;
+        let mut why = BTreeSet::new();
+        let Some(new) = new.config else { return Ok(why) };
+        for running in resolved.running.iter().take(MAX_COMPARED) {
+            let old = match self.inner.store.bundle_by_id(scope, *running).await {
+                Ok(b) => b.config,
+                // Deleted since: nothing to compare with.
+                Err(store::Error::NotFound) => None,
+                Err(e) => return Err(e.into()),
+            };
+            if let Some(old) = old {
+                why.extend(::bundle::risk::assess(Some(&old), &new, 0).restart_reasons);
+            }
+        }
+        Ok(why)
     }
 
     pub async fn rollout_view(&self, id: RolloutId) -> CommandResult<RolloutView> {
@@ -382,6 +549,7 @@ impl ControlPlane {
 fn goes_forward(command: &RolloutCommand) -> bool {
     match command {
         RolloutCommand::Start | RolloutCommand::Resume { .. } | RolloutCommand::Retry { .. } => true,
+        RolloutCommand::AdvanceTraffic | RolloutCommand::SwapSlot => true,
         RolloutCommand::Pause { .. } | RolloutCommand::Cancel { .. } | RolloutCommand::Rollback { .. } => false,
     }
 }

@@ -435,6 +435,7 @@ async fn a_project_with_an_active_rollout_is_not_deleted() {
     on_both(|w| async move {
         let bundle = seed::compiled_bundle(w.plane.store(), w.project.id, Some("1")).await;
         let rollout = store::NewRollout {
+            origin: None,
             planned: seed::planned(w.project.id, bundle.id, &[]),
             org: w.org,
             created_by: None,

@@ -7,8 +7,8 @@ use crate::node_api::*;
 use crate::plane::{ControlPlane, Inner};
 use crate::rollout::Delivery;
 use crate::supervision::{TaskGuard, spawn_task};
-use domain::node::{Fold, Generation, HealthClass, Presence};
-use domain::rollout::{GateSpec, NodeState, Told};
+use domain::node::{Fold, Generation, HealthClass, Presence, Traffic};
+use domain::rollout::{FULL_WEIGHT, GateSpec, NodeState, Told};
 use domain::*;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use std::sync::{Arc, Weak};
@@ -60,6 +60,10 @@ pub struct Assigned {
     pub content: Option<ContentId>,
     pub rollout: Option<RolloutId>,
     pub judge: Option<Arc<GateSpec>>,
+    /// The share of traffic, percent.
+    pub weight: u8,
+    /// The node said that it serves this share, or nobody waits for that.
+    pub weighed: bool,
 }
 
 pub enum PollStep {
@@ -118,6 +122,8 @@ pub(super) struct Session {
     /// The generation that failed on the node: not offered again.
     pub failed: Generation,
     pub fold: Option<Box<Fold>>,
+    /// What it served, while some canary of its project is compared; and when that was written last.
+    pub traffic: Option<Box<(Traffic, Timestamp)>>,
     pub ever_health: bool,
     /// When the node last said in a report what it runs: by its clock, and by ours.
     pub reported: Option<(Timestamp, Timestamp)>,
@@ -156,7 +162,15 @@ impl Actor for SessionActor {
             beat_print: 0,
             viewed: now,
             seq: None,
-            assigned: Assigned { generation: 0, bundle: None, content: None, rollout: None, judge: None },
+            assigned: Assigned {
+                generation: 0,
+                bundle: None,
+                content: None,
+                rollout: None,
+                judge: None,
+                weight: FULL_WEIGHT,
+                weighed: true,
+            },
             active: None,
             active_content: None,
             hearsay: false,
@@ -168,6 +182,7 @@ impl Actor for SessionActor {
             slow: Box::default(),
             failed: 0,
             fold: None,
+            traffic: None,
             ever_health: view.node.health != HealthClass::Absent,
             reported: None,
             unknown: None,
@@ -297,6 +312,8 @@ impl Session {
             content: view.bundle.as_ref().and_then(|b| b.content_id),
             rollout: n.desired_rollout,
             judge,
+            weight: n.traffic_weight,
+            weighed: member.as_ref().is_none_or(|m| m.generation != n.generation || m.weighed),
         });
         if self.active.is_some() && self.active == self.assigned.bundle {
             self.active_content = self.assigned.content;
@@ -369,13 +386,17 @@ impl Session {
     /// that it runs it, instead of at its next heartbeat.
     pub fn has_unshown(&self) -> bool {
         let g = self.assigned.generation;
-        self.adopted && self.assigned.bundle == self.active && self.told < g && self.shown < g && self.failed != g
+        let unheard = self.told < g || !self.assigned.weighed;
+        self.adopted && self.assigned.bundle == self.active && unheard && self.shown < g && self.failed != g
     }
 
     /// The node is on its way with an assignment, or is being judged.
     pub fn is_engaged(&self) -> bool {
         let g = self.assigned.generation;
-        self.has_update() || (self.told < g && self.failed != g) || (self.fold.is_some() && self.verified < g)
+        self.has_update()
+            || (self.told < g && self.failed != g)
+            || !self.assigned.weighed
+            || (self.fold.is_some() && self.verified < g)
     }
 
     fn arm(&mut self, myself: &ActorRef<SessionMsg>) {

@@ -4,7 +4,8 @@ use super::actor::{Session, SlowFacts, flush_every};
 use crate::command::{CommandError, CommandResult};
 use crate::node_api::*;
 use crate::rollout::{Delivered, Delivery};
-use domain::node::{Fold, GateWindow, Generation, HealthClass, Observation, Presence};
+use domain::node::{Fold, GateWindow, Generation, HealthClass, Observation, Presence, Traffic};
+use domain::rollout::analysis::Reading;
 use domain::rollout::{NodeStateKind, Report, Said};
 use domain::*;
 use std::hash::{BuildHasher, Hash, Hasher};
@@ -39,8 +40,10 @@ pub(super) async fn heartbeat(s: &mut Session, beat: &Heartbeat) -> CommandResul
             fold.retell();
         }
     }
+    count_traffic(s, beat, now);
     let print = fingerprint(beat);
-    let steady = print == s.beat_print && s.fold.is_none() && s.presence == Presence::Online;
+    let nothing_awaited = s.fold.is_none() && s.assigned.weighed;
+    let steady = print == s.beat_print && nothing_awaited && s.presence == Presence::Online;
     if !steady {
         let done = Box::pin(change(s, beat, now)).await?;
         s.beat_print = if done { print } else { 0 };
@@ -50,6 +53,35 @@ pub(super) async fn heartbeat(s: &mut Session, beat: &Heartbeat) -> CommandResul
         s.seq = beat.seq;
     }
     Ok(answer(s, now))
+}
+
+/// How often what a node served is written, at most.
+const COUNT_EVERY: Span = Span::secs(2);
+
+/// What the node serves is counted while some canary of its project is compared, and only then.
+fn count_traffic(s: &mut Session, beat: &Heartbeat, now: Timestamp) {
+    if !s.plane.inner.measured.contains(s.project) {
+        s.traffic = None;
+        return;
+    }
+    let Some(metrics) = beat.metrics.as_ref().filter(|_| s.active == s.assigned.bundle) else { return };
+    let generation = s.assigned.generation;
+    let kept = s.traffic.take().filter(|t| t.0.generation == generation);
+    let mut kept = kept.unwrap_or_else(|| Box::new((Traffic::under(generation), Timestamp::ZERO)));
+    let (traffic, written) = kept.as_mut();
+    traffic.observe(metrics);
+    if now.since(*written) >= COUNT_EVERY {
+        *written = now;
+        let reading = Reading {
+            node: s.node,
+            generation,
+            requests: traffic.requests,
+            errors: traffic.errors,
+            p99_us: traffic.p99_us,
+        };
+        s.plane.inner.sessions.writer.served(reading, now);
+    }
+    s.traffic = Some(kept);
 }
 
 /// An equal or lower number of the same instance changes nothing.
@@ -154,6 +186,11 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
             reports.push(Report { node: s.node, generation: None, said: Said::Active { bundle: active } });
         }
     }
+    let weight = beat.metrics.and_then(|m| m.traffic_weight).filter(|w| *w == s.assigned.weight);
+    if let Some(weight) = weight.filter(|_| !s.assigned.weighed) {
+        let generation = Some(s.assigned.generation);
+        reports.push(Report { node: s.node, generation, said: Said::Weight { weight } });
+    }
     if let Some(r) = beat.staged
         && let Some(staged) = resolve(s, r).await?
         && staged != s.staged
@@ -213,6 +250,9 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
         let slow = slow_after(s, beat);
         let done = s.deliver(delivery).await?;
         *s.slow = slow;
+        if generation == s.assigned.generation {
+            s.assigned.weighed |= weight.is_some();
+        }
         s.take_delivered(done, generation);
         if s.settled == generation {
             fold = None;
@@ -291,7 +331,9 @@ pub(super) fn beat_after(s: &Session) -> u32 {
         let third = s.assigned.judge.as_ref().map_or(most, |j| (j.freshness.as_secs() / 3).max(1) as u32);
         return ENGAGED_BEAT_S.min(third).min(most);
     }
-    spread(s, QUIET_BEAT_S, most)
+    // Counted for a comparison: often, but no more often than the instance can take from all of them.
+    let least = if s.traffic.is_some() { ENGAGED_BEAT_S } else { QUIET_BEAT_S };
+    spread(s, least, most)
 }
 
 /// Differs by node and by moment; a draw from the system's generator would be a system call for every answer.

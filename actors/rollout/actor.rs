@@ -1,6 +1,7 @@
 //! The actor: gathers what arrives, decides once for all of it, commits, acts.
 
 use super::commit::{Attempt, Extra, Failure, Lost};
+use super::measure::Bases;
 use super::{Delivered, Delivery, Taken, rollout_of};
 use crate::command::{CommandError, CommandResult};
 use crate::plane::{ControlPlane, Inner};
@@ -51,6 +52,8 @@ pub(super) struct Brain {
     /// The engine has more to assign at once; true after a start, because the effect that says so may have been lost.
     pub(super) more: bool,
     pub(super) timer: Option<TaskGuard>,
+    /// A canary's counts, when its comparison began.
+    pub(super) bases: Bases,
     /// When an ended rollout's actor goes.
     pub(super) leave_at: Option<Timestamp>,
     /// Since when the database has not taken our decisions: no clock of the rollout counts that time.
@@ -92,6 +95,7 @@ impl Actor for RolloutActor {
             flush_sent: false,
             more: true,
             timer: None,
+            bases: Bases::default(),
             leave_at: None,
             unavailable_since: None,
             hold_off: Span::ZERO,

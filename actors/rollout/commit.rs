@@ -13,14 +13,16 @@ use serde_json::json;
 pub(crate) struct Attempt {
     pub ctx: Ctx,
     pub idempotency: Option<Idempotency>,
+    /// Rollouts whose nodes a start takes over, in the same commit.
+    pub takes: Vec<RolloutId>,
 }
 
 impl Attempt {
     pub fn system() -> Attempt {
-        Attempt { ctx: Ctx::system(), idempotency: None }
+        Attempt { ctx: Ctx::system(), idempotency: None, takes: Vec::new() }
     }
     pub fn of(caller: &Caller) -> Attempt {
-        Attempt { ctx: caller.ctx.clone(), idempotency: caller.idempotency.clone() }
+        Attempt { ctx: caller.ctx.clone(), idempotency: caller.idempotency.clone(), takes: Vec::new() }
     }
 }
 
@@ -74,35 +76,75 @@ impl ControlPlane {
             }
             return Ok(decision);
         }
-        let version = rollout.head.version;
-        let events = if decision.changes.is_empty() {
-            Vec::new()
-        } else {
-            vec![LoggedEvent {
-                seq: version + 1,
-                at: now,
-                engine_version: ENGINE_VERSION,
-                event: event.clone(),
-                decision_hash: decision.hash(),
-            }]
+        let extra_takes = match event {
+            Event::Start { .. } => &attempt.takes[..],
+            _ => &[],
         };
-        let commit = store::RolloutCommit {
-            id: rollout.id,
-            project: rollout.project,
-            expect_version: version,
-            fence,
-            events,
-            changes: decision.changes.clone(),
-            node_events: node_events(rollout, &decision, now),
-            consumed_inbox: extra.inbox,
-            reports: extra.reports,
-            budget: None,
-        };
+        let mut taken = Vec::with_capacity(extra_takes.len());
+        for older in extra_takes {
+            taken.extend(self.taken_from(*older, event, attempt, now).await?);
+        }
+        let mut all: Vec<(store::RolloutCommit, store::Write)> =
+            taken.iter().map(|t| (t.commit.clone(), t.write.clone())).collect();
         let write = self.audited(rollout, org, &decision, attempt, now);
-        let done = self.inner.store.commit_rollout(commit, write).await.map_err(sort)?;
+        all.push((written(rollout, fence, event, &decision, extra, now), write));
+        let done = match (all.len(), all.pop()) {
+            (1, Some((commit, write))) => self.inner.store.commit_rollout(commit, write).await,
+            (_, last) => {
+                all.extend(last);
+                self.inner.store.commit_rollouts(all).await
+            }
+        };
+        let done = done.map_err(sort)?;
+        for t in taken {
+            self.told_of_loss(t).await;
+        }
         self.drop_displaced(done.displaced_debts);
         self.inner.rollouts.metrics.decision_seconds.observe(watch.elapsed().as_secs_f64());
         Ok(decision)
+    }
+
+    /// What an older rollout decides when `start` takes its nodes over. `None`: it holds none of them any more.
+    async fn taken_from(
+        &self,
+        older: RolloutId,
+        start: &Event,
+        attempt: &Attempt,
+        now: Timestamp,
+    ) -> Result<Option<TakenOver>, Failure> {
+        let loaded = self.inner.store.load_rollout(older).await.map_err(sort)?;
+        let (org, fence, held) = (loaded.org, loaded.fence, loaded.claims.clone());
+        let mut rollout = super::rollout_of(loaded);
+        if rollout.head.phase == Phase::RollingBack {
+            let detail = format!("rollout {older} is rolling back: its nodes cannot be taken over");
+            return Err(Failure::Refused(CommandError::Conflict { code: "overlap", detail }));
+        }
+        let Event::Start { facts } = start else { return Ok(None) };
+        let wanted = facts.iter().filter(|f| f.skip.is_none()).map(|f| f.node);
+        let nodes: Vec<NodeId> = wanted.filter(|n| held.contains(n)).collect();
+        if nodes.is_empty() {
+            return Ok(None);
+        }
+        let event = Event::Removed { nodes, reason: SkipReason::Superseded };
+        let decision = match decide(&rollout, &event, now) {
+            Ok(d) => d,
+            Err(_) => return Ok(None),
+        };
+        let consequence =
+            Attempt { ctx: Ctx { request_id: attempt.ctx.request_id, ..Ctx::system() }, ..Attempt::system() };
+        let write = self.audited(&rollout, org, &decision, &consequence, now);
+        let commit = written(&rollout, fence, &event, &decision, Extra::default(), now);
+        apply_all(&mut rollout, &decision);
+        Ok(Some(TakenOver { rollout, decision, commit, write }))
+    }
+
+    /// Its actor, wherever it lives, works on what is stored now.
+    async fn told_of_loss(&self, t: TakenOver) {
+        self.act(&t.rollout, &t.decision).await;
+        if let Some(actor) = self.inner.rollouts.family.lookup(&t.rollout.id) {
+            // Lost, it is found when the next commit fails on the version.
+            let _ = actor.cast(super::RolloutMsg::Newer(t.rollout.head.version));
+        }
     }
 
     /// A newer commit covers what older rollouts owed: they are told beside us, because one of them may be asking us something.
@@ -170,6 +212,49 @@ impl ControlPlane {
             );
         }
         write.idem(attempt.idempotency.as_ref().map(|i| idem_record(i, "rollout", r.id.0, 200, now)))
+    }
+}
+
+/// An older rollout that lost nodes, as decided and not yet stored.
+struct TakenOver {
+    rollout: Rollout,
+    decision: Decision,
+    commit: store::RolloutCommit,
+    write: store::Write,
+}
+
+/// The one commit of a decision.
+fn written(
+    rollout: &Rollout,
+    fence: i64,
+    event: &Event,
+    decision: &Decision,
+    extra: Extra,
+    now: Timestamp,
+) -> store::RolloutCommit {
+    let version = rollout.head.version;
+    let events = if decision.changes.is_empty() {
+        Vec::new()
+    } else {
+        vec![LoggedEvent {
+            seq: version + 1,
+            at: now,
+            engine_version: ENGINE_VERSION,
+            event: event.clone(),
+            decision_hash: decision.hash(),
+        }]
+    };
+    store::RolloutCommit {
+        id: rollout.id,
+        project: rollout.project,
+        expect_version: version,
+        fence,
+        events,
+        changes: decision.changes.clone(),
+        node_events: node_events(rollout, decision, now),
+        consumed_inbox: extra.inbox,
+        reports: extra.reports,
+        budget: None,
     }
 }
 

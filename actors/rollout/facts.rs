@@ -2,7 +2,8 @@
 
 use crate::command::CommandResult;
 use crate::plane::ControlPlane;
-use domain::node::{Presence, Selector, Standing, previous_bundles};
+use domain::bundle::{BundleStatus, is_older};
+use domain::node::{HistoryEntry, Presence, Selector, Standing, previous_bundles};
 use domain::rollout::{Candidate, Facts, SkipReason, Spec};
 use domain::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -14,11 +15,19 @@ pub(crate) struct Resolved {
     pub held: Vec<(NodeId, RolloutId)>,
     /// Nodes that run the bundle already.
     pub already: u32,
+    /// What the others run: what a change is compared with.
+    pub running: BTreeSet<BundleId>,
     /// `node_ids` of the selector that are not nodes of the project.
     pub unknown: Vec<NodeId>,
 }
 
 impl Resolved {
+    /// The other active rollouts that hold some of the nodes.
+    pub fn others(&self, than: RolloutId) -> Vec<RolloutId> {
+        let all: BTreeSet<RolloutId> = self.held.iter().map(|(_, r)| *r).filter(|r| *r != than).collect();
+        all.into_iter().collect()
+    }
+
     /// Those that a rollout has as members. A quarantined node belongs to no fleet yet: adopted later, it is a newcomer, and
     /// joins as one.
     pub fn members(self) -> Vec<Candidate> {
@@ -47,8 +56,9 @@ impl ControlPlane {
             .collect();
         let held = meant.iter().filter_map(|r| r.claimed_by.map(|c| (r.id, c))).collect();
         let already = meant.iter().filter(|r| r.active_bundle == Some(spec.bundle)).count() as u32;
+        let running = meant.iter().filter_map(|r| r.active_bundle).filter(|b| *b != spec.bundle).collect();
         let candidates = self.candidates_from(project, spec, meant).await?;
-        Ok(Resolved { candidates, held, already, unknown })
+        Ok(Resolved { candidates, held, already, running, unknown })
     }
 
     /// The facts of these nodes now, whatever the selector says.
@@ -72,9 +82,15 @@ impl ControlPlane {
     ) -> CommandResult<Vec<Candidate>> {
         let ids: Vec<NodeId> = rows.iter().filter(|r| r.verified_bundle.is_some()).map(|r| r.id).collect();
         let histories = if ids.is_empty() { HashMap::new() } else { self.inner.store.histories(ids).await? };
+        let usable = self.usable_bundles(&rows, &histories).await?;
         let failed: HashSet<NodeId> = match spec.allow_failed {
             true => HashSet::new(),
             false => self.inner.store.failed_on(project, spec.bundle).await?.into_iter().collect(),
+        };
+        let least = self.least_version(spec.bundle).await?;
+        let is_old = |version: &Option<String>| match (version, &least) {
+            (Some(have), Some(least)) => is_older(have, least),
+            (Some(_) | None, _) => false,
         };
         Ok(rows
             .into_iter()
@@ -85,10 +101,13 @@ impl ControlPlane {
                     previous.retain(|b| *b != v);
                     previous.insert(0, v);
                 }
+                // Nobody goes back to what is revoked.
+                previous.retain(|b| usable.contains(b));
                 let skip = match r.standing {
                     Standing::Quarantined => Some(SkipReason::Quarantined),
                     Standing::Revoked => Some(SkipReason::Revoked),
                     Standing::Adopted if r.pinned_bundle.is_some_and(|p| p != spec.bundle) => Some(SkipReason::Pinned),
+                    Standing::Adopted if is_old(&r.version) => Some(SkipReason::Incompatible),
                     Standing::Adopted if failed.contains(&r.id) => Some(SkipReason::FailedBefore),
                     Standing::Adopted => None,
                 };
@@ -103,10 +122,27 @@ impl ControlPlane {
                         && r.desired_bundle.is_none(),
                     skip,
                 };
-                let spread = spec.spread_by.as_ref().and_then(|k| r.labels.get(k).cloned());
-                Candidate { facts, name: r.name, spread }
+                let spread = spec.grouping_label().and_then(|k| r.labels.get(k).cloned());
+                let first = spec.supersede && r.claimed_by.is_some() && r.desired_bundle != r.verified_bundle;
+                Candidate { facts, name: r.name, spread, first }
             })
             .collect())
+    }
+
+    /// Of all bundles that nodes ran, those that may still be handed out.
+    async fn usable_bundles(
+        &self,
+        rows: &[store::Candidate],
+        histories: &HashMap<NodeId, Vec<HistoryEntry>>,
+    ) -> CommandResult<HashSet<BundleId>> {
+        let mut all: BTreeSet<BundleId> = histories.values().flatten().filter_map(|h| h.bundle).collect();
+        all.extend(rows.iter().filter_map(|r| r.verified_bundle));
+        if all.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let facts = self.inner.store.bundle_facts(all.into_iter().collect()).await?;
+        let handed_out = |s: BundleStatus| matches!(s, BundleStatus::Compiled | BundleStatus::Deprecated);
+        Ok(facts.into_iter().filter(|(f, _)| handed_out(f.status)).map(|(f, _)| f.id).collect())
     }
 
     /// Which groups each node is in; read only for selectors by group.

@@ -168,17 +168,24 @@ impl ControlPlane {
     /// Distribution has stopped with the revocation; rollouts of the bundle end or go back.
     pub(crate) async fn bundle_revoked(&self, project: ProjectId, bundle: BundleId) {
         self.forget_bundle(bundle);
-        // Those that ended without going on have nothing left to stop.
+        // Of its own those that go on or have gone to an end; and all that may send nodes back to it. Those that ended without going
+        // on have nothing left to stop.
         let phases = Phase::ALL.iter().copied();
         let phases = phases.filter(|p| !matches!(p, Phase::Cancelled | Phase::Failed | Phase::RolledBack)).collect();
-        let filter = store::RolloutFilter { phases, bundle: Some(bundle) };
-        let found = match self.all_rollouts(Scope::Project(project), filter).await {
-            Ok(found) => found,
-            Err(e) => {
-                tracing::error!(%bundle, error = %e, "rollouts of a revoked bundle could not be read");
-                return;
+        let active = Phase::ALL.iter().copied().filter(Phase::is_active).collect();
+        let mut found = Vec::new();
+        for filter in [
+            store::RolloutFilter { phases, bundle: Some(bundle) },
+            store::RolloutFilter { phases: active, bundle: None },
+        ] {
+            match self.all_rollouts(Scope::Project(project), filter).await {
+                Ok(more) => found.extend(more),
+                Err(e) => {
+                    tracing::error!(%bundle, error = %e, "rollouts of a revoked bundle could not be read");
+                    return;
+                }
             }
-        };
+        }
         let revoked: BTreeSet<BundleId> = [bundle].into();
         for id in found.iter().map(|r| r.id) {
             let event = Event::BundleRevoked { revoked: revoked.clone() };

@@ -78,6 +78,8 @@ impl ControlPlane {
                 content,
                 rollout: Some(rollout.id),
                 judge: Some(judge.clone()),
+                weight: m.weight,
+                weighed: m.weighed,
             };
             self.inner.sessions.tell(*node, SessionMsg::Assigned(Box::new(assigned)));
         }

@@ -1,7 +1,9 @@
 //! What time alone, or the database alone, makes due; and when the actor rests or goes.
 
 use super::actor::{Brain, Done, Me, RolloutMsg};
+use super::commit::{Attempt, Extra, Failure};
 use super::facts::Resolved;
+use super::measure::LOOK_EVERY;
 use crate::command::{CommandError, CommandResult};
 use crate::supervision::spawn_task;
 use domain::rollout::*;
@@ -41,6 +43,9 @@ impl Brain {
         if self.rollout.head.phase == Phase::Completed && !self.rollout.head.lane_halted {
             self.refill_lane().await?;
         }
+        if let Some(readings) = self.plane.measure(&self.rollout, &mut self.bases).await? {
+            self.event(me, readings).await?;
+        }
         Ok(())
     }
 
@@ -55,8 +60,10 @@ impl Brain {
             Err(CommandError::Unknown(e)) => return Err(e.into()),
             Err(_) => return Ok(()),
         };
+        let supersede = spec.supersede;
         self.hold_off = RETRY_AFTER;
-        if resolved.held.iter().any(|(_, r)| *r != self.rollout.id) {
+        let others = resolved.others(self.rollout.id);
+        if !others.is_empty() && !supersede {
             // Waits for the overlap to end: asked again by the timer.
             return Ok(());
         }
@@ -65,7 +72,16 @@ impl Brain {
             return Ok(());
         }
         let facts = resolved.members().into_iter().map(|c| c.facts).collect();
-        self.event(me, Event::Start { facts }).await
+        let attempt = Attempt { takes: others, ..Attempt::system() };
+        match self.step(me, &Event::Start { facts }, &attempt, Extra::default()).await {
+            Ok(_) => Ok(()),
+            // Another rollout holds a node and cannot be made to let go now, or the database is away: asked again by the timer.
+            Err(Failure::Refused(e)) => {
+                self.not_taken(&e);
+                Ok(())
+            }
+            Err(Failure::Moved(why) | Failure::Reload(why)) => Err(why.into()),
+        }
     }
 
     /// Do freezes and people allow it now? What cannot be read does not.
@@ -109,7 +125,10 @@ impl Brain {
             Some(_) => Some(now + RETRY_AFTER),
             None => held_up.then_some(now + self.hold_off.max(RETRY_AFTER)),
         };
-        let at = [head.wake_at.filter(|t| head.phase != Phase::Pending || *t > now), retry].into_iter().flatten().min();
+        let compares = head.phase == Phase::Running && head.analysis.is_some_and(|a| !a.done);
+        let look = compares.then_some(now + LOOK_EVERY);
+        let due = head.wake_at.filter(|t| head.phase != Phase::Pending || *t > now);
+        let at = [due, retry, look].into_iter().flatten().min();
         match at {
             Some(at) => self.wake_at(me, at),
             None => self.timer = None,

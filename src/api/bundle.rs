@@ -61,6 +61,21 @@ pub struct BundleRequest {
 pub struct RevokeRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What the nodes that run it get instead: `previous`, each its own, or a bundle. Unset: nobody is moved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replace: Option<String>,
+}
+
+/// Give nodes this bundle, now.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AssignRequest {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<uuid::Uuid>>)]
+    pub node_ids: Option<std::collections::BTreeSet<domain::NodeId>>,
+    #[serde(alias = "selector", skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = crate::schema::selector)]
+    pub target_selector: Option<domain::node::Selector>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

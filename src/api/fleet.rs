@@ -1,7 +1,8 @@
 //! Nodes as operators see them.
 
+use domain::node::drift::{Resolution, Severity};
 use domain::node::{Generation, HealthClass, Labels, Presence, Standing};
-use domain::{NodeId, OrgId, ProjectId, RolloutId, Timestamp};
+use domain::{NodeId, OrgId, ProjectId, RolloutId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -83,4 +84,36 @@ pub struct BundleCount {
     pub bundle_id: Option<String>,
     pub version: Option<String>,
     pub nodes: u64,
+}
+
+/// A node that runs something else than it shall.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct DriftItem {
+    pub id: uuid::Uuid,
+    #[schema(value_type = uuid::Uuid)]
+    pub node_id: NodeId,
+    pub node_name: Option<String>,
+    /// Content id; `null` is what the node had at enrolment.
+    pub expected_bundle_id: Option<String>,
+    pub found_bundle_id: Option<String>,
+    /// `low`: nothing of ours runs; `medium`: another bundle; `high`: a revoked one, or one that failed there.
+    #[schema(value_type = String)]
+    pub severity: Severity,
+    #[schema(value_type = String, format = DateTime)]
+    pub detected_at: Timestamp,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub resolved_at: Option<Timestamp>,
+    #[schema(value_type = Option<uuid::Uuid>)]
+    pub resolved_by_id: Option<UserId>,
+    /// `converged`, `reassigned`, `acknowledged` or `gone`.
+    #[schema(value_type = Option<String>)]
+    pub resolution: Option<Resolution>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ResolveRequest {
+    /// Roll out what was expected: a rollout of kind `drift_repair`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remediate: Option<bool>,
 }

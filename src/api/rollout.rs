@@ -4,12 +4,13 @@ use crate::bundle::BundleBrief;
 use domain::node::{HealthClass, Selector};
 use domain::project::Amount;
 use domain::rollout::{
-    Counts, HealthGates, NodeStateKind, OnFailure, OnNoTraffic, PauseCause, Phase, StepState, StrategyKind, Wait,
+    Canary, Counts, HealthGates, NodeStateKind, OnFailure, OnNoTraffic, PauseCause, Phase, RolloutKind, StepState,
+    StrategyKind, Wait,
 };
 use domain::{NodeId, OrgId, ProjectId, RolloutId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use utoipa::ToSchema;
 
 /// `POST /projects/:project/rollouts` and `/rollouts/plan`.
@@ -84,12 +85,14 @@ pub struct RolloutRequest {
     pub override_freeze: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "crate::wire::object")]
+    #[schema(schema_with = crate::schema::canary)]
+    pub canary: Option<Canary>,
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "crate::wire::object")]
+    pub blue_green: Option<BlueGreenRequest>,
+    /// What the lot of a canary is drawn with; that of a plan gives the plan's steps.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
-    pub canary: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
-    pub blue_green: Option<Value>,
+    pub seed: Option<uuid::Uuid>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub environment_id: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,6 +103,19 @@ pub struct RolloutRequest {
     pub offline: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offline_grace_seconds: Option<Value>,
+}
+
+/// How traffic is shifted to the standby half.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BlueGreenRequest {
+    /// Rising percentages; the last is always 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traffic_steps: Option<Vec<u8>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_advance: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advance_delay_seconds: Option<u32>,
 }
 
 /// Bodies of the commands; every field may be left out, and which ones a command reads is said with it.
@@ -202,6 +218,23 @@ pub struct Rollout {
     pub scheduled_at: Option<Timestamp>,
     pub start_window_seconds: i64,
     pub start: bool,
+    /// What asked for it: `rollout`, `assign`, `pin`, `drift_repair` or `replace`.
+    #[schema(value_type = String)]
+    pub kind: RolloutKind,
+    pub supersede: bool,
+    pub allow_restart: bool,
+    /// Of strategy `canary`: its settings, and the comparison of the step that runs with its last look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = crate::schema::canary)]
+    pub canary: Option<Canary>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub analysis: Option<Value>,
+    /// Of strategy `blue_green`: its settings, and where the traffic is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blue_green: Option<BlueGreenRequest>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<TrafficShift>,
     /// Raised by every decision.
     pub version: u64,
     pub note: Option<String>,
@@ -220,6 +253,15 @@ pub struct Rollout {
     pub inserted_at: Timestamp,
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
+}
+
+/// Traffic on its way to the standby half.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TrafficShift {
+    /// Percent of its full share that the half was told to serve.
+    pub weight: u8,
+    /// Nodes that have not said so yet.
+    pub waiting: u32,
 }
 
 /// `total` is always the sum of the others.
@@ -304,6 +346,7 @@ pub struct RolloutNode {
     pub online: bool,
     #[schema(value_type = String)]
     pub health: HealthClass,
+    pub traffic_weight: u8,
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
 }
@@ -333,6 +376,8 @@ pub struct Plan {
     pub warnings: Vec<String>,
     pub diff_summary: DiffSummary,
     pub plan_hash: String,
+    /// Named at creation, it gives exactly these steps.
+    pub seed: uuid::Uuid,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -378,6 +423,47 @@ pub struct Cause {
     #[serde(default)]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub at: Option<Timestamp>,
+}
+
+/// Nodes that failed in the same way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct FailureGroup {
+    pub reason: String,
+    /// The first line of the error of one of them; others differ in numbers at most.
+    pub error: String,
+    pub count: u32,
+    /// At most 100.
+    #[schema(value_type = Vec<uuid::Uuid>)]
+    pub node_ids: Vec<NodeId>,
+    /// How many by proxy version.
+    pub versions: BTreeMap<String, u32>,
+    /// How many by label and value.
+    pub labels: BTreeMap<String, BTreeMap<String, u32>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct WhatChanged {
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// All actions since were counted.
+    pub complete: bool,
+    pub rollouts: Vec<ChangedRollout>,
+    /// How often each action of the audit log was taken.
+    pub actions: BTreeMap<String, u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ChangedRollout {
+    #[schema(value_type = uuid::Uuid)]
+    pub id: RolloutId,
+    #[schema(value_type = String)]
+    pub state: Phase,
+    pub bundle: Option<BundleBrief>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub started_at: Option<Timestamp>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub ended_at: Option<Timestamp>,
+    pub progress: Progress,
 }
 
 #[cfg(test)]

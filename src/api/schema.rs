@@ -77,6 +77,11 @@ pub(crate) fn health_gates() -> RefOr<Schema> {
         "max_cpu_percent": number, "max_memory_percent": number}))
 }
 
+pub(crate) fn canary() -> RefOr<Schema> {
+    object(json!({"steps": {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 100}},
+        "confidence_level": {"type": "number", "minimum": 0.5, "exclusiveMaximum": 1}, "min_samples": {"type": "integer", "minimum": 1}}))
+}
+
 fn audit_entry() -> Value {
     let id = json!({"type": "string", "format": "uuid"});
     let maybe_id = json!({"type": ["string", "null"], "format": "uuid"});
@@ -121,15 +126,20 @@ pub fn schemas() -> BTreeMap<String, Value> {
         fleet::NodePatch,
         fleet::NodeStats,
         fleet::BundleCount,
+        fleet::DriftItem,
+        fleet::ResolveRequest,
         bundle::DesiredConfigRequest,
         bundle::CompileRequest,
         bundle::BundleRequest,
         bundle::RevokeRequest,
+        bundle::AssignRequest,
         bundle::Bundle,
         bundle::BundleBrief,
         bundle::Verification,
         bundle::Check,
         rollout::RolloutRequest,
+        rollout::BlueGreenRequest,
+        rollout::TrafficShift,
         rollout::NoteRequest,
         rollout::ResumeRequest,
         rollout::RollbackRequest,
@@ -144,6 +154,9 @@ pub fn schemas() -> BTreeMap<String, Value> {
         rollout::Excluded,
         rollout::DiffSummary,
         rollout::Explanation,
+        rollout::FailureGroup,
+        rollout::WhatChanged,
+        rollout::ChangedRollout,
         rollout::Cause,
         plans::FreezeRequest,
         plans::FreezeWindow,

@@ -91,3 +91,24 @@ pub struct Bundle {
 pub fn storage_key(project: ProjectId, content: &ContentId) -> String {
     format!("bundles/{project}/{content}.tar.zst")
 }
+
+/// Is `have` a proxy of an older version than `least`? The language changes between patch releases. What cannot be read is left to
+/// the node's own judgement.
+pub fn is_older(have: &str, least: &str) -> bool {
+    let numbers = |v: &str| -> Option<Vec<u64>> {
+        let plain = v.trim().trim_start_matches('v').split(['-', '+']).next().unwrap_or_default().to_string();
+        plain.split('.').map(|n| n.parse().ok()).collect()
+    };
+    matches!((numbers(have), numbers(least)), (Some(have), Some(least)) if have < least)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_older;
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        assert!(is_older("0.6.9", "0.6.45") && is_older("v0.5", "0.6.45") && is_older("0.6.44-rc1", "0.6.45"));
+        assert!(!is_older("0.6.45", "0.6.45") && !is_older("0.7.0", "0.6.45") && !is_older("sim", "0.6.45"));
+    }
+}

@@ -11,8 +11,8 @@ use crate::types::ChangeKind;
 use crate::value::{Cells, Col, json, p};
 use crate::write::{NewChange, Write, finish, finish_with};
 use domain::node::{Generation, HistoryOutcome};
-use domain::rollout::{Change, Head, LoggedEvent, Member, Planned, Step};
-use domain::{ApiKeyId, BundleId, NodeId, OrgId, ProjectId, RolloutId, Timestamp, UserId};
+use domain::rollout::{Change, ENGINE_VERSION, Head, LoggedEvent, Member, Origin, Planned, Step};
+use domain::{ApiKeyId, BundleId, Digest, NodeId, OrgId, ProjectId, RolloutId, Timestamp, UserId};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -21,6 +21,8 @@ use uuid::Uuid;
 #[derive(Clone, Debug)]
 pub struct NewRollout {
     pub planned: Planned,
+    /// The first entry of its log, with number 0; without it the rollout cannot be replayed.
+    pub origin: Option<Origin>,
     pub org: OrgId,
     pub created_by: Option<UserId>,
     pub created_by_key: Option<ApiKeyId>,
@@ -90,6 +92,8 @@ pub(crate) async fn put_members(c: &mut Conn, id: RolloutId, members: &[&Member]
         ("moved", Col::ints(members.iter().map(|m| m.moved.0))),
         ("silent_since", Col::Int(members.iter().map(|m| m.silent_since.map(|t| t.0)).collect())),
         ("first_config", Col::bools(members.iter().map(|m| m.first_config))),
+        ("weight", Col::ints(members.iter().map(|m| i64::from(m.weight)))),
+        ("weighed", Col::bools(members.iter().map(|m| m.weighed))),
     ];
     upsert(c, "rollout_nodes", "node_id", &[("updated_at", at)], cols, id).await
 }
@@ -140,8 +144,8 @@ struct Sorted<'a> {
     head: Option<&'a Head>,
     steps: BTreeMap<u32, &'a Step>,
     members: BTreeMap<NodeId, &'a Member>,
-    /// First expected generation, last generation and bundle.
-    desires: BTreeMap<NodeId, (Generation, Generation, Option<BundleId>)>,
+    /// First expected generation, last generation, its bundle and weight.
+    desires: BTreeMap<NodeId, (Generation, Generation, Option<BundleId>, u8)>,
     /// Everything held before is let go, but these.
     keep: Option<Vec<NodeId>>,
     /// Held afterwards?
@@ -172,9 +176,9 @@ impl<'a> Sorted<'a> {
                 Change::Member { member } => {
                     s.members.insert(member.node, member);
                 }
-                Change::Desire { node, expect, generation, bundle } => {
+                Change::Desire { node, expect, generation, bundle, weight } => {
                     let first = s.desires.get(node).map_or(*expect, |d| d.0);
-                    s.desires.insert(*node, (first, *generation, *bundle));
+                    s.desires.insert(*node, (first, *generation, *bundle, *weight));
                 }
                 Change::Claim { node } => {
                     s.claims.insert(*node, true);
@@ -277,8 +281,9 @@ async fn desire(c: &mut Conn, r: &RolloutCommit, s: &Sorted<'_>, at: Timestamp) 
         ("expect", Col::ints(s.desires.values().map(|d| d.0 as i64))),
         ("generation", Col::ints(s.desires.values().map(|d| d.1 as i64))),
         ("bundle", Col::opt_ids(s.desires.values().map(|d| d.2))),
+        ("weight", Col::ints(s.desires.values().map(|d| i64::from(d.3)))),
     ];
-    let sql = "UPDATE nodes SET generation = v.generation, desired_bundle = v.bundle, desired_rollout = ?, updated_at = ? FROM {v} \
+    let sql = "UPDATE nodes SET generation = v.generation, desired_bundle = v.bundle, traffic_weight = v.weight, desired_rollout = ?, updated_at = ? FROM {v} \
                WHERE nodes.id = v.id AND nodes.generation = v.expect AND nodes.deleted_at IS NULL";
     match c.batch(sql, p![r.id, at], cols).await? == s.desires.len() as u64 {
         true => Ok(()),
@@ -409,18 +414,46 @@ impl Store {
                 let start_at = r.spec.start.then(|| r.spec.scheduled_at.unwrap_or(Timestamp::ZERO));
                 c.exec(
                     "INSERT INTO rollouts (id, org_id, project_id, bundle_id, spec, options, state, causes, head, version, lane_open, auto_rollback, \
-                     steps, start_at, wake_at, ended_at, fence, last_seq, created_by, created_by_key, inserted_at, updated_at) \
-                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?, ?, ?)",
+                     strategy, steps, start_at, wake_at, ended_at, fence, last_seq, created_by, created_by_key, inserted_at, updated_at) \
+                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?, ?, ?)",
                     p![
                         r.id, n.org, r.project, r.spec.bundle, json(&r.spec), json(&n.options), h.phase.as_str(), json(&h.causes), json(h),
-                        h.version, h.lane_open, h.auto_rollback, r.steps.len(), start_at, h.wake_at, h.ended_at, n.created_by,
+                        h.version, h.lane_open, h.auto_rollback, r.spec.strategy.as_str(), r.steps.len(), start_at, h.wake_at, h.ended_at, n.created_by,
                         n.created_by_key, w.at, w.at
                     ],
                 )
                 .await?;
                 put_steps(c, r.id, &r.steps.iter().collect::<Vec<_>>()).await?;
                 put_members(c, r.id, &r.members.iter().collect::<Vec<_>>(), w.at).await?;
+                if let Some(origin) = &n.origin {
+                    let hash = Digest::of(&serde_json::to_vec(origin).map_err(Fail::invalid)?);
+                    let sql = "INSERT INTO rollout_events (rollout_id, seq, at, engine_version, event, decision_hash) VALUES (?, 0, ?, ?, ?, ?)";
+                    c.exec(sql, p![r.id, w.at, i64::from(ENGINE_VERSION), json(origin), hash]).await?;
+                }
                 finish(c, w).await
+            })
+        })
+        .await
+    }
+
+    /// Several rollouts in one transaction, in this order: what one lets go another may claim. Errors as for one; all or nothing.
+    pub async fn commit_rollouts(&self, commits: Vec<(RolloutCommit, Write)>) -> Result<Committed> {
+        self.write("rollout.take_over", commits, |c, commits| {
+            Box::pin(async move {
+                // The one lock order: rollouts by id, then nodes, then audit heads.
+                let ids = commits.iter().map(|(r, _)| r.id.0);
+                let sql = "SELECT n.id FROM {v} JOIN rollouts n ON n.id = v.id ORDER BY n.id {lock_n}";
+                c.batch_rows(sql, vec![], vec![("id", Col::ids(ids))], |_| Ok(())).await?;
+                let desired = |change: &Change| match change {
+                    Change::Desire { node, .. } | Change::HistoryVerified { node, .. } => Some(*node),
+                    _ => None,
+                };
+                lock_nodes(c, commits.iter().flat_map(|(r, _)| r.changes.iter().filter_map(desired))).await?;
+                let mut all = Committed::default();
+                for (r, w) in commits {
+                    all.displaced_debts.extend(commit(c, r, w).await?.displaced_debts);
+                }
+                Ok(all)
             })
         })
         .await

@@ -7,7 +7,7 @@ use crate::rollout_commit::{Debt, read_debt};
 use crate::types::{BundleFacts, FACTS, Listing, Page, Where, read_facts};
 use crate::value::{Bind, Cells, Col, p};
 use domain::node::Selector;
-use domain::rollout::{Head, LoggedEvent, Member, NodeStateKind, Phase, Planned, Spec, Step};
+use domain::rollout::{Head, LoggedEvent, Member, NodeStateKind, Origin, Phase, Planned, Spec, Step};
 use domain::{ApiKeyId, BundleId, InstanceId, NodeId, OrgId, ProjectId, RolloutId, Scope, Timestamp, UserId};
 use serde_json::Value;
 
@@ -99,7 +99,7 @@ fn read_summary(r: &mut Cells) -> Q<RolloutSummary> {
 }
 
 pub(crate) const MEMBER: &str = "m.node_id, m.step_index, m.position, m.attempt, m.state_data, m.generation, m.told, m.previous, m.online, \
-                                 m.health, m.handed_over, m.accepted, m.moved, m.silent_since, m.first_config";
+                                 m.health, m.handed_over, m.accepted, m.moved, m.silent_since, m.first_config, m.weight, m.weighed";
 
 pub(crate) fn read_member(r: &mut Cells) -> Q<Member> {
     Ok(Member {
@@ -118,6 +118,8 @@ pub(crate) fn read_member(r: &mut Cells) -> Q<Member> {
         moved: r.get()?,
         silent_since: r.get()?,
         first_config: r.get()?,
+        weight: r.get()?,
+        weighed: r.get()?,
     })
 }
 
@@ -329,6 +331,17 @@ impl Store {
             Box::pin(async move {
                 let sql = "SELECT seq, at, engine_version, event, decision_hash FROM rollout_events WHERE rollout_id = ? AND seq > ? ORDER BY seq LIMIT ?";
                 c.rows(sql, p![*id, *after, *limit], read_logged).await
+            })
+        })
+        .await
+    }
+
+    /// What it began with: the entry before the first event. `NotFound` for rollouts of older versions.
+    pub async fn rollout_origin(&self, id: RolloutId) -> Result<Origin> {
+        self.read("rollout.origin", id, |c, id| {
+            Box::pin(async move {
+                let sql = "SELECT event FROM rollout_events WHERE rollout_id = ? AND seq = 0";
+                c.one(sql, p![*id], |r| r.json()).await
             })
         })
         .await

@@ -278,6 +278,8 @@ read_enums!(
     domain::bundle::RiskLevel,
     domain::rollout::Phase,
     domain::rollout::StepState,
+    domain::node::drift::Severity,
+    domain::node::drift::Resolution,
     crate::types::ChangeKind,
 );
 

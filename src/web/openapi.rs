@@ -137,7 +137,10 @@ fn operation(route: &Route) -> Value {
     }
     if let Some(request) = route.request {
         let required = !matches!(request, "HeartbeatRequest" | "ReportRequest" | "CompileRequest" | "RevokeRequest")
-            && !matches!(request, "NoteRequest" | "ResumeRequest" | "RollbackRequest" | "RetryRequest");
+            && !matches!(
+                request,
+                "NoteRequest" | "ResumeRequest" | "RollbackRequest" | "RetryRequest" | "ResolveRequest"
+            );
         out["requestBody"] =
             json!({"required": required, "content": {"application/json": {"schema": reference(request)}}});
     }

@@ -1,6 +1,8 @@
 //! THE URL TABLE. The router, the OpenAPI document and the metrics are made from it; nothing is served under `/api` that is not here.
 
-use crate::api::{audit, bundles, compile, explain, keys, nodes, orgs, plans, projects, rollouts, session, tokens};
+use crate::api::{
+    audit, bundles, compile, drift, explain, history, keys, nodes, orgs, plans, projects, rollouts, session, tokens,
+};
 use crate::call::Call;
 use crate::node::{heartbeat, poll, register, report};
 use crate::problem::Outcome;
@@ -226,6 +228,7 @@ static TABLE: &[Route] = &[
     get("/api/v1/projects/:project/bundles/:id/manifest", Key(BundlesRead), "manifest.json", Object, |c| Box::pin(bundles::manifest(c))),
     get("/api/v1/projects/:project/bundles/:id/sbom", Key(BundlesRead), "SBOM.json (CycloneDX)", Object, |c| Box::pin(bundles::sbom(c))),
     get("/api/v1/projects/:project/bundles/:id/verify", Key(BundlesRead), "Check hash, signature and every file of the stored archive", Bare("Verification"), |c| Box::pin(bundles::verify(c))),
+    post("/api/v1/projects/:project/bundles/:id/assign", Key(RolloutsWrite), "Give nodes this bundle: a rollout of kind `assign`", Some("AssignRequest"), One("rollout", "Rollout"), |c| Box::pin(bundles::assign(c))).status(201),
     post("/api/v1/projects/:project/bundles/:id/revoke", Key(BundlesWrite), "Stop distribution at once; answers `running_on`", Some("RevokeRequest"), Changed("bundle", "Bundle"), |c| Box::pin(bundles::revoke(c))),
     post("/api/v1/projects/:project/bundles/:id/deprecate", Key(BundlesWrite), "Advise against a bundle", None, Changed("bundle", "Bundle"), |c| Box::pin(bundles::deprecate(c))),
 
@@ -246,6 +249,22 @@ static TABLE: &[Route] = &[
     post("/api/v1/rollouts/:id/cancel", Key(RolloutsWrite), "Cancel", Some("NoteRequest"), Changed("rollout", "Rollout"), |c| Box::pin(rollouts::cancel(c))),
     post("/api/v1/rollouts/:id/rollback", Key(RolloutsWrite), "Roll back", Some("RollbackRequest"), Changed("rollout", "Rollout"), |c| Box::pin(rollouts::rollback(c))),
     post("/api/v1/rollouts/:id/retry", Key(RolloutsWrite), "Give failed nodes a new attempt", Some("RetryRequest"), Changed("rollout", "Rollout"), |c| Box::pin(rollouts::retry(c))),
+    post("/api/v1/rollouts/:id/advance-traffic", Key(RolloutsWrite), "Blue-green: the next weight", Some("NoteRequest"), Changed("rollout", "Rollout"), |c| Box::pin(rollouts::advance_traffic(c))),
+    post("/api/v1/rollouts/:id/swap-slot", Key(RolloutsWrite), "Blue-green: all traffic to the standby half, now", Some("NoteRequest"), Changed("rollout", "Rollout"), |c| Box::pin(rollouts::swap_slot(c))),
+
+    // Drift.
+    get("/api/v1/projects/:project/drift", Key(NodesRead), "Nodes that run something else than they shall, newest first", List("drift", "DriftItem"), |c| Box::pin(drift::list(c))).query(&["status", "node"]),
+    get("/api/v1/projects/:project/drift/stats", Key(NodesRead), "Open drift by severity", Object, |c| Box::pin(drift::stats(c))),
+    get("/api/v1/projects/:project/drift/export", Key(NodesRead), "As CSV", Bytes("text/csv"), |c| Box::pin(drift::export(c))).query(&["status", "node"]),
+    post("/api/v1/projects/:project/drift/resolve-all", Key(NodesWrite), "Resolve all that is open; with `remediate` by a rollout for each bundle", Some("ResolveRequest"), Object, |c| Box::pin(drift::resolve_all(c))),
+    get("/api/v1/projects/:project/drift/:id", Key(NodesRead), "One drift", One("drift", "DriftItem"), |c| Box::pin(drift::one(c))),
+    post("/api/v1/projects/:project/drift/:id/resolve", Key(NodesWrite), "Seen; with `remediate` what was expected is rolled out to the node", Some("ResolveRequest"), Changed("drift", "DriftItem"), |c| Box::pin(drift::resolve(c))),
+
+    // Looking back.
+    get("/api/v1/rollouts/:id/export", Key(RolloutsRead), "Its log, one JSON a line, for `rollout replay`", Bytes("application/x-ndjson"), |c| Box::pin(history::export(c))),
+    get("/api/v1/rollouts/:id/report", Key(RolloutsRead), "Its report in Markdown", Bytes("text/markdown"), |c| Box::pin(history::markdown(c))),
+    get("/api/v1/rollouts/:id/failures", Key(RolloutsRead), "Its failures, by what they have in common", List("failures", "FailureGroup"), |c| Box::pin(history::failures(c))),
+    get("/api/v1/projects/:project/what-changed", Key(RolloutsRead), "Rollouts and actions since a time", Bare("WhatChanged"), |c| Box::pin(history::what_changed(c))).query(&["since"]),
 
     // What stands around rollouts.
     get("/api/v1/projects/:project/freeze-windows", Key(RolloutsRead), "List freeze windows", List("freeze_windows", "FreezeWindow"), |c| Box::pin(plans::freezes(c))),
@@ -320,7 +339,7 @@ mod tests {
     #[test]
     fn rollouts_have_both_spellings() {
         let has = |path: &str| table().iter().any(|r| r.path == path && r.method == Method::Post);
-        for command in ["start", "pause", "resume", "cancel", "rollback", "retry"] {
+        for command in ["start", "pause", "resume", "cancel", "rollback", "retry", "advance-traffic", "swap-slot"] {
             assert!(has(&format!("/api/v1/rollouts/:id/{command}")), "{command}");
             assert!(has(&format!("/api/v1/projects/:project/rollouts/:id/{command}")), "{command}");
         }

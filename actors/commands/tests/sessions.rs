@@ -84,6 +84,7 @@ async fn an_answer_that_names_nothing_hands_nothing_over() {
             expect: told.generation,
             generation: newer,
             bundle: None,
+            weight: 100,
         };
         let commit = store::RolloutCommit {
             id: rollout.planned.id,

@@ -1,12 +1,15 @@
 //! Nodes: what they are, what they say, whether they are there, and which of them a selector means.
 
+pub mod drift;
 pub mod fold;
 pub mod observation;
 pub mod selector;
+pub mod traffic;
 
 pub use fold::{Fold, GateVerdict, GateWindow};
 pub use observation::{HealthClass, Metrics, Observation};
 pub use selector::{Match, Op, Selector};
+pub use traffic::Traffic;
 
 use crate::access::text_enum;
 use crate::id::*;

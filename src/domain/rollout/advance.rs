@@ -40,6 +40,9 @@ impl Draft<'_> {
                 );
                 break;
             }
+            if !self.is_compared(k) || !self.is_shifted(k) {
+                break;
+            }
             self.complete_step(k);
         }
         self.run_lane();
@@ -234,6 +237,7 @@ impl Draft<'_> {
             let to = self.back_target(node, &BTreeSet::new());
             self.send_back(node, to, None, |m| m.told = Told::Nothing);
         }
+        self.restore_weights();
         let keep = self.all_members(|m| m.state.in_flight());
         self.change(Change::ReleaseAll { keep });
         self.fact(Fact::Completed { owed: c.owed });
@@ -341,6 +345,7 @@ impl Draft<'_> {
                 self.edit(node, None, |m| m.state = end);
             }
         }
+        self.restore_weights();
         self.change(Change::ReleaseAll { keep: Vec::new() });
     }
 
@@ -388,6 +393,11 @@ impl Draft<'_> {
                 (Told::Nothing | Told::Back(_), _) => {}
             }
         }
+        if claim {
+            // Of an ended rollout everybody serves a full share already, and whose node it is now is not for us to say.
+            return;
+        }
+        self.restore_weights();
     }
 
     /// Tell one node to go back, and owe it the restore when it is away.

@@ -43,8 +43,17 @@ pub fn decide(r: &Rollout, event: &Event, now: Timestamp) -> Result<Decision, Re
             d.begin_rollback(false, note.clone(), nodes.as_ref(), revoked, gone);
         }
         Event::Retry { nodes } => d.retry(nodes.as_ref())?,
+        Event::AdvanceTraffic | Event::SwapSlot => {
+            allow(r, event.name(), &[Phase::Running])?;
+            if r.head.shift.is_some_and(|s| s.weight == FULL_WEIGHT) {
+                return Err(Rejection::AlreadySo);
+            }
+            let all = matches!(event, Event::SwapSlot);
+            d.advance_traffic(all).map_err(|why| not_allowed(r, event.name(), Some(why.into())))?;
+        }
         Event::Reports { reports } => reports.iter().for_each(|x| d.report(x)),
         Event::Gates { windows } => windows.iter().for_each(|w| d.gate(w)),
+        Event::Readings { readings } => d.readings(readings),
         Event::Presence { changes } => {
             changes.iter().for_each(|c| d.presence(c));
             if changes.iter().any(|c| !c.online) {
@@ -103,7 +112,7 @@ pub fn decide(r: &Rollout, event: &Event, now: Timestamp) -> Result<Decision, Re
 pub fn allowed_commands(phase: Phase) -> Vec<&'static str> {
     match phase {
         Phase::Pending => vec!["start", "cancel"],
-        Phase::Running => vec!["pause", "cancel", "rollback", "retry"],
+        Phase::Running => vec!["pause", "cancel", "rollback", "retry", "advance_traffic", "swap_slot"],
         Phase::Paused => vec!["pause", "resume", "cancel", "rollback", "retry"],
         Phase::RollingBack => vec![],
         Phase::Completed => vec!["rollback"],
@@ -294,7 +303,13 @@ impl Draft<'_> {
         if causes.contains(&PauseCause::Presence) {
             self.look_at_silences();
         }
+        let inconclusive = causes.contains(&PauseCause::Inconclusive);
         self.head.causes.retain(|c| *c == PauseCause::Freeze);
+        if retry {
+            self.compare_again();
+        } else if accept_failed || inconclusive {
+            self.overrule();
+        }
         if accept_failed {
             for node in self.all_members(counts_failed) {
                 self.edit(node, None, |m| m.accepted = true);
@@ -309,6 +324,7 @@ impl Draft<'_> {
         let k = self.head.step;
         if had_no_evidence && self.step(k).is_some_and(|s| s.open == 0) {
             // A person takes the place of the evidence for this one step.
+            self.conclude_by_hand(k);
             self.complete_step(k);
         }
         self.timer();
@@ -331,9 +347,10 @@ impl Draft<'_> {
             Phase::Failed => self.reopen(nodes),
             _ => self.retry_members(nodes),
         };
-        if retried == 0 {
+        if retried == 0 && !self.is_refused() {
             return Err(not_allowed(r, "retry", Some("no failed node to retry".into())));
         }
+        self.compare_again();
         self.fact(Fact::Retried { nodes: retried });
         if self.head.causes.remove(&PauseCause::Gate) {
             self.fact(Fact::CauseCleared { cause: PauseCause::Gate });
@@ -406,6 +423,8 @@ impl Draft<'_> {
             self.change(Change::Claim { node });
         }
         self.head.phase = Phase::Running;
+        self.head.analysis = None;
+        self.head.shift = None;
         self.head.step = first;
         self.head.ended_at = None;
         self.head.note = None;

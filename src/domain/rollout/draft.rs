@@ -16,6 +16,8 @@ pub(super) struct Draft<'a> {
     fetch: BTreeSet<NodeId>,
     more: bool,
     pub assigned: u32,
+    /// A timer fired: what only time brings about may happen now. A late report must not bring it about in passing.
+    pub time_passed: bool,
 }
 
 impl<'a> Draft<'a> {
@@ -32,6 +34,7 @@ impl<'a> Draft<'a> {
             fetch: BTreeSet::new(),
             more: false,
             assigned: 0,
+            time_passed: false,
         }
     }
 
@@ -83,6 +86,12 @@ impl<'a> Draft<'a> {
         ids
     }
 
+    /// Is there a member that satisfies `f`? Walks the fleet until it finds one.
+    pub fn any_member(&self, f: impl Fn(&Member) -> bool) -> bool {
+        let mut known = self.base.members.keys().filter_map(|id| self.member(*id));
+        known.any(&f) || self.members.values().any(&f)
+    }
+
     /// Members touched by this decision that satisfy `f`.
     pub fn touched(&self, f: impl Fn(&Member) -> bool) -> Vec<NodeId> {
         self.members.values().filter(|m| f(m)).map(|m| m.node).collect()
@@ -119,6 +128,7 @@ impl<'a> Draft<'a> {
         move_by(|h| &mut h.unavailable, was(is_unavailable), is_unavailable(&new));
         move_by(|h| &mut h.failures, was(counts_failed), counts_failed(&new));
         move_by(|h| &mut h.restoring, was(is_restoring), is_restoring(&new));
+        move_by(|h| &mut h.unweighed, was(shift::is_unweighed), shift::is_unweighed(&new));
         let lane = |m: &Member| m.step.is_none() && m.state.in_flight();
         move_by(|h| &mut h.lane_open, was(lane), lane(&new));
         if let Some(o) = &old {
@@ -142,18 +152,37 @@ impl<'a> Draft<'a> {
     /// Tell `node` to run the rollout's bundle: a new generation, a new attempt.
     pub fn assign(&mut self, node: NodeId) {
         let Some(m) = self.member(node) else { return };
-        let expect = m.generation;
-        self.changes.push(Change::Desire { node, expect, generation: expect + 1, bundle: Some(self.spec().bundle) });
+        let (expect, weight) = (m.generation, self.weight_of(m));
+        let bundle = Some(self.spec().bundle);
+        self.changes.push(Change::Desire { node, expect, generation: expect + 1, bundle, weight });
         self.notify.push(node);
         self.assigned += 1;
         let moved = self.clock();
         self.edit(node, None, |m| {
+            m.weight = weight;
+            m.weighed = true;
             m.generation = expect + 1;
             m.attempt += 1;
             m.state = NodeState::Assigned;
             m.told = Told::Target;
             m.handed_over = false;
             m.accepted = false;
+            m.moved = moved;
+        });
+    }
+
+    /// Tell a node that runs the bundle to serve another share: a new generation of the same bundle. `waits`: for its answer.
+    pub fn reweigh(&mut self, node: NodeId, weight: u8, waits: bool) {
+        let Some(m) = self.member(node) else { return };
+        let (expect, bundle) = (m.generation, Some(self.spec().bundle));
+        self.changes.push(Change::Desire { node, expect, generation: expect + 1, bundle, weight });
+        self.notify.push(node);
+        self.assigned += 1;
+        let moved = self.clock();
+        self.edit(node, None, |m| {
+            m.generation = expect + 1;
+            m.weight = weight;
+            m.weighed = !waits;
             m.moved = moved;
         });
     }
@@ -168,9 +197,12 @@ impl<'a> Draft<'a> {
     ) {
         let Some(m) = self.member(node) else { return };
         let expect = m.generation;
-        self.changes.push(Change::Desire { node, expect, generation: expect + 1, bundle: to });
+        let weight = FULL_WEIGHT;
+        self.changes.push(Change::Desire { node, expect, generation: expect + 1, bundle: to, weight });
         self.notify.push(node);
         self.edit(node, detail, |m| {
+            m.weight = weight;
+            m.weighed = true;
             m.generation = expect + 1;
             m.told = Told::Back(to);
             m.handed_over = false;
@@ -253,7 +285,9 @@ impl<'a> Draft<'a> {
                 let elapsed = self.head.clock.elapsed;
                 let first = self.base.index.deadlines.iter().find(|(_, n)| !self.is_touched(*n)).map(|(d, _)| *d);
                 let touched = self.members.values().filter_map(|m| deadline_of(self.spec(), m)).min();
-                if let Some(d) = [first, touched].into_iter().flatten().min() {
+                let analysis = self.analysis_deadline().filter(|_| self.head.phase == Phase::Running);
+                let shift = self.shift_deadline().filter(|_| self.head.phase == Phase::Running);
+                if let Some(d) = [first, touched, analysis, shift].into_iter().flatten().min() {
                     // Says the same at any `now`: an overdue timer must not make every late report a change.
                     offer(since + (d - elapsed));
                 }

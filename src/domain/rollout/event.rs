@@ -2,6 +2,7 @@
 //!
 //! An [`Event`] is stored before it has any effect, so that replaying the stored events gives the same decisions byte for byte.
 
+use super::analysis::{Look, Reading};
 use super::spec::Spec;
 use super::state::*;
 use crate::id::*;
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// The engine's version, stored with every event. Raised when the same event would be decided differently.
-pub const ENGINE_VERSION: u32 = 1;
+pub const ENGINE_VERSION: u32 = 2;
 
 /// At most this many nodes are assigned in one commit; a larger step goes on in the next.
 pub const MAX_ASSIGN_PER_COMMIT: u32 = 1_000;
@@ -64,6 +65,10 @@ pub enum Said {
     Active {
         bundle: Option<BundleId>,
     },
+    /// A heartbeat named the share of traffic that it serves, and this was new.
+    Weight {
+        weight: u8,
+    },
     /// The health class changed.
     Health {
         class: HealthClass,
@@ -108,12 +113,20 @@ pub enum Event {
     Retry {
         nodes: Option<BTreeSet<NodeId>>,
     },
+    /// Blue-green: the next weight.
+    AdvanceTraffic,
+    /// Blue-green: all traffic to the standby half, now.
+    SwapSlot,
     /// Reports, in the order received; one event may carry many.
     Reports {
         reports: Vec<Report>,
     },
     Gates {
         windows: Vec<GateWindow>,
+    },
+    /// What nodes served since the analysis of the step began: members of both sides, in order of their ids.
+    Readings {
+        readings: Vec<Reading>,
     },
     Presence {
         changes: Vec<PresenceChange>,
@@ -167,8 +180,11 @@ impl Event {
             Event::Cancel { .. } => "cancel",
             Event::Rollback { .. } => "rollback",
             Event::Retry { .. } => "retry",
+            Event::AdvanceTraffic => "advance_traffic",
+            Event::SwapSlot => "swap_slot",
             Event::Reports { .. } => "reports",
             Event::Gates { .. } => "gates",
+            Event::Readings { .. } => "readings",
             Event::Presence { .. } => "presence",
             Event::Joined { .. } => "joined",
             Event::LaneReady { .. } => "lane_ready",
@@ -189,6 +205,7 @@ impl Event {
 /// What must be stored, and then applied to memory. Each carries the whole new value of one row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant)] // a decision has one head, and its thousand members are as large as half of it
 pub enum Change {
     Head {
         head: Head,
@@ -199,12 +216,13 @@ pub enum Change {
     Member {
         member: Member,
     },
-    /// `nodes.generation` must still be `expect`; it becomes `generation`, which names `bundle`.
+    /// `nodes.generation` must still be `expect`; it becomes `generation`, which names `bundle` and `weight`.
     Desire {
         node: NodeId,
         expect: Generation,
         generation: Generation,
         bundle: Option<BundleId>,
+        weight: u8,
     },
     /// The rollout holds this node now; nobody else may.
     Claim {
@@ -260,6 +278,14 @@ pub enum Fact {
         step: u32,
         error: String,
     },
+    /// The standby half is told to serve this share of its traffic.
+    TrafficShifted {
+        weight: u8,
+    },
+    /// A look at the canary, or the end of its analysis.
+    Analysed {
+        look: Look,
+    },
     Paused {
         cause: PauseCause,
         note: Option<String>,
@@ -303,6 +329,8 @@ impl Fact {
             Fact::StepStarted { .. } => Some("rollout_step.started"),
             Fact::StepCompleted { .. } => Some("rollout_step.completed"),
             Fact::StepFailed { .. } => Some("rollout_step.failed"),
+            Fact::TrafficShifted { .. } => Some("rollout.traffic_shifted"),
+            Fact::Analysed { .. } => Some("rollout_step.analysed"),
             Fact::Paused { .. } => Some("rollout.paused"),
             Fact::Resumed => Some("rollout.resumed"),
             Fact::CauseCleared { .. } => Some("rollout.cause_cleared"),

@@ -43,6 +43,21 @@ pub fn explain_head(spec: &Spec, h: &Head, steps: u32, open: u32) -> Reason {
                     )
                 };
             }
+            if let Some(a) = h.analysis.filter(|a| a.step == h.step && !a.done && open == 0) {
+                let text = match a.last {
+                    Some(look) => look.describe(),
+                    None => "waits for enough requests to compare new and old".to_string(),
+                };
+                return reason("analysis", text);
+            }
+            if let Some(s) = h.shift.filter(|_| h.step == 0 && open == 0) {
+                let text = match h.unweighed {
+                    0 if spec.blue_green.auto_advance => "is held for a while".to_string(),
+                    0 => "waits for advance-traffic".to_string(),
+                    n => format!("{n} nodes have yet to take it"),
+                };
+                return reason("traffic", format!("{} % of its traffic on the standby half: {text}", s.weight));
+            }
             if open > 0 && h.counts.assigned == 0 {
                 return reason(
                     "max_unavailable",

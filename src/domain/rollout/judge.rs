@@ -21,6 +21,10 @@ impl Draft<'_> {
         if !self.is_judged(m) {
             return;
         }
+        if let Said::Weight { weight } = r.said {
+            self.weighed(r.node, r.generation, weight);
+            return;
+        }
         let wanted = match m.told {
             Told::Nothing => return,
             Told::Target => Some(self.spec().bundle),
@@ -33,7 +37,7 @@ impl Draft<'_> {
             | Said::Verified { bundle }
             | Said::Failed { bundle, .. }
             | Said::Active { bundle } => *bundle,
-            Said::Health { .. } => return,
+            Said::Health { .. } | Said::Weight { .. } => return,
         };
         // A heartbeat speaks of now, whatever generation it has accepted; a report call speaks of one assignment.
         let is_heartbeat = matches!(r.said, Said::Active { .. });
@@ -99,6 +103,7 @@ impl Draft<'_> {
                 | Said::Verified { .. }
                 | Said::Active { .. }
                 | Said::Failed { .. }
+                | Said::Weight { .. }
                 | Said::Health { .. },
                 _,
             ) => {}
@@ -127,6 +132,7 @@ impl Draft<'_> {
             | Said::Activated { .. }
             | Said::Verified { .. }
             | Said::Active { .. }
+            | Said::Weight { .. }
             | Said::Health { .. } => {}
         }
     }
@@ -328,8 +334,10 @@ impl Draft<'_> {
 
     /// Timers: silences to be judged, deadlines that passed, the end of the time for a rollback.
     pub fn timer(&mut self) {
+        self.time_passed = true;
         self.judge_silence();
         self.judge_deadlines();
+        self.judge_analysis();
         let over = self.head.rollback_since.is_some_and(|t| self.now >= t + self.spec().rollback_deadline);
         if self.head.phase == Phase::RollingBack && over {
             let at = self.now;

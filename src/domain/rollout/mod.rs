@@ -10,21 +10,30 @@
 //! written. The same functions run in production, in the property tests, in the model check, in replay and in plan.
 
 mod advance;
+pub mod analysis;
+mod compare;
 mod decide;
 mod draft;
 pub mod event;
 mod explain;
+pub mod failures;
 mod judge;
 pub mod plan;
+pub mod replay;
+pub mod report;
+mod shift;
 pub mod spec;
 pub mod state;
 #[cfg(test)]
 mod tests;
 
+pub use compare::compared;
 pub use decide::{allowed_commands, decide};
 pub use event::*;
 pub use explain::{Reason, explain, explain_head};
-pub use plan::{Candidate, Plan, create, plan};
+pub use plan::{Candidate, Origin, Plan, create, originate, plan};
+pub use replay::{Replayed, replay};
+pub use shift::FULL_WEIGHT;
 pub use spec::*;
 pub use state::*;
 
@@ -230,6 +239,8 @@ fn deadline_of(spec: &Spec, m: &Member) -> Option<Span> {
     match m.state {
         NodeState::Assigned | NodeState::Downloaded | NodeState::Staged => Some(m.moved + spec.progress_deadline),
         NodeState::Activated { .. } => Some(m.moved + spec.progress_deadline + spec.judge.soak),
+        // Told another weight, and not heard of it yet.
+        NodeState::Verified { .. } if !m.weighed => Some(m.moved + spec.progress_deadline),
         NodeState::Pending
         | NodeState::Verified { .. }
         | NodeState::Failed { .. }

@@ -6,6 +6,7 @@ use super::state::*;
 use crate::id::*;
 use crate::node::HealthClass;
 use crate::time::Timestamp;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// A node as planning sees it.
@@ -13,8 +14,10 @@ use std::collections::BTreeMap;
 pub struct Candidate {
     pub facts: Facts,
     pub name: String,
-    /// The value of the label `spread_by`, if that is asked for.
+    /// The value of the label that planning looks at ([`Spec::grouping_label`]).
     pub spread: Option<String>,
+    /// A rollout that is taken over has assigned it and not verified it: it comes first, as it may be out of service.
+    pub first: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,8 +28,9 @@ pub struct Plan {
 }
 
 /// Plan `spec` over `candidates` (all that its selector matches). Stable order: nodes offline at planning last; by name, then id;
-/// where `max_unavailable` is set, nodes that do not serve first, because mending them takes no slot; spread if asked.
-pub fn plan(spec: &Spec, candidates: &[Candidate]) -> Plan {
+/// where `max_unavailable` is set, nodes that do not serve first, because mending them takes no slot; spread if asked. A canary is drawn
+/// by lot (`seed` and node id) among the healthy, so that its steps are neither one rack nor always the same hosts.
+pub fn plan(spec: &Spec, seed: uuid::Uuid, candidates: &[Candidate]) -> Plan {
     let mut excluded = Vec::new();
     let mut targets: Vec<&Candidate> = Vec::with_capacity(candidates.len());
     for c in candidates {
@@ -35,14 +39,25 @@ pub fn plan(spec: &Spec, candidates: &[Candidate]) -> Plan {
             None => targets.push(c),
         }
     }
-    let mend_first = spec.max_unavailable.is_some();
-    targets.sort_by(|a, b| {
-        let key = |c: &Candidate| (!c.facts.online, !(mend_first && c.facts.online && c.facts.health.is_bad()));
-        key(a).cmp(&key(b)).then_with(|| a.name.cmp(&b.name)).then_with(|| a.facts.node.cmp(&b.facts.node))
-    });
+    let drawn = spec.strategy == StrategyKind::Canary;
+    if drawn {
+        targets.sort_by_cached_key(|c| (!c.facts.online, !c.first, c.facts.health.is_bad(), lot(seed, c.facts.node)));
+    } else {
+        let mend_first = spec.max_unavailable.is_some();
+        targets.sort_by(|a, b| {
+            let mend = |c: &Candidate| mend_first && c.facts.online && c.facts.health.is_bad();
+            let key = |c: &Candidate| (!c.facts.online, !c.first, !mend(c));
+            key(a).cmp(&key(b)).then_with(|| a.name.cmp(&b.name)).then_with(|| a.facts.node.cmp(&b.facts.node))
+        });
+    }
     excluded.sort();
-    let order: Vec<NodeId> =
-        if spec.spread_by.is_some() { spread(&targets) } else { targets.iter().map(|c| c.facts.node).collect() };
+    let order: Vec<NodeId> = match spec.spread_by {
+        Some(_) if spec.strategy == StrategyKind::Rolling => spread(&targets),
+        Some(_) | None => targets.iter().map(|c| c.facts.node).collect(),
+    };
+    if spec.strategy == StrategyKind::BlueGreen {
+        return Plan { steps: halves(&targets), excluded };
+    }
     let n = order.len() as u32;
     let mut steps = Vec::new();
     let mut from = 0usize;
@@ -52,6 +67,32 @@ pub fn plan(spec: &Spec, candidates: &[Candidate]) -> Plan {
         from = to;
     }
     Plan { steps, excluded }
+}
+
+/// The standby half first: the nodes whose label `slot` says `standby` or `green`; where that names none or all, the second half of the
+/// order (of an odd number the smaller).
+fn halves(targets: &[&Candidate]) -> Vec<Vec<NodeId>> {
+    let says = |c: &&&Candidate| matches!(c.spread.as_deref(), Some("standby" | "green"));
+    let (standby, live): (Vec<&Candidate>, Vec<&Candidate>) = targets.iter().copied().partition(|c| says(&c));
+    let nodes = |half: &[&Candidate]| half.iter().map(|c| c.facts.node).collect::<Vec<_>>();
+    let mut steps = if standby.is_empty() || live.is_empty() {
+        let (first, second) = targets.split_at(targets.len().div_ceil(2));
+        vec![nodes(second), nodes(first)]
+    } else {
+        vec![nodes(&standby), nodes(&live)]
+    };
+    steps.retain(|s| !s.is_empty());
+    steps
+}
+
+/// The lot of a node: the first half of a SHA-256, which nobody can lean on. Ties would need 2^64 nodes.
+fn lot(seed: uuid::Uuid, node: NodeId) -> (u128, NodeId) {
+    let mut both = [0u8; 32];
+    both[..16].copy_from_slice(seed.as_bytes());
+    both[16..].copy_from_slice(node.0.as_bytes());
+    let mut first = [0u8; 16];
+    first.copy_from_slice(&Digest::of(&both).0[..16]);
+    (u128::from_be_bytes(first), node)
 }
 
 /// Deal the values of the spread label in turn, so that neighbours in the order differ while they can. Online nodes stay before offline ones.
@@ -79,7 +120,9 @@ pub fn sizes(spec: &Spec, n: u32) -> Vec<u32> {
     }
     match spec.strategy {
         StrategyKind::AllAtOnce => vec![n],
-        StrategyKind::Rolling | StrategyKind::BlueGreen => {
+        // Without labels; with them the halves may differ.
+        StrategyKind::BlueGreen => [n / 2, n.div_ceil(2)].into_iter().filter(|s| *s > 0).collect(),
+        StrategyKind::Rolling => {
             let mut out = Vec::new();
             let mut left = n;
             let mut size = spec.batch_size.up(n).min(n);
@@ -96,7 +139,7 @@ pub fn sizes(spec: &Spec, n: u32) -> Vec<u32> {
         StrategyKind::Canary => {
             let mut out = Vec::new();
             let mut done = 0u32;
-            for p in [5u64, 25, 50, 100] {
+            for p in spec.canary.steps.iter().map(|p| u64::from(*p)).chain([100]) {
                 let upto = ((u64::from(n) * p).div_ceil(100)) as u32;
                 if upto > done {
                     out.push(upto - done);
@@ -108,24 +151,58 @@ pub fn sizes(spec: &Spec, n: u32) -> Vec<u32> {
     }
 }
 
+/// What a rollout begins with; the first entry of its log, from which everything later follows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Origin {
+    pub id: RolloutId,
+    pub project: ProjectId,
+    pub spec: Spec,
+    /// Step and position of each member, and what was known of it.
+    pub members: Vec<(Option<u32>, u32, Facts)>,
+}
+
+/// Plan a rollout over `candidates`.
+pub fn originate(id: RolloutId, project: ProjectId, spec: Spec, candidates: &[Candidate]) -> Origin {
+    let p = plan(&spec, spec.seed.unwrap_or(id.0), candidates);
+    let facts: BTreeMap<NodeId, &Facts> = candidates.iter().map(|c| (c.facts.node, &c.facts)).collect();
+    let known = |node: &NodeId| facts.get(node).map(|f| (*f).clone());
+    let mut members = Vec::with_capacity(facts.len());
+    for (k, nodes) in p.steps.iter().enumerate() {
+        members.extend(nodes.iter().enumerate().filter_map(|(i, n)| Some((Some(k as u32), i as u32, known(n)?))));
+    }
+    members.extend(p.excluded.iter().filter_map(|(n, _)| Some((None, 0, known(n)?))));
+    Origin { id, project, spec, members }
+}
+
 /// A planned rollout, before its first event.
 pub fn create(id: RolloutId, project: ProjectId, spec: Spec, candidates: &[Candidate]) -> Planned {
-    let p = plan(&spec, candidates);
-    let facts: BTreeMap<NodeId, &Facts> = candidates.iter().map(|c| (c.facts.node, &c.facts)).collect();
-    let mut members = Vec::with_capacity(facts.len());
+    originate(id, project, spec, candidates).planned()
+}
+
+impl Origin {
+    /// The rows before the first event.
+    pub fn planned(self) -> Planned {
+        let mut sizes: BTreeMap<u32, u32> = BTreeMap::new();
+        for k in self.members.iter().filter_map(|m| m.0) {
+            *sizes.entry(k).or_default() += 1;
+        }
+        let members = self.members.iter().map(|(step, position, f)| {
+            let state = f.skip.map_or(NodeState::Pending, |reason| NodeState::Skipped { reason });
+            member(f, *step, *position, state)
+        });
+        let members: Vec<Member> = members.collect();
+        first_rows(self.id, self.project, self.spec, sizes, members)
+    }
+}
+
+fn first_rows(
+    id: RolloutId,
+    project: ProjectId,
+    spec: Spec,
+    sizes: BTreeMap<u32, u32>,
+    members: Vec<Member>,
+) -> Planned {
     let mut counts = Counts::default();
-    for (k, nodes) in p.steps.iter().enumerate() {
-        for (i, node) in nodes.iter().enumerate() {
-            if let Some(f) = facts.get(node) {
-                members.push(member(f, Some(k as u32), i as u32, NodeState::Pending));
-            }
-        }
-    }
-    for (node, reason) in &p.excluded {
-        if let Some(f) = facts.get(node) {
-            members.push(member(f, None, 0, NodeState::Skipped { reason: *reason }));
-        }
-    }
     let (mut online, mut unavailable) = (0, 0);
     for m in &members {
         counts.total += 1;
@@ -133,16 +210,14 @@ pub fn create(id: RolloutId, project: ProjectId, spec: Spec, candidates: &[Candi
         online += u32::from(super::counts_online(m));
         unavailable += u32::from(super::is_unavailable(m));
     }
-    let steps: Vec<Step> = p
-        .steps
-        .iter()
-        .enumerate()
-        .map(|(k, nodes)| Step {
-            index: k as u32,
+    let steps: Vec<Step> = sizes
+        .into_iter()
+        .map(|(index, size)| Step {
+            index,
             state: StepState::Pending,
-            size: nodes.len() as u32,
+            size,
             cursor: 0,
-            open: nodes.len() as u32,
+            open: size,
             handed_over: false,
             started_at: None,
             completed_at: None,
@@ -172,6 +247,9 @@ pub fn create(id: RolloutId, project: ProjectId, spec: Spec, candidates: &[Candi
         rollback_since: None,
         auto_rollback: false,
         wake_at: spec.scheduled_at,
+        analysis: None,
+        shift: None,
+        unweighed: 0,
     };
     Planned { id, project, spec, head, steps, members }
 }
@@ -193,6 +271,8 @@ pub(super) fn member(f: &Facts, step: Option<u32>, position: u32, state: NodeSta
         moved: crate::time::Span::ZERO,
         silent_since: None,
         first_config: f.first_config,
+        weight: super::FULL_WEIGHT,
+        weighed: true,
     }
 }
 
@@ -239,17 +319,42 @@ mod tests {
     }
 
     #[test]
+    fn a_canary_is_drawn_by_lot_among_the_healthy() {
+        let id = |n: u128| NodeId(uuid::Uuid::from_u128(n));
+        let c = |n: u128, online: bool, health| Candidate {
+            facts: Facts { online, health, ..Facts::online(id(n)) },
+            name: format!("n{n:03}"),
+            spread: None,
+            first: false,
+        };
+        let mut all: Vec<Candidate> = (0..98).map(|n| c(n, true, HealthClass::Healthy)).collect();
+        all.push(c(98, true, HealthClass::Unhealthy));
+        all.push(c(99, false, HealthClass::Healthy));
+        let canary = Spec { strategy: StrategyKind::Canary, ..spec(Amount::Count(1), None) };
+        let drawn = |seed: u128| plan(&canary, uuid::Uuid::from_u128(seed), &all).steps;
+        assert_eq!(drawn(1), drawn(1));
+        assert_eq!(drawn(1).iter().map(Vec::len).collect::<Vec<_>>(), [5, 20, 25, 50]);
+        assert_ne!(drawn(1)[0], drawn(2)[0], "another rollout draws others");
+        let mut first: Vec<NodeId> = (0..200).flat_map(|s| drawn(s).remove(0)).collect();
+        first.sort_unstable();
+        first.dedup();
+        assert_eq!(first.len(), 98, "each healthy node comes first some time, no other ever does");
+        assert_eq!(drawn(1)[3][48..], [id(98), id(99)]);
+    }
+
+    #[test]
     fn offline_nodes_go_last_and_values_of_the_spread_label_take_turns() {
         let id = |n: u128| NodeId(uuid::Uuid::from_u128(n));
         let c = |n: u128, online: bool, rack: &str| Candidate {
             facts: Facts { online, ..Facts::online(id(n)) },
             name: format!("n{n}"),
             spread: Some(rack.into()),
+            first: false,
         };
         let all = [c(1, false, "a"), c(2, true, "a"), c(3, true, "a"), c(4, true, "b")];
-        let p = plan(&spec(Amount::Count(2), None), &all);
+        let p = plan(&spec(Amount::Count(2), None), uuid::Uuid::nil(), &all);
         assert_eq!(p.steps, vec![vec![id(2), id(3)], vec![id(4), id(1)]]);
-        let p = plan(&Spec { spread_by: Some("rack".into()), ..spec(Amount::Count(2), None) }, &all);
+        let p = plan(&Spec { spread_by: Some("rack".into()), ..spec(Amount::Count(2), None) }, uuid::Uuid::nil(), &all);
         assert_eq!(p.steps, vec![vec![id(2), id(4)], vec![id(3), id(1)]]);
     }
 }

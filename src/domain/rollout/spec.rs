@@ -12,6 +12,12 @@ text_enum! {
     /// What happens when more nodes failed than `failure_threshold` allows.
     OnFailure { Pause = "pause", Fail = "fail", Rollback = "rollback" }
 }
+text_enum! {
+    /// What asked for it. All are rollouts: the same approvals, freezes, gates and limits, one code path.
+    RolloutKind {
+        Rollout = "rollout", Assign = "assign", Pin = "pin", DriftRepair = "drift_repair", Replace = "replace",
+    }
+}
 text_enum! { OnNoTraffic { Pass = "pass", Hold = "hold" } }
 
 /// Limits of health; unset is not judged. Percent 0-100, milliseconds.
@@ -65,6 +71,72 @@ impl Default for GateSpec {
     }
 }
 
+/// How a canary grows, and how sure it must be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Canary {
+    /// Cumulative percentages of the targets; the last step is always all of them.
+    pub steps: Vec<u8>,
+    /// 1 - the chance that an equal bundle is called worse anywhere in the rollout.
+    pub confidence_level: f64,
+    /// Requests that each side must have served before a step is promoted.
+    pub min_samples: u64,
+}
+
+impl Default for Canary {
+    fn default() -> Self {
+        Canary { steps: vec![5, 25, 50, 100], confidence_level: 0.95, min_samples: 1_000 }
+    }
+}
+
+impl Canary {
+    fn check(&self) -> Option<&'static str> {
+        let rising = self.steps.windows(2).all(|w| w[0] < w[1]);
+        let steps = !self.steps.is_empty() && rising && self.steps.iter().all(|p| (1..=100).contains(p));
+        match (steps, (0.5..1.0).contains(&self.confidence_level), (1..=1_000_000_000).contains(&self.min_samples)) {
+            (false, _, _) => Some("steps must be rising percentages from 1 to 100"),
+            (_, false, _) => Some("confidence_level must be at least 0.5 and below 1"),
+            (_, _, false) => Some("min_samples must be between 1 and 1000000000"),
+            (true, true, true) => None,
+        }
+    }
+}
+
+/// How traffic is shifted to the standby half once it has verified.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BlueGreen {
+    /// Rising weights, percent of a node's full share; the last is always 100.
+    pub traffic_steps: Vec<u8>,
+    /// Go on by itself, else by `advance-traffic`.
+    pub auto_advance: bool,
+    /// `advance_delay_seconds`: how long a weight is held when everybody has taken it.
+    pub advance_delay: Span,
+}
+
+impl Default for BlueGreen {
+    fn default() -> Self {
+        BlueGreen { traffic_steps: vec![10, 50, 100], auto_advance: false, advance_delay: Span::ZERO }
+    }
+}
+
+impl BlueGreen {
+    /// The weight of a stage; beyond the last it is all.
+    pub fn weight(&self, stage: u32) -> u8 {
+        self.traffic_steps.get(stage as usize).copied().unwrap_or(super::FULL_WEIGHT)
+    }
+
+    fn check(&self) -> Option<&'static str> {
+        let rising = self.traffic_steps.windows(2).all(|w| w[0] < w[1]);
+        let steps = rising && self.traffic_steps.iter().all(|p| (1..=100).contains(p));
+        match (steps, self.advance_delay >= Span::ZERO && self.advance_delay <= Span::secs(7 * 86_400)) {
+            (false, _) => Some("traffic_steps must be rising percentages from 1 to 100"),
+            (true, false) => Some("advance_delay_seconds must be between 0 and 604800"),
+            (true, true) => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
     pub bundle: BundleId,
@@ -90,11 +162,41 @@ pub struct Spec {
     pub start_window: Span,
     /// Start as soon as approval, schedule and freezes allow.
     pub start: bool,
+    #[serde(default = "plain")]
+    pub kind: RolloutKind,
+    /// Nodes that another active rollout holds are taken over at the start; else the start is refused, or waits.
+    #[serde(default)]
+    pub supersede: bool,
+    /// Large batches are allowed although the proxies must restart.
+    #[serde(default)]
+    pub allow_restart: bool,
+    #[serde(default)]
+    pub canary: Canary,
+    #[serde(default)]
+    pub blue_green: BlueGreen,
+    /// What the lot of the canary is drawn with; unset: the rollout's id. Given, a plan can be repeated exactly.
+    #[serde(default)]
+    pub seed: Option<uuid::Uuid>,
     /// How long a node may be silent before presence is judged; what the fleet's `stale_after` was at creation.
     pub stale_after: Span,
 }
 
+fn plain() -> RolloutKind {
+    RolloutKind::Rollout
+}
+
+/// A change that restarts proxies goes out in batches of at most this share of the targets, unless a limit of unavailability is set.
+const RESTART_BATCH_PERCENT: u64 = 10;
+
 impl Spec {
+    /// Would steps of these sizes restart too many proxies at once?
+    pub fn restarts_too_many(&self, steps: &[usize]) -> bool {
+        let limited = !matches!(self.max_unavailable, None | Some(Amount::Count(0)));
+        let (largest, all) = (steps.iter().max().copied().unwrap_or(0) as u64, steps.iter().sum::<usize>() as u64);
+        // One node at a time is the least there is.
+        !limited && !self.allow_restart && largest > 1 && largest * 100 > all * RESTART_BATCH_PERCENT
+    }
+
     /// The defaults of the contract for rolling out `bundle`.
     pub fn new(bundle: BundleId) -> Spec {
         Spec {
@@ -114,7 +216,21 @@ impl Spec {
             scheduled_at: None,
             start_window: Span::secs(3600),
             start: true,
+            kind: RolloutKind::Rollout,
+            supersede: false,
+            allow_restart: false,
+            canary: Canary::default(),
+            blue_green: BlueGreen::default(),
+            seed: None,
             stale_after: Span::secs(120),
+        }
+    }
+
+    /// The label whose values planning looks at.
+    pub fn grouping_label(&self) -> Option<&str> {
+        match self.strategy {
+            StrategyKind::BlueGreen => Some("slot"),
+            StrategyKind::Rolling | StrategyKind::Canary | StrategyKind::AllAtOnce => self.spread_by.as_deref(),
         }
     }
 
@@ -127,6 +243,12 @@ impl Spec {
         }
         if self.ramp.is_some_and(|r| !(1.0..=100.0).contains(&r)) {
             e.push(("ramp", "must be between 1 and 100".into()));
+        }
+        if let Some(why) = self.canary.check() {
+            e.push(("canary", why.into()));
+        }
+        if let Some(why) = self.blue_green.check() {
+            e.push(("blue_green", why.into()));
         }
         let week = Span::secs(7 * 86_400);
         for (field, span, least) in [
@@ -159,5 +281,21 @@ impl Spec {
             }
         }
         e
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies_restart_a_tenth_at_a_time_or_within_a_limit() {
+        let spec = Spec::new(BundleId::NIL);
+        assert!(!spec.restarts_too_many(&[10; 10]));
+        assert!(spec.restarts_too_many(&[11, 89]));
+        assert!(!spec.restarts_too_many(&[1, 1]), "one at a time is the least there is");
+        assert!(!Spec { allow_restart: true, ..spec.clone() }.restarts_too_many(&[100]));
+        assert!(!Spec { max_unavailable: Some(Amount::Count(5)), ..spec.clone() }.restarts_too_many(&[100]));
+        assert!(Spec { max_unavailable: Some(Amount::Count(0)), ..spec }.restarts_too_many(&[100]));
     }
 }

@@ -1,5 +1,6 @@
 //! The states of a rollout, its steps and its nodes: sums with their data.
 
+use super::analysis::Analysis;
 use crate::access::text_enum;
 use crate::id::*;
 use crate::node::{Generation, HealthClass};
@@ -176,6 +177,31 @@ pub struct Member {
     pub silent_since: Option<Timestamp>,
     /// Serves no configuration at all: gets its first at once.
     pub first_config: bool,
+    /// The share of traffic, percent, that generation `generation` names.
+    #[serde(default = "full_weight")]
+    pub weight: u8,
+    /// It said that it serves that share, or was never told another than it began with.
+    #[serde(default = "yes")]
+    pub weighed: bool,
+}
+
+fn full_weight() -> u8 {
+    super::FULL_WEIGHT
+}
+fn yes() -> bool {
+    true
+}
+
+/// How far traffic has been shifted to the standby half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Shift {
+    /// Which of `traffic_steps`.
+    pub stage: u32,
+    pub weight: u8,
+    /// On the rollout's clock: since when everybody has taken it, or it was told.
+    pub since: Span,
+    /// From which position on nodes are still to be told.
+    pub cursor: Option<u32>,
 }
 
 /// What this rollout last told the node to run.
@@ -315,4 +341,13 @@ pub struct Head {
     pub auto_rollback: bool,
     /// The earliest time at which a timer must be heard.
     pub wake_at: Option<Timestamp>,
+    /// The comparison that the step which runs must pass before it ends (strategy `canary`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub analysis: Option<Analysis>,
+    /// Traffic on its way to the standby half (strategy `blue_green`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shift: Option<Shift>,
+    /// Online members that were told another weight and have not said that they serve it.
+    #[serde(default)]
+    pub unweighed: u32,
 }

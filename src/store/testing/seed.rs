@@ -198,6 +198,9 @@ pub fn head(phase: Phase) -> Head {
         auto_rollback: false,
         restoring: 0,
         wake_at: None,
+        analysis: None,
+        shift: None,
+        unweighed: 0,
     }
 }
 
@@ -218,6 +221,8 @@ pub fn member(node: NodeId, position: u32) -> Member {
         moved: Span::ZERO,
         silent_since: None,
         first_config: false,
+        weight: 100,
+        weighed: true,
     }
 }
 
@@ -286,6 +291,7 @@ pub async fn compiled_bundle(store: &Store, project: ProjectId, version: Option<
 pub fn new_rollout(w: &World) -> NewRollout {
     let nodes: Vec<NodeId> = w.nodes.iter().map(|n| n.id).collect();
     NewRollout {
+        origin: None,
         planned: planned(w.project.id, w.bundle.id, &nodes),
         org: w.org.id,
         created_by: Some(id::<UserId>()),

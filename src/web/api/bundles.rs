@@ -1,6 +1,6 @@
 //! `/projects/:project/bundles`
 
-use super::{bundle, is_change, show};
+use super::{bundle, bundle_field, is_change, show};
 use crate::artifact;
 use crate::call::Call;
 use crate::page::{listed, listing, page};
@@ -10,15 +10,19 @@ use ::bundle::archive::MAX_ARCHIVE_BYTES;
 use ::bundle::trust::RoleKeys;
 use ::bundle::verify::{VerifiedBundle, verify_offline};
 use ::bundle::{PublicKey, Refusal as Doubt};
-use api::bundle::{Check, RevokeRequest, Verification};
+use actors::commands::rollouts::Replacement;
+use api::bundle::{AssignRequest, Check, RevokeRequest, Verification};
 use artifacts::Key;
 use bytes::Bytes;
 use domain::bundle::{Bundle, BundleStatus};
+use domain::node::Selector;
 use domain::project::Project;
+use domain::rollout::RolloutKind;
 use domain::{ContentId, Digest, Scope};
 use http::StatusCode;
 use http::header::{self, HeaderValue};
 use serde_json::json;
+use std::collections::HashMap;
 use store::BundleFilter;
 use warp::reply::Response;
 
@@ -160,10 +164,39 @@ pub async fn revoke(call: Call) -> Outcome<Response> {
     if said.reason.as_ref().is_some_and(|r| r.chars().count() > MAX_REASON) {
         return Err(Refusal::invalid("reason", format!("has more than {MAX_REASON} characters")));
     }
+    let replacement = match said.replace.as_deref() {
+        None => None,
+        Some("previous") => Some(Replacement::Previous),
+        Some(name) => Some(Replacement::Bundle(bundle_field(&call, &project, "replace", name).await?)),
+    };
+    if replacement == Some(Replacement::Bundle(found.id)) {
+        return Err(Refusal::invalid("replace", "is the bundle that is revoked"));
+    }
     let caller = call.commander()?;
     let (done, running_on) = call.app.plane.revoke_bundle(&caller, project.id, found.id, said.reason).await?;
     let now = bundle(&call, &project, &found.id.to_string()).await?;
-    Ok(reply::ok(&json!({"bundle": show::bundle(now, false), "changed": is_change(done), "running_on": running_on})))
+    let mut answer = json!({"bundle": show::bundle(now, false), "changed": is_change(done), "running_on": running_on});
+    if let Some(with) = replacement.filter(|_| is_change(done)) {
+        let begun = call.app.plane.replace_bundle(&caller, project.id, found.id, with).await?;
+        answer["rollout_ids"] = json!(begun.iter().map(|r| r.id).collect::<Vec<_>>());
+    }
+    Ok(reply::ok(&answer))
+}
+
+pub async fn assign(call: Call) -> Outcome<Response> {
+    let project = call.project().await?;
+    let found = bundle(&call, &project, call.param("id")).await?;
+    let said: AssignRequest = call.json()?;
+    let selector = match (said.node_ids, said.target_selector) {
+        (Some(node_ids), None) if !node_ids.is_empty() => Selector::NodeIds { node_ids },
+        (None, Some(selector)) => selector,
+        (_, _) => return Err(Refusal::invalid("node_ids", "name nodes, or give a target_selector")),
+    };
+    let caller = call.commander()?;
+    let assign = RolloutKind::Assign;
+    let view = call.app.plane.assign_bundle(&caller, project.id, found.id, selector, assign).await?;
+    let rollout = show::rollout(view, None, HashMap::new());
+    Ok(reply::one(StatusCode::CREATED, "rollout", &rollout))
 }
 
 pub async fn deprecate(call: Call) -> Outcome<Response> {

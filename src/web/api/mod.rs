@@ -3,7 +3,9 @@
 pub mod audit;
 pub mod bundles;
 pub mod compile;
+pub mod drift;
 pub mod explain;
+pub mod history;
 pub mod keys;
 pub mod nodes;
 pub mod orgs;

@@ -3,7 +3,7 @@
 use crate::problem::{Outcome, Refusal};
 use api::rollout::RolloutRequest;
 use domain::project::Amount;
-use domain::rollout::{OnFailure, Spec, StrategyKind};
+use domain::rollout::{BlueGreen, OnFailure, Spec, StrategyKind};
 use domain::{BundleId, Span, Timestamp};
 
 /// A time that is past by up to this much is now.
@@ -20,15 +20,11 @@ pub fn bundle_name(said: &RolloutRequest) -> Outcome<&str> {
 pub fn spec(said: &RolloutRequest, bundle: BundleId, stale_after: Span, now: Timestamp) -> Outcome<Spec> {
     let mut errors: Vec<(String, String)> = Vec::new();
     for (field, wanted) in [
-        ("canary", given(&said.canary)),
-        ("blue_green", given(&said.blue_green)),
         ("environment_id", given(&said.environment_id)),
         ("template_id", given(&said.template_id)),
         ("probes", said.probes.as_ref().is_some_and(|p| !p.is_empty())),
         ("offline", given(&said.offline)),
         ("offline_grace_seconds", given(&said.offline_grace_seconds)),
-        ("supersede", said.supersede == Some(true)),
-        ("allow_restart", said.allow_restart == Some(true)),
         ("allow_deprecated", said.allow_deprecated == Some(true)),
     ] {
         if wanted {
@@ -38,11 +34,27 @@ pub fn spec(said: &RolloutRequest, bundle: BundleId, stale_after: Span, now: Tim
     let mut spec = Spec::new(bundle);
     spec.stale_after = stale_after;
     let seconds = |s: Option<u32>, default: Span| s.map_or(default, |s| Span::secs(i64::from(s)));
-    match said.strategy {
-        None => {}
-        Some(kind @ (StrategyKind::Rolling | StrategyKind::AllAtOnce)) => spec.strategy = kind,
-        Some(kind @ (StrategyKind::Canary | StrategyKind::BlueGreen)) => {
-            errors.push(("strategy".into(), format!("{kind} is not supported yet")));
+    spec.strategy = said.strategy.unwrap_or(spec.strategy);
+    spec.seed = said.seed;
+    spec.supersede = said.supersede.unwrap_or(false);
+    spec.allow_restart = said.allow_restart.unwrap_or(false);
+    if let Some(canary) = &said.canary {
+        spec.canary = canary.clone();
+    }
+    if let Some(b) = &said.blue_green {
+        let default = BlueGreen::default();
+        spec.blue_green = BlueGreen {
+            traffic_steps: b.traffic_steps.clone().unwrap_or(default.traffic_steps),
+            auto_advance: b.auto_advance.unwrap_or(default.auto_advance),
+            advance_delay: seconds(b.advance_delay_seconds, default.advance_delay),
+        };
+    }
+    for (field, given, kind) in [
+        ("canary", said.canary.is_some(), StrategyKind::Canary),
+        ("blue_green", said.blue_green.is_some(), StrategyKind::BlueGreen),
+    ] {
+        if given && spec.strategy != kind {
+            errors.push((field.into(), format!("belongs to strategy {kind}")));
         }
     }
     if let Some(selector) = &said.target_selector {
@@ -163,13 +175,30 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_yet_is_refused_by_name() {
-        assert_eq!(fields(json!({"strategy": "canary", "canary": {"steps": [5]}})), ["canary", "strategy"]);
-        assert_eq!(fields(json!({"strategy": "blue_green"})), ["strategy"]);
         assert_eq!(
-            fields(json!({"supersede": true, "probes": [{"url": "http://x"}], "template_id": "t"})),
-            ["probes", "supersede", "template_id"]
+            fields(json!({"allow_deprecated": true, "probes": [{"url": "http://x"}], "template_id": "t"})),
+            ["allow_deprecated", "probes", "template_id"]
         );
         assert!(read(json!({"supersede": false, "probes": [], "canary": null, "environment_id": null})).is_ok());
+    }
+
+    #[test]
+    fn strategies_have_their_settings_and_no_others() {
+        let spec = read(json!({"strategy": "canary", "canary": {"steps": [10, 50], "min_samples": 200}})).unwrap();
+        assert_eq!(
+            (spec.canary.steps, spec.canary.min_samples, spec.canary.confidence_level),
+            (vec![10, 50], 200, 0.95)
+        );
+        let body = json!({"strategy": "blue_green", "blue_green": {"traffic_steps": [20], "auto_advance": true, "advance_delay_seconds": 9}});
+        let spec = read(body).unwrap();
+        assert_eq!(
+            spec.blue_green,
+            BlueGreen { traffic_steps: vec![20], auto_advance: true, advance_delay: Span::secs(9) }
+        );
+        assert_eq!(fields(json!({"canary": {"steps": [5]}})), ["canary"]);
+        assert_eq!(fields(json!({"strategy": "canary", "canary": {"steps": [50, 5]}})), ["canary"]);
+        assert_eq!(fields(json!({"strategy": "canary", "canary": {"confidence_level": 1.0}})), ["canary"]);
+        assert_eq!(fields(json!({"strategy": "blue_green", "blue_green": {"traffic_steps": [0]}})), ["blue_green"]);
     }
 
     #[test]

@@ -127,6 +127,7 @@ pub async fn plan(call: Call) -> Outcome<Response> {
             offline: plan.offline,
         },
         plan_hash: plan.plan_hash.to_string(),
+        seed: plan.seed,
     }))
 }
 
@@ -376,6 +377,16 @@ pub async fn rollback(call: Call) -> Outcome<Response> {
         return Err(Refusal::invalid("node_ids", "must name at least one node"));
     }
     command(call, RolloutCommand::Rollback { note: note(said.reason)?, nodes: said.node_ids }).await
+}
+
+pub async fn advance_traffic(call: Call) -> Outcome<Response> {
+    let _: NoteRequest = call.json_or_empty()?;
+    command(call, RolloutCommand::AdvanceTraffic).await
+}
+
+pub async fn swap_slot(call: Call) -> Outcome<Response> {
+    let _: NoteRequest = call.json_or_empty()?;
+    command(call, RolloutCommand::SwapSlot).await
 }
 
 pub async fn retry(call: Call) -> Outcome<Response> {

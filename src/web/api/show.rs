@@ -4,12 +4,12 @@ use crate::names::Named;
 use actors::commands::projects::EnrolmentToken;
 use actors::commands::rollouts::RolloutView;
 use api::bundle::BundleBrief;
-use api::rollout::{Cause, RolloutNode};
+use api::rollout::{BlueGreenRequest, Cause, RolloutNode, TrafficShift};
 use domain::access::{ApiKey, Org, User};
 use domain::bundle::{Bundle, BundleStatus, Diagnostic};
 use domain::node::Node;
 use domain::project::Project;
-use domain::rollout::{Head, NodeState, OnFailure, Spec, Step};
+use domain::rollout::{Head, NodeState, OnFailure, Spec, Step, StrategyKind};
 use domain::{BundleId, NodeId, Role};
 use std::collections::HashMap;
 use store::{MemberRow, RolloutSummary};
@@ -231,7 +231,21 @@ pub fn rollout_summary(r: RolloutSummary) -> api::rollout::Rollout {
 }
 
 fn rollout_of(spec: Spec, head: Head, frame: Frame) -> api::rollout::Rollout {
+    let strategy = spec.strategy;
+    let b = spec.blue_green;
+    let blue_green = BlueGreenRequest {
+        traffic_steps: Some(b.traffic_steps),
+        auto_advance: Some(b.auto_advance),
+        advance_delay_seconds: u32::try_from(b.advance_delay.as_secs()).ok(),
+    };
     api::rollout::Rollout {
+        kind: spec.kind,
+        supersede: spec.supersede,
+        allow_restart: spec.allow_restart,
+        canary: (strategy == StrategyKind::Canary).then_some(spec.canary),
+        analysis: head.analysis.and_then(|a| serde_json::to_value(a).ok()),
+        blue_green: (strategy == StrategyKind::BlueGreen).then_some(blue_green),
+        traffic: head.shift.map(|s| TrafficShift { weight: s.weight, waiting: head.unweighed }),
         id: frame.id,
         project_id: frame.project,
         org_id: frame.org,
@@ -311,6 +325,7 @@ pub fn rollout_node(row: MemberRow) -> RolloutNode {
         handed_over: m.handed_over,
         online: m.online,
         health: m.health,
+        traffic_weight: m.weight,
         updated_at: row.updated_at,
     }
 }

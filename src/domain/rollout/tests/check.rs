@@ -6,8 +6,11 @@ use crate::node::GateVerdict;
 use crate::rollout::*;
 use crate::time::Timestamp;
 
+/// What breaks is named by its number in section 9 of the rules.
 macro_rules! ensure {
-    ($holds:expr, $($why:tt)+) => { if !$holds { return Err(format!($($why)+)); } };
+    ($number:literal, $holds:expr, $($why:tt)+) => {
+        if !$holds { return Err(format!("invariant {}: {}", $number, format!($($why)+))); }
+    };
 }
 
 pub fn moves_nobody(m: &Member) -> bool {
@@ -17,11 +20,12 @@ pub fn moves_nobody(m: &Member) -> bool {
 /// What holds of a rollout and the tables beside it, between any two decisions.
 pub fn state(r: &Rollout, db: &Db) -> Result<(), String> {
     counters(r)?;
-    ensure!(Rollout::load(r.rows()) == *r, "the indexes in memory differ from those rebuilt from the rows");
-    ensure!(r.head.version == db.version, "version {} in memory, {} stored", r.head.version, db.version);
+    ensure!(8, Rollout::load(r.rows()) == *r, "the indexes in memory differ from those rebuilt from the rows");
+    ensure!(8, r.head.version == db.version, "version {} in memory, {} stored", r.head.version, db.version);
     reason(r)?;
     let h = &r.head;
     ensure!(
+        6,
         (h.phase == Phase::Paused) == (h.phase != Phase::Completed && !h.causes.is_empty()),
         "causes {:?}",
         h.causes
@@ -38,9 +42,9 @@ pub fn state(r: &Rollout, db: &Db) -> Result<(), String> {
         };
         let debt = row.debt.filter(|d| d.ours).map(|d| d.restore);
         let taken_over = row.debt.is_some_and(|d| !d.ours) || (owes == Some(true) && !row.desired_by_us);
-        ensure!(debt == owes || (owes.is_some() && taken_over), "{:?} owes {owes:?}, stored is {debt:?}", m.node);
-        ensure!(m.state != NodeState::Owed || live, "an ended rollout owes {:?}", m.node);
-        ensure!(m.state != NodeState::Owed || m.told != Told::Target, "{:?} is owed and assigned", m.node);
+        ensure!(12, debt == owes || (owes.is_some() && taken_over), "{:?} owes {owes:?}, stored is {debt:?}", m.node);
+        ensure!(12, m.state != NodeState::Owed || live, "an ended rollout owes {:?}", m.node);
+        ensure!(12, m.state != NodeState::Owed || m.told != Told::Target, "{:?} is owed and assigned", m.node);
         // 11. At an end nothing unverified is desired on the bundle.
         let wants = row.desired_by_us && row.desired == Some(r.spec.bundle);
         let verified = matches!(m.state, NodeState::Verified { .. });
@@ -48,12 +52,23 @@ pub fn state(r: &Rollout, db: &Db) -> Result<(), String> {
         let named_by_others = matches!(m.state, NodeState::Skipped { reason } if reason.names_another());
         let was_verified = row.verified == row.desired;
         if h.phase.is_end() && wants {
-            ensure!(verified || in_lane || named_by_others || was_verified, "{:?} ended desired on the bundle", m.node);
+            ensure!(
+                11,
+                verified || in_lane || named_by_others || was_verified,
+                "{:?} ended desired on the bundle",
+                m.node
+            );
+        }
+        if row.desired_by_us && row.holder == Holder::Us {
+            ensure!(4, m.weight == row.weight, "{:?}: weight {} known, {} stored", m.node, m.weight, row.weight);
+        }
+        if h.phase.is_end() && verified && m.told == Told::Target {
+            ensure!(11, m.weight == FULL_WEIGHT, "{:?} is left at {} % of its traffic", m.node, m.weight);
         }
         if h.phase.is_end() {
             let open = !m.state.settled();
             let waits = h.phase == Phase::Completed && m.step.is_none();
-            ensure!(!open || waits, "{:?} is open at the end: {:?}", m.node, m.state);
+            ensure!(11, !open || waits, "{:?} is open at the end: {:?}", m.node, m.state);
         }
     }
     Ok(())
@@ -63,14 +78,14 @@ pub fn state(r: &Rollout, db: &Db) -> Result<(), String> {
 fn held(r: &Rollout, m: &Member, db: &Db) -> Result<(), String> {
     let row = db.row(m.node);
     let on_its_way = m.state.in_flight() || (r.head.phase == Phase::RollingBack && is_restoring(m));
-    ensure!(!on_its_way || row.holder == Holder::Us, "{:?} is {:?} and not held", m.node, m.state);
+    ensure!(4, !on_its_way || row.holder == Holder::Us, "{:?} is {:?} and not held", m.node, m.state);
     if matches!(r.head.phase, Phase::Running | Phase::Paused) && !moves_nobody(m) {
-        ensure!(row.holder == Holder::Us, "{:?} is a target and not held", m.node);
+        ensure!(4, row.holder == Holder::Us, "{:?} is a target and not held", m.node);
     }
     if row.holder == Holder::Us {
-        ensure!(m.generation == row.generation, "{:?}: {} known, {} stored", m.node, m.generation, row.generation);
-        ensure!(!r.head.phase.is_end() || m.state.in_flight(), "{:?} is held after the end", m.node);
-        ensure!(r.head.phase != Phase::Pending, "{:?} is held before the start", m.node);
+        ensure!(4, m.generation == row.generation, "{:?}: {} known, {} stored", m.node, m.generation, row.generation);
+        ensure!(4, !r.head.phase.is_end() || m.state.in_flight(), "{:?} is held after the end", m.node);
+        ensure!(4, r.head.phase != Phase::Pending, "{:?} is held before the start", m.node);
     }
     Ok(())
 }
@@ -93,13 +108,15 @@ fn counters(r: &Rollout) -> Result<(), String> {
             open[k as usize] += 1;
         }
     }
-    ensure!(h.counts == counts, "counts {:?}, recounted {counts:?}", h.counts);
-    ensure!(h.counts.total == h.counts.sum(), "total {} is not the sum of the buckets", h.counts.total);
+    ensure!(10, h.counts == counts, "counts {:?}, recounted {counts:?}", h.counts);
+    ensure!(10, h.counts.total == h.counts.sum(), "total {} is not the sum of the buckets", h.counts.total);
     let kept = (h.online, h.unavailable, h.failures, h.restoring, h.lane_open);
     let now = (online, unavailable, failures, restoring, lane);
-    ensure!(kept == now, "online, unavailable, failures, restoring, lane: {kept:?}, recounted {now:?}");
+    let unweighed = r.members.values().filter(|m| shift::is_unweighed(m)).count() as u32;
+    ensure!(10, h.unweighed == unweighed, "{} have yet to take their weight, recounted {unweighed}", h.unweighed);
+    ensure!(10, kept == now, "online, unavailable, failures, restoring, lane: {kept:?}, recounted {now:?}");
     for (s, open) in r.steps.iter().zip(open) {
-        ensure!(s.open == open, "step {}: {} open, recounted {open}", s.index, s.open);
+        ensure!(10, s.open == open, "step {}: {} open, recounted {open}", s.index, s.open);
     }
     Ok(())
 }
@@ -117,6 +134,8 @@ fn reason(r: &Rollout) -> Result<(), String> {
                 | "no_reachable_target"
                 | "max_unavailable"
                 | "step_in_progress"
+                | "analysis"
+                | "traffic"
         ),
         Phase::Paused => PauseCause::ALL.iter().any(|c| {
             r.head.causes.contains(c) && code == if *c == PauseCause::Presence { "presence_lost" } else { c.as_str() }
@@ -124,7 +143,7 @@ fn reason(r: &Rollout) -> Result<(), String> {
         Phase::RollingBack => code == "restoring",
         Phase::Completed | Phase::Failed | Phase::Cancelled | Phase::RolledBack => code == r.head.phase.as_str(),
     };
-    ensure!(fits, "reason {code} while {}", r.head.phase);
+    ensure!(5, fits, "reason {code} while {}", r.head.phase);
     Ok(())
 }
 
@@ -132,6 +151,7 @@ fn reason(r: &Rollout) -> Result<(), String> {
 pub fn step(b: &Rollout, e: &Event, now: Timestamp, d: &Decision, a: &Rollout, db: &Db) -> Result<(), String> {
     limits(b, d, a)?;
     order(d, a)?;
+    unrevoked(d, db)?;
     for m in a.members.values() {
         let Some(old) = b.members.get(&m.node) else { continue };
         if old == m {
@@ -141,27 +161,33 @@ pub fn step(b: &Rollout, e: &Event, now: Timestamp, d: &Decision, a: &Rollout, d
         // 12. A lost node is never owed; only a retry may begin anew.
         let retried = matches!(e, Event::Retry { .. } | Event::Resume { retry: true, .. });
         if m.state == NodeState::Owed && !retried {
-            ensure!(!matches!(old.state, NodeState::Failed { .. }), "{:?} failed and is owed", m.node);
+            ensure!(12, !matches!(old.state, NodeState::Failed { .. }), "{:?} failed and is owed", m.node);
             let told = old.told == Told::Target && old.handed_over && old.state.in_flight();
-            ensure!(!told, "{:?} was handed over and is owed", m.node);
+            ensure!(12, !told, "{:?} was handed over and is owed", m.node);
         }
-        ensure!(m.generation >= old.generation || !a.head.phase.is_active(), "{:?}: generation went down", m.node);
+        ensure!(4, m.generation >= old.generation || !a.head.phase.is_active(), "{:?}: generation went down", m.node);
         // 13. Nothing automatic tries a failed node again.
         let failed = matches!(old.state, NodeState::Failed { reason, .. } if reason != FailReason::Lost);
         if failed && !retried {
             let stays = matches!(m.state.kind(), NodeStateKind::Failed | NodeStateKind::Skipped);
             let back = matches!(m.state.kind(), NodeStateKind::RollingBack);
-            ensure!(stays || back, "{:?} failed and became {:?}", m.node, m.state);
+            ensure!(13, stays || back, "{:?} failed and became {:?}", m.node, m.state);
         }
     }
-    for c in &d.changes {
-        if let Change::Desire { node, bundle, .. } = c
-            && *bundle == Some(a.spec.bundle)
-        {
-            ensure!(!db.row(*node).failed, "{node:?} failed before and is assigned again");
-        }
+    for m in assigned(d, a) {
+        ensure!(13, !db.row(m.node).failed, "{:?} failed before and is assigned again", m.node);
     }
     facts(b, d, a)
+}
+
+/// 3. As far as the engine goes: after it has heard of a revocation it names the bundle to nobody.
+fn unrevoked(d: &Decision, db: &Db) -> Result<(), String> {
+    for c in &d.changes {
+        if let Change::Desire { node, bundle: Some(b), .. } = c {
+            ensure!(3, !db.revoked.contains(b), "{node:?} is told to run {b}, which is revoked");
+        }
+    }
+    Ok(())
 }
 
 /// 1. No serving node is assigned beyond the limit.
@@ -179,13 +205,16 @@ fn limits(b: &Rollout, d: &Decision, a: &Rollout) -> Result<(), String> {
     };
     let exempt = assigned.iter().filter(|m| m.first_config).count() as u32;
     let out = a.head.unavailable - exempt;
-    ensure!(out <= limit, "{out} online targets out of service, limit {limit}");
+    ensure!(1, out <= limit, "{out} online targets out of service, limit {limit}");
     Ok(())
 }
 
 fn assigned<'a>(d: &'a Decision, a: &'a Rollout) -> impl Iterator<Item = &'a Member> {
     d.changes.iter().filter_map(|c| match c {
-        Change::Desire { node, bundle, .. } if *bundle == Some(a.spec.bundle) => a.members.get(node),
+        // One that is verified runs it already: only its weight is another.
+        Change::Desire { node, bundle, .. } if *bundle == Some(a.spec.bundle) => {
+            a.members.get(node).filter(|m| !matches!(m.state, NodeState::Verified { .. }))
+        }
         _ => None,
     })
 }
@@ -194,17 +223,17 @@ fn assigned<'a>(d: &'a Decision, a: &'a Rollout) -> impl Iterator<Item = &'a Mem
 fn order(d: &Decision, a: &Rollout) -> Result<(), String> {
     let tolerated = a.spec.failure_threshold.down(a.head.planned, 0);
     for m in assigned(d, a) {
-        ensure!(a.head.failures <= tolerated, "{:?} assigned beyond the failures that are tolerated", m.node);
-        ensure!(m.attempt > 0 && m.state == NodeState::Assigned, "{:?} assigned and {:?}", m.node, m.state);
+        ensure!(2, a.head.failures <= tolerated, "{:?} assigned beyond the failures that are tolerated", m.node);
+        ensure!(2, m.attempt > 0 && m.state == NodeState::Assigned, "{:?} assigned and {:?}", m.node, m.state);
         let frozen = a.head.causes.contains(&PauseCause::Freeze) && !m.first_config;
-        ensure!(!frozen, "{:?} assigned in a freeze", m.node);
+        ensure!(2, !frozen, "{:?} assigned in a freeze", m.node);
         match a.head.phase {
             Phase::Running | Phase::Completed => {}
-            other => return Err(format!("{:?} assigned while {other}", m.node)),
+            other => return Err(format!("invariant 2: {:?} assigned while {other}", m.node)),
         }
         if let Some(k) = m.step {
             let ended = a.steps.iter().take(k as usize).all(|s| s.state == StepState::Completed && s.open == 0);
-            ensure!(ended, "{:?} of step {k} assigned before an earlier step ended", m.node);
+            ensure!(2, ended, "{:?} of step {k} assigned before an earlier step ended", m.node);
         }
     }
     Ok(())
@@ -216,9 +245,11 @@ fn evidence(b: &Rollout, old: &Member, new: &Member, e: &Event, now: Timestamp) 
         return Ok(());
     }
     let NodeState::Activated { at } = old.state else {
-        return Err(format!("{:?} verified from {:?}", old.node, old.state));
+        return Err(format!("invariant 2: {:?} verified from {:?}", old.node, old.state));
     };
-    let Event::Gates { windows } = e else { return Err(format!("{:?} verified by {}", old.node, e.name())) };
+    let Event::Gates { windows } = e else {
+        return Err(format!("invariant 2: {:?} verified by {}", old.node, e.name()));
+    };
     let judge = &b.spec.judge;
     let proven = windows.iter().any(|w| {
         w.node == old.node
@@ -229,7 +260,41 @@ fn evidence(b: &Rollout, old: &Member, new: &Member, e: &Event, now: Timestamp) 
             && now.since(w.last_fresh) <= judge.freshness
             && w.soaked >= judge.soak
     });
-    ensure!(proven, "{:?} verified without evidence", old.node);
+    ensure!(2, proven, "{:?} verified without evidence", old.node);
+    Ok(())
+}
+
+/// 2. A step of a canary, but the last, ends with an answer of its analysis that says so, or with a person's.
+fn compared_before(d: &Decision, a: &Rollout) -> Result<(), String> {
+    for f in &d.facts {
+        let Fact::StepCompleted { step } = f else { continue };
+        if a.spec.strategy != StrategyKind::Canary || *step + 1 >= a.steps.len() as u32 {
+            continue;
+        }
+        let told = d.facts.iter().rev().find_map(|f| match f {
+            Fact::Analysed { look } if look.step == *step => Some(look.outcome),
+            _ => None,
+        });
+        let may = told.is_some_and(|o| {
+            matches!(o, analysis::Outcome::Promote | analysis::Outcome::NoBaseline | analysis::Outcome::Overruled)
+        });
+        let known = a.head.analysis.is_some_and(|x| x.step == *step && x.done);
+        ensure!(2, may || known, "step {step} ended, and its analysis said {told:?}");
+    }
+    Ok(())
+}
+
+/// 2. The half that is live is touched only when all traffic is on the other, as far as anybody there can take it.
+fn shifted_before(d: &Decision, a: &Rollout) -> Result<(), String> {
+    let ended = d.facts.iter().any(|f| matches!(f, Fact::StepCompleted { step: 0 }));
+    if !ended || a.spec.strategy != StrategyKind::BlueGreen {
+        return Ok(());
+    }
+    let verified = |m: &&Member| matches!(m.state, NodeState::Verified { .. }) && m.step == Some(0);
+    for m in a.members.values().filter(verified) {
+        ensure!(2, m.weight == FULL_WEIGHT, "{:?} still serves {} %", m.node, m.weight);
+        ensure!(2, m.weighed || !m.online, "{:?} has not taken its weight", m.node);
+    }
     Ok(())
 }
 
@@ -243,14 +308,16 @@ fn facts(b: &Rollout, d: &Decision, a: &Rollout) -> Result<(), String> {
             continue;
         };
         let before = at.get(node).copied().or_else(|| b.members.get(node).map(|m| m.state.kind()));
-        ensure!(before.is_none_or(|k| k == *from), "{node:?}: a fact from {from} where {before:?} was");
+        ensure!(9, before.is_none_or(|k| k == *from), "{node:?}: a fact from {from} where {before:?} was");
         at.insert(*node, *to);
     }
     for m in a.members.values() {
         let before = b.members.get(&m.node).map(|m| m.state.kind());
         let last = at.get(&m.node).copied().or(before);
-        ensure!(last.is_none_or(|k| k == m.state.kind()), "{:?}: {last:?} told, {} is", m.node, m.state.kind());
+        ensure!(9, last.is_none_or(|k| k == m.state.kind()), "{:?}: {last:?} told, {} is", m.node, m.state.kind());
     }
+    compared_before(d, a)?;
+    shifted_before(d, a)?;
     for (old, new) in b.steps.iter().zip(&a.steps) {
         let told = d.facts.iter().rev().find_map(|f| match f {
             Fact::StepStarted { step, .. } if *step == new.index => Some(StepState::Running),
@@ -260,17 +327,18 @@ fn facts(b: &Rollout, d: &Decision, a: &Rollout) -> Result<(), String> {
         });
         let reopened = new.state == StepState::Pending;
         ensure!(
+            9,
             told.unwrap_or(old.state) == new.state || reopened,
             "step {}: {told:?} told, {} is",
             new.index,
             new.state
         );
     }
-    ensure!(b.head.phase == a.head.phase || others > 0, "{} to {} without a fact", b.head.phase, a.head.phase);
+    ensure!(9, b.head.phase == a.head.phase || others > 0, "{} to {} without a fact", b.head.phase, a.head.phase);
     let ends = d.facts.iter().filter(|f| {
         matches!(f, Fact::Completed { .. } | Fact::Failed { .. } | Fact::Cancelled | Fact::RolledBack { .. })
     });
-    ensure!(ends.count() <= 1, "more than one end in one decision");
+    ensure!(9, ends.count() <= 1, "more than one end in one decision");
     Ok(())
 }
 

@@ -5,7 +5,7 @@
 use crate::id::*;
 use crate::node::{Generation, HealthClass};
 use crate::rollout::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub fn id(n: u32) -> NodeId {
     NodeId(uuid::Uuid::from_u128(u128::from(n)))
@@ -34,6 +34,7 @@ pub struct Row {
     pub generation: Generation,
     pub desired: Option<BundleId>,
     pub desired_by_us: bool,
+    pub weight: u8,
     pub handed_over: Generation,
     pub verified: Option<BundleId>,
     pub holder: Holder,
@@ -55,6 +56,7 @@ impl Row {
             generation: u64::from(running.is_some()),
             desired: running,
             desired_by_us: false,
+            weight: FULL_WEIGHT,
             handed_over: u64::from(running.is_some()),
             verified: running,
             holder: Holder::Nobody,
@@ -83,6 +85,7 @@ pub enum Conflict {
 pub struct Db {
     pub rows: BTreeMap<NodeId, Row>,
     pub version: u64,
+    pub revoked: BTreeSet<BundleId>,
 }
 
 impl Db {
@@ -100,7 +103,7 @@ impl Db {
             generation: row.generation,
             online: row.online,
             health: row.health,
-            previous: row.previous.clone(),
+            previous: row.previous.iter().copied().filter(|b| !self.revoked.contains(b)).collect(),
             first_config: row.running.is_none() && row.generation == 0,
             skip: row.skip,
         }
@@ -122,7 +125,7 @@ impl Db {
                 self.version = head.version;
             }
             Change::Step { .. } | Change::Member { .. } => {}
-            Change::Desire { node, expect, generation, bundle } => {
+            Change::Desire { node, expect, generation, bundle, weight } => {
                 let row = self.row_mut(*node);
                 if row.holder != Holder::Us {
                     return Err(Conflict::NotHeld { node: *node });
@@ -135,6 +138,7 @@ impl Db {
                 }
                 row.generation = *generation;
                 row.desired = *bundle;
+                row.weight = *weight;
                 row.desired_by_us = true;
             }
             Change::Claim { node } => {

@@ -5,12 +5,12 @@
 //! looks at their values. A crash is a reload from the rows, which is checked to be the identity in every state, with all wake-ups
 //! lost. `MODEL_STATES` is how many distinct states each fleet may take at most.
 
-mod fleets;
+pub mod fleets;
 mod key;
 
 use super::check;
 use super::db::{Db, Holder, Row, bundle, id};
-use super::world::{World, forgive, rollback_event, target};
+use super::world::{World, forgive, readings, rollback_event, target};
 use crate::node::{GateVerdict, GateWindow, HealthClass};
 use crate::rollout::*;
 use crate::time::{Span, Timestamp};
@@ -61,6 +61,13 @@ enum Act {
     Pinned(u32),
     TakenOver(u32),
     Excluded(u32),
+    /// It takes the weight that it was told.
+    Weigh(u32),
+    Advance,
+    Swap,
+    /// Half of what the analysis waits for was served, without errors, or with.
+    ServedWell,
+    ServedBadly,
     /// Another rollout had it, when this one did not hold it.
     Elsewhere(u32),
     DebtDropped(u32),
@@ -99,7 +106,9 @@ impl State {
                 let next = self.feed(Event::Timer)?;
                 let due = self.r.head.wake_at.is_some_and(|t| t <= self.now);
                 match next {
-                    Some(_) if !due => Err("time alone changes something, and no timer was asked for".into()),
+                    Some(_) if !due => {
+                        Err("invariant 5: time alone changes something, and no timer was asked for".into())
+                    }
                     next => Ok(next),
                 }
             }
@@ -156,7 +165,7 @@ impl State {
                     let said = Said::Failed { bundle, error: String::new() };
                     let late = Report { node: id(n), generation: Some(before), said };
                     if self.feed(Event::Reports { reports: vec![late] })?.is_some() {
-                        return Err("a late report changed something".into());
+                        return Err("invariant 4: a late report changed something".into());
                     }
                 }
                 Ok(None)
@@ -183,6 +192,14 @@ impl State {
             Act::Pinned(n) => self.removed(n, SkipReason::Pinned),
             Act::TakenOver(n) => self.removed(n, SkipReason::Superseded),
             Act::Excluded(n) => self.removed(n, SkipReason::Excluded),
+            Act::Weigh(n) => {
+                let waits = self.r.members.get(&id(n)).is_some_and(|m| !m.weighed);
+                if waits { self.hears(n, |row| Said::Weight { weight: row.weight }) } else { Ok(None) }
+            }
+            Act::Advance => self.feed(Event::AdvanceTraffic),
+            Act::Swap => self.feed(Event::SwapSlot),
+            Act::ServedWell => self.feed(self.served(0)),
+            Act::ServedBadly => self.feed(self.served(40)),
             Act::Elsewhere(n) => {
                 let row = self.row(n);
                 let other = Some(bundle(9));
@@ -199,6 +216,12 @@ impl State {
                 _ => Ok(None),
             },
         }
+    }
+
+    /// So far half of what is waited for, or after the first looks all of it.
+    fn served(&self, errors: u64) -> Event {
+        let more = self.r.head.analysis.is_some_and(|a| a.looks >= 2);
+        readings(&self.r, if more { 100 } else { 50 }, errors)
     }
 
     fn after(&self, span: Span) -> State {
@@ -282,7 +305,10 @@ impl State {
             return Ok(None);
         }
         let mut next = self.clone();
-        next.db.commit(&d).map_err(|c| format!("{c:?}"))?;
+        if let Event::BundleRevoked { revoked } = &event {
+            next.db.revoked.extend(revoked.iter().copied());
+        }
+        next.db.commit(&d).map_err(|c| format!("invariant 4: {c:?}"))?;
         apply_all(&mut next.r, &d);
         if matches!(event, Event::Retry { .. } | Event::Resume { retry: true, .. }) {
             forgive(&self.r, &next.r, &mut next.db);
@@ -308,8 +334,13 @@ impl State {
         }
         let code = explain(&state.r).code;
         match state.r.head.phase {
-            Phase::RollingBack => Err("still rolling back".into()),
-            Phase::Running if matches!(code, "step_in_progress" | "catch_up") => Err(format!("still {code}")),
+            Phase::RollingBack => Err("invariant 5: still rolling back".into()),
+            Phase::Running if code == "traffic" && state.r.head.unweighed > 0 => {
+                Err("invariant 5: still unweighed".into())
+            }
+            Phase::Running if matches!(code, "step_in_progress" | "catch_up" | "analysis") => {
+                Err(format!("invariant 5: still {code}"))
+            }
             _ => Ok(()),
         }
     }

@@ -219,7 +219,7 @@ fn long_error_texts_are_kept_short() {
 #[test]
 fn two_decisions_that_differ_in_the_last_bit_of_a_generation_have_different_hashes() {
     let desire = |generation| Decision {
-        changes: vec![Change::Desire { node: id(1), expect: 0, generation, bundle: None }],
+        changes: vec![Change::Desire { node: id(1), expect: 0, generation, bundle: None, weight: 100 }],
         ..Decision::default()
     };
     let restored = 7u64 << 56;

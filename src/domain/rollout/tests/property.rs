@@ -43,6 +43,8 @@ enum Op {
     Silent(Vec<u32>),
     Return(Vec<u32>),
     Health(u32, u8),
+    /// Requests served by everyone who is compared, and errors of the new bundle.
+    Served(u64, u64),
     /// Timers fire when they are due.
     Wait(i64),
     /// Timers are late.
@@ -56,6 +58,10 @@ enum Op {
         accept: bool,
     },
     Retry(Option<u32>),
+    /// By one weight, or all at once.
+    Shift(bool),
+    /// One that was told another weight takes it.
+    Weigh(u32),
     Cancel,
     Rollback(Option<u32>),
     Freeze(bool),
@@ -94,6 +100,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => nodes().prop_map(Op::Silent),
         5 => nodes().prop_map(Op::Return),
         6 => (node(), 0..4u8).prop_map(|(n, c)| Op::Health(n, c)),
+        6 => (0..130u64, prop_oneof![2 => Just(0u64), 1 => 1..60u64]).prop_map(|(n, x)| Op::Served(n, x)),
         4 => (1..200i64).prop_map(Op::Wait),
         2 => (1..400i64).prop_map(Op::Late),
         2 => Just(Op::Timer),
@@ -102,6 +109,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::PauseAndResume),
         6 => (any::<bool>(), any::<bool>()).prop_map(|(retry, accept)| Op::Resume { retry, accept }),
         3 => prop::option::of(node()).prop_map(Op::Retry),
+        3 => any::<bool>().prop_map(Op::Shift),
+        6 => node().prop_map(Op::Weigh),
         1 => Just(Op::Cancel),
         2 => prop::option::weighted(0.2, node()).prop_map(Op::Rollback),
         2 => any::<bool>().prop_map(Op::Freeze),
@@ -125,20 +134,24 @@ fn amount(max: u32) -> impl Strategy<Value = Amount> {
 fn any_spec() -> impl Strategy<Value = Spec> {
     let strategy = prop_oneof![
         3 => Just(StrategyKind::Rolling),
-        1 => Just(StrategyKind::Canary),
+        2 => Just(StrategyKind::Canary),
         1 => Just(StrategyKind::AllAtOnce),
+        2 => Just(StrategyKind::BlueGreen),
     ];
     let on_failure = prop_oneof![Just(OnFailure::Pause), Just(OnFailure::Fail), Just(OnFailure::Rollback)];
     let tolerated = prop_oneof![3 => Just(Amount::Count(0)), 2 => amount(4)];
     let soak = prop_oneof![Just(0), Just(30)];
-    (strategy, amount(4), prop::option::of(amount(3)), tolerated, on_failure, soak).prop_map(
-        |(strategy, batch_size, max_unavailable, failure_threshold, on_failure, soak)| Spec {
+    let traffic = (any::<bool>(), prop_oneof![Just(0), Just(40)]);
+    (strategy, amount(4), prop::option::of(amount(3)), tolerated, on_failure, soak, traffic).prop_map(
+        |(strategy, batch_size, max_unavailable, failure_threshold, on_failure, soak, (auto_advance, delay))| Spec {
             strategy,
             batch_size,
             max_unavailable,
             failure_threshold,
             on_failure,
             judge: GateSpec { soak: Span::secs(soak), ..GateSpec::default() },
+            canary: canary().canary,
+            blue_green: BlueGreen { auto_advance, advance_delay: Span::secs(delay), ..BlueGreen::default() },
             ..spec()
         },
     )
@@ -223,6 +236,7 @@ impl World {
                     self.try_feed(self.said(*n, Said::Health { class }))?.ok();
                 }
             }
+            Op::Served(n, errors) => drop(self.try_feed(self.readings(*n, *errors))?),
             Op::Wait(s) => self.let_time_pass(Span::secs(*s))?,
             Op::Late(s) => self.tick(*s),
             Op::Timer => drop(self.try_feed(Event::Timer)?),
@@ -243,10 +257,22 @@ impl World {
                 let nodes = n.map(|n| [id(n)].into());
                 self.try_feed(Event::Retry { nodes })?.ok();
             }
+            Op::Shift(all) => {
+                drop(self.try_feed(if *all { Event::SwapSlot } else { Event::AdvanceTraffic })?);
+            }
+            Op::Weigh(n) => {
+                let waiting: Vec<u32> = self.waiting_for_weight();
+                let n = if waiting.is_empty() { *n } else { waiting[*n as usize % waiting.len()] };
+                if let Some(said) = self.told(n) {
+                    let weight = self.db.row(id(n)).weight;
+                    self.try_feed(said.report(Said::Weight { weight }))?.ok();
+                }
+            }
             Op::Cancel => drop(self.try_feed(Event::Cancel { note: None })?),
             Op::Rollback(n) => {
                 let (nodes, gone) = (n.map(|n| [id(n)].into()), self.gone().into_iter().collect());
-                self.try_feed(Event::Rollback { note: None, nodes, revoked: Default::default(), gone })?.ok();
+                let revoked = self.db.revoked.clone();
+                self.try_feed(Event::Rollback { note: None, nodes, revoked, gone })?.ok();
             }
             Op::Freeze(true) => drop(self.try_feed(Event::FreezeBegan)?),
             Op::Freeze(false) => drop(self.try_feed(Event::FreezeEnded)?),
@@ -307,6 +333,10 @@ impl World {
         };
         let waiting: Vec<u32> = self.r.members.values().filter(waits).map(|m| m.node.0.as_u128() as u32).collect();
         if waiting.is_empty() { n } else { waiting[n as usize % waiting.len()] }
+    }
+
+    fn waiting_for_weight(&self) -> Vec<u32> {
+        self.r.members.values().filter(|m| !m.weighed && m.online).map(|m| m.node.0.as_u128() as u32).collect()
     }
 
     /// The node polls and is told, unless it is away or the assignment is withheld.
@@ -393,7 +423,7 @@ impl World {
         self.wakes = wakes;
         match answer {
             Ok(d) if d.changes.is_empty() && d.facts.is_empty() => Ok(()),
-            other => Err(format!("{event:?} should change nothing: {other:#?}")),
+            other => Err(format!("invariant 4: {event:?} should change nothing: {other:#?}")),
         }
     }
 
@@ -424,7 +454,7 @@ impl World {
         let (before, after) = (format!("{before:#?}"), format!("{after:#?}"));
         let differs = |(b, a): (&str, &str)| (b != a).then(|| format!("{b} -> {a}"));
         Err(format!(
-            "pause and resume: {:?}",
+            "invariant 6: pause and resume: {:?}",
             before.lines().zip(after.lines()).filter_map(differs).collect::<Vec<_>>()
         ))
     }
@@ -445,7 +475,11 @@ impl World {
     fn fire(&mut self, due: crate::Timestamp) -> Result<(), String> {
         self.now = self.now.max(due);
         self.try_feed(Event::Timer)?.map_err(|e| format!("{e:?}"))?;
-        if self.r.head.wake_at == Some(due) { Err(format!("the timer of {due:?} fires for ever")) } else { Ok(()) }
+        if self.r.head.wake_at == Some(due) {
+            Err(format!("invariant 5: the timer of {due:?} fires for ever"))
+        } else {
+            Ok(())
+        }
     }
 
     /// 5. Reports have stopped; only timers fire.
@@ -463,13 +497,19 @@ impl World {
             self.fire(due)?;
         }
         if self.next_timer().is_some() || !self.rests() {
-            return Err(format!("it never rests: {} {:?} {:#?}", self.phase(), explain(&self.r), self.r.head));
+            return Err(format!(
+                "invariant 5: it never rests: {} {:?} {:#?}",
+                self.phase(),
+                explain(&self.r),
+                self.r.head
+            ));
         }
         let took = rested.unwrap_or(self.now).since(from);
         let one = s.progress_deadline + s.judge.soak + s.stale_after;
         let deadlines = 1 + if s.failure_threshold == Amount::Count(0) { 0 } else { self.r.members.len() };
-        let limit = Span(one.0 * deadlines as i64) + s.rollback_deadline;
-        if took > limit { Err(format!("it came to rest after {took:?}, limit {limit:?}")) } else { Ok(()) }
+        let stages = if s.strategy == StrategyKind::BlueGreen { 4 } else { 1 };
+        let limit = Span(one.0 * deadlines as i64 * stages) + s.rollback_deadline;
+        if took > limit { Err(format!("invariant 5: it came to rest after {took:?}, limit {limit:?}")) } else { Ok(()) }
     }
 
     /// Ended, paused, or waiting for something that has a name.
@@ -481,7 +521,11 @@ impl World {
             | Phase::Failed
             | Phase::Cancelled
             | Phase::RolledBack => true,
-            Phase::Running => !matches!(self.reason(), "step_in_progress" | "catch_up"),
+            Phase::Running => match self.reason() {
+                "step_in_progress" | "catch_up" | "analysis" => false,
+                "traffic" => self.r.head.unweighed == 0 && !self.r.spec.blue_green.auto_advance,
+                _ => true,
+            },
             Phase::RollingBack => false,
         }
     }
@@ -510,10 +554,10 @@ fn run(spec: Spec, rows: Vec<Row>, before: usize, ops: &[Op], seen: &Seen) -> Re
         w.apply_op(op).map_err(|e| format!("operation {i}, {op:?}: {e}"))?;
         note(&w, &mut seen.borrow_mut());
     }
-    w.replay()?;
+    w.replay().map_err(|e| format!("invariant 7: {e}"))?;
     w.comes_to_rest()?;
     note(&w, &mut seen.borrow_mut());
-    w.replay()
+    w.replay().map_err(|e| format!("invariant 7: {e}"))
 }
 
 fn note(w: &World, seen: &mut BTreeSet<String>) {
@@ -551,10 +595,30 @@ fn expected() -> Vec<String> {
         "no_evidence",
         "fleet_wide",
         "controller",
+        "analysis",
+        "inconclusive",
+        "traffic",
     ];
     let reasons = reasons.iter().map(|r| format!("reason {r}"));
     let lane = ["lane after completion", "lane halted"].map(String::from);
     phases.chain(kinds).chain(failures).chain(reasons).chain(lane).collect()
+}
+
+/// Looks for a history in which invariant `number` breaks; each number looks at histories of its own.
+pub fn histories(number: u8, cases: u32) -> Result<(), String> {
+    let config =
+        ProptestConfig { failure_persistence: None, cases, max_shrink_iters: 2_000, ..ProptestConfig::default() };
+    let rng = TestRng::from_seed(config.rng_algorithm, &[number; 32]);
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    let seen = Seen::default();
+    let fleets = prop::collection::vec(any_row(), 1..=12);
+    let all = (any_spec(), fleets, 0..3usize, prop::collection::vec(op(), 3..90));
+    let broken = format!("invariant {number}:");
+    let found = runner.run(&all, |(spec, rows, before, ops)| match run(spec, rows, before, &ops, &seen) {
+        Err(e) if e.contains(&broken) => Err(TestCaseError::fail(format!("{e}\nin {ops:?}"))),
+        Err(_) | Ok(()) => Ok(()),
+    });
+    found.map_err(|e| e.to_string())
 }
 
 #[test]
@@ -562,7 +626,7 @@ fn what_must_always_hold_holds_over_random_fleets_and_events() {
     // PROPTEST_CASES raises the number, and takes new ones each time.
     let more = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok());
     let config = ProptestConfig { failure_persistence: None, max_shrink_iters: 20_000, ..ProptestConfig::default() };
-    let config = ProptestConfig { cases: more.unwrap_or(700), ..config };
+    let config = ProptestConfig { cases: more.unwrap_or(1_000), ..config };
     let mut runner = match more {
         Some(_) => TestRunner::new(config),
         None => TestRunner::new_with_rng(config.clone(), TestRng::deterministic_rng(config.rng_algorithm)),

@@ -53,7 +53,14 @@ fn worlds(phase: Phase) -> Vec<World> {
             nobody.db.row_mut(id(1)).online = false;
             let mut waits = busy(in_batches(4));
             waits.feed(Event::WaitBegan { wait: Wait::Store });
-            vec![busy(in_batches(4)), tolerated, silent, nobody.start(), waits]
+            let mut canary = World::started(canary(), 4);
+            canary.verifies(canary.on_their_way()[0]);
+            let mut standby = World::started(blue_green(), 2);
+            standby.verifies(2);
+            standby.weighs(2);
+            let mut swapped = standby.clone();
+            swapped.feed(Event::SwapSlot);
+            vec![busy(in_batches(4)), tolerated, silent, nobody.start(), waits, canary, standby, swapped]
         }
         Phase::Paused => {
             let causes: [fn(&mut World); 3] =
@@ -118,6 +125,7 @@ fn events(w: &World, kind: &Event) -> Vec<Event> {
     let nodes: Vec<u32> = (1..=w.r.members.len() as u32).collect();
     match kind {
         Event::Start { .. } => vec![w.start_event()],
+        Event::AdvanceTraffic | Event::SwapSlot => vec![kind.clone()],
         Event::Pause { .. } | Event::Cancel { .. } | Event::Retry { .. } | Event::FreezeBegan | Event::FreezeEnded => {
             vec![kind.clone()]
         }
@@ -146,6 +154,7 @@ fn events(w: &World, kind: &Event) -> Vec<Event> {
             .iter()
             .flat_map(|n| GateVerdict::ALL.iter().map(|v| Event::Gates { windows: vec![w.window(*n, *v)] }))
             .collect(),
+        Event::Readings { .. } => vec![w.readings(2_000, 0), w.readings(2_000, 500)],
         Event::Presence { .. } => nodes
             .iter()
             .map(|n| {
@@ -186,8 +195,11 @@ fn kinds() -> Vec<Event> {
         Event::Cancel { note: None },
         Event::Rollback { note: None, nodes: None, revoked: Default::default(), gone: Default::default() },
         Event::Retry { nodes: None },
+        Event::AdvanceTraffic,
+        Event::SwapSlot,
         Event::Reports { reports: Default::default() },
         Event::Gates { windows: Default::default() },
+        Event::Readings { readings: Default::default() },
         Event::Presence { changes: Default::default() },
         Event::Joined { facts: Default::default() },
         Event::LaneReady { facts: Default::default() },
@@ -213,6 +225,8 @@ fn is_command(e: &Event) -> bool {
             | Event::Cancel { .. }
             | Event::Rollback { .. }
             | Event::Retry { .. }
+            | Event::AdvanceTraffic
+            | Event::SwapSlot
     )
 }
 

@@ -30,6 +30,16 @@ pub fn in_batches(n: u32) -> Spec {
 pub fn at_once() -> Spec {
     Spec { strategy: StrategyKind::AllAtOnce, ..spec() }
 }
+/// Weights 50 and 100, moved on by a person.
+pub fn blue_green() -> Spec {
+    let blue_green = BlueGreen { traffic_steps: vec![50, 100], ..BlueGreen::default() };
+    Spec { strategy: StrategyKind::BlueGreen, blue_green, ..spec() }
+}
+/// Half of them first, compared over 100 requests.
+pub fn canary() -> Spec {
+    let canary = Canary { steps: vec![25, 50], min_samples: 100, ..Canary::default() };
+    Spec { strategy: StrategyKind::Canary, canary, ..spec() }
+}
 pub fn tolerating(spec: Spec, n: u32) -> Spec {
     Spec { failure_threshold: Amount::Count(n), ..spec }
 }
@@ -40,7 +50,7 @@ pub struct World {
     pub db: Db,
     pub now: Timestamp,
     /// The rows before the first event, and every event since: what a replay needs.
-    pub first: Planned,
+    pub first: Origin,
     pub log: Vec<LoggedEvent>,
     /// Every fact so far.
     pub facts: Vec<Fact>,
@@ -51,11 +61,15 @@ pub struct World {
 impl World {
     /// `rows` are nodes 1, 2, 3 and so on.
     pub fn new(spec: Spec, rows: Vec<Row>) -> World {
-        let db = Db { rows: rows.into_iter().enumerate().map(|(i, r)| (id(i as u32 + 1), r)).collect(), version: 0 };
-        let candidates: Vec<Candidate> =
-            db.rows.keys().map(|n| Candidate { facts: db.facts(*n), name: n.to_string(), spread: None }).collect();
-        let first = create(RolloutId::NIL, ProjectId::NIL, spec, &candidates);
-        let r = Rollout::load(first.clone());
+        let db =
+            Db { rows: rows.into_iter().enumerate().map(|(i, r)| (id(i as u32 + 1), r)).collect(), ..Db::default() };
+        let candidates: Vec<Candidate> = db
+            .rows
+            .keys()
+            .map(|n| Candidate { facts: db.facts(*n), name: n.to_string(), spread: None, first: false })
+            .collect();
+        let first = originate(RolloutId::NIL, ProjectId::NIL, spec, &candidates);
+        let r = Rollout::load(first.clone().planned());
         World { r, db, now: Timestamp(1_000_000_000), first, log: Vec::new(), facts: Vec::new(), wakes: true }
     }
 
@@ -85,6 +99,9 @@ impl World {
             Err(refused) => return Ok(Err(refused)),
         };
         let before = self.r.clone();
+        if let Event::BundleRevoked { revoked } = &event {
+            self.db.revoked.extend(revoked.iter().copied());
+        }
         let mut db = self.db.clone();
         match db.commit(&d) {
             Ok(()) => self.db = db,
@@ -98,11 +115,11 @@ impl World {
                     why: Some("held".into()),
                 }));
             }
-            Err(conflict) => return Err(format!("{}: {conflict:?}", event.name())),
+            Err(conflict) => return Err(format!("invariant 4: {}: {conflict:?}", event.name())),
         }
         apply_all(&mut self.r, &d);
         self.log.push(LoggedEvent {
-            seq: self.log.len() as u64,
+            seq: self.log.len() as u64 + 1,
             at: self.now,
             engine_version: ENGINE_VERSION,
             event: event.clone(),
@@ -235,6 +252,20 @@ impl World {
         self.feed(self.said(n, Said::Health { class }))
     }
 
+    /// The node polls, and says which share it serves now.
+    pub fn weighs(&mut self, n: u32) -> Decision {
+        self.poll(n);
+        let weight = self.db.row(id(n)).weight;
+        self.feed(self.said(n, Said::Weight { weight }))
+    }
+    /// What everyone whose traffic is compared served: each so many requests, and so many errors of those on the new bundle.
+    pub fn readings(&self, requests: u64, errors: u64) -> Event {
+        readings(&self.r, requests, errors)
+    }
+    pub fn serve(&mut self, requests: u64, errors: u64) -> Decision {
+        self.feed(self.readings(requests, errors))
+    }
+
     // What time does.
 
     /// Time passes, and the timers are late.
@@ -335,17 +366,21 @@ impl World {
 
     /// Everything again from the first row, as another machine would.
     pub fn replay(&self) -> Result<(), String> {
-        let mut r = Rollout::load(self.first.clone());
-        for line in &self.log {
-            let line: LoggedEvent = serde_json::from_str(&serde_json::to_string(line).unwrap()).unwrap();
-            let d = decide(&r, &line.event, line.at).map_err(|e| format!("refused in replay: {e:?}"))?;
-            if d.hash() != line.decision_hash {
-                return Err(format!("event {} ({}) is decided differently", line.seq, line.event.name()));
-            }
-            apply_all(&mut r, &d);
-        }
-        if r == self.r { Ok(()) } else { Err("the replay ends elsewhere".into()) }
+        // Through the text of the export, as another machine would read it.
+        let origin: Origin = serde_json::from_str(&serde_json::to_string(&self.first).unwrap()).unwrap();
+        let again = |line: &LoggedEvent| serde_json::from_str(&serde_json::to_string(line).unwrap()).unwrap();
+        let done = replay(origin, self.log.iter().map(again)).map_err(|e| e.to_string())?;
+        if done.rollout == self.r { Ok(()) } else { Err("the replay ends elsewhere".into()) }
     }
+}
+
+pub fn readings(r: &Rollout, requests: u64, errors: u64) -> Event {
+    let of = |node: &crate::NodeId| {
+        let m = &r.members[node];
+        let errors = if m.told == Told::Target { errors } else { 0 };
+        analysis::Reading { node: *node, generation: m.generation, requests, errors, p99_us: Some(1_000) }
+    };
+    Event::Readings { readings: compared(r).iter().map(of).collect() }
 }
 
 /// Who failed and was asked for again may be assigned again.

@@ -29,7 +29,13 @@ async fn commit(
     let mut changes = vec![Change::Head { head }];
     if assign {
         let bundle = Some(w.bundle.id);
-        changes.extend(w.nodes.iter().map(|n| Change::Desire { node: n.id, expect: 0, generation: 1, bundle }));
+        changes.extend(w.nodes.iter().map(|n| Change::Desire {
+            node: n.id,
+            expect: 0,
+            generation: 1,
+            bundle,
+            weight: 100,
+        }));
     }
     let c = RolloutCommit {
         id,

@@ -27,7 +27,7 @@ fn commit(w: &seed::World, id: RolloutId, version: u64, changes: Vec<Change>) ->
 }
 
 fn desire(node: NodeId, expect: u64, bundle: Option<BundleId>) -> Change {
-    Change::Desire { node, expect, generation: expect + 1, bundle }
+    Change::Desire { node, expect, generation: expect + 1, bundle, weight: 100 }
 }
 
 async fn rollout(s: &store::Store, w: &seed::World) -> RolloutId {

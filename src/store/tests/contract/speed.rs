@@ -24,7 +24,7 @@ async fn a_thousand_assignments_are_one_short_commit() {
                 let mut member = seed::member(n.id, i as u32);
                 (member.state, member.attempt, member.generation) = (NodeState::Assigned, version as u32 + 1, version + 1);
                 changes.push(Change::Member { member });
-                changes.push(Change::Desire { node: n.id, expect: version, generation: version + 1, bundle: Some(w.bundle.id) });
+                changes.push(Change::Desire { node: n.id, expect: version, generation: version + 1, bundle: Some(w.bundle.id), weight: 100 });
                 if version == 0 {
                     changes.push(Change::Claim { node: n.id });
                 }

@@ -128,6 +128,9 @@ pub fn counts() -> Counts {
 
 fn head(phase: Phase) -> Head {
     Head {
+        analysis: None,
+        shift: None,
+        unweighed: 0,
         phase,
         causes: BTreeSet::from([PauseCause::Gate]),
         waits: BTreeSet::from([Wait::Artifact]),

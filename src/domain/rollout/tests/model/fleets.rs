@@ -1,7 +1,7 @@
 //! The fleets, the specifications and the events that are searched.
 
 use super::super::db::{Row, id};
-use super::super::world::{World, at_once, in_batches, old, tolerating};
+use super::super::world::{World, at_once, blue_green, canary, in_batches, old, tolerating};
 use super::{Act, Search, UNIT};
 use crate::project::Amount;
 use crate::rollout::*;
@@ -56,11 +56,34 @@ fn and(mut acts: Vec<Act>, more: impl IntoIterator<Item = Act>) -> Vec<Act> {
     acts
 }
 
-/// States per fleet unless `MODEL_STATES` says more: ten fleets, 140,000 states, a few seconds on two cores.
-const USUALLY: usize = 14_000;
+/// States per fleet unless `MODEL_STATES` says otherwise: thirteen fleets that do not close before it, more than a million states, one or
+/// two minutes on two cores.
+const USUALLY: usize = 80_000;
 
 fn most() -> usize {
     std::env::var("MODEL_STATES").ok().and_then(|n| n.parse().ok()).unwrap_or(USUALLY)
+}
+
+/// Looks for a state in which invariant `number` breaks: three nodes with everything that bears on it, two strategies.
+pub fn explore(number: u8, most: usize) -> Result<(), String> {
+    let mut rows = fleet(3);
+    rows[2].online = number == 12;
+    let limited = Spec { max_unavailable: Some(Amount::Count(1)), on_failure: OnFailure::Rollback, ..in_batches(2) };
+    let rolling = World::new(short(tolerating(limited, u32::from(number % 2))), rows);
+    let acts =
+        and(usual(2), [Act::Sick(2), Act::Well(2), Act::Revoke, Act::FallBack(1), Act::GateFails(1), Act::Pinned(2)]);
+    let acts = and(acts, [Act::Return(3), Act::Poll(3), Act::Blocked, Act::Unblocked, Act::Elsewhere(1)]);
+    let halves = World::new(short(blue_green()), fleet(2));
+    let shifts = and(usual(2), [Act::Swap, Act::Advance, Act::Weigh(2), Act::Revoke]);
+    let broken = format!("invariant {number}:");
+    for (world, acts) in [(rolling, acts), (halves, shifts)] {
+        match Search::run(world, acts, most) {
+            Err(e) if e.contains(&broken) => return Err(e),
+            Err(_) => {}
+            Ok(found) => assert!(found.closed || found.states >= most, "only {} states", found.states),
+        }
+    }
+    Ok(())
 }
 
 fn search(name: &str, world: World, acts: Vec<Act>) {
@@ -80,6 +103,34 @@ fn two_nodes_in_two_steps() {
     let world = World::new(short(in_batches(1)), fleet(2));
     let acts = and(usual(2), [Act::ResumeRetry, Act::LateTick, Act::FreezeBegins, Act::FreezeEnds]);
     search("two steps", world, acts);
+}
+
+#[test]
+fn two_halves_and_the_traffic_between_them() {
+    let acts = and(usual(2), [Act::Advance, Act::Swap, Act::Weigh(1), Act::Weigh(2), Act::GateFails(2)]);
+    search("blue-green", World::new(short(blue_green()), fleet(2)), acts);
+}
+
+#[test]
+fn traffic_that_is_shifted_by_itself() {
+    let shift = BlueGreen { auto_advance: true, advance_delay: UNIT, ..blue_green().blue_green };
+    let spec = Spec { blue_green: shift, failure_threshold: Amount::Count(1), ..blue_green() };
+    let acts = and(usual(3), [Act::Swap, Act::Weigh(2), Act::Weigh(3), Act::FreezeBegins, Act::FreezeEnds]);
+    search("blue-green by itself", World::new(short(spec), fleet(3)), acts);
+}
+
+#[test]
+fn a_canary_that_is_compared() {
+    let world = World::new(short(canary()), fleet(3));
+    let acts = and(usual(3), [Act::ServedWell, Act::ServedBadly, Act::ResumeRetry]);
+    search("canary", world, acts);
+}
+
+#[test]
+fn a_canary_that_rolls_back_by_itself() {
+    let spec = Spec { on_failure: OnFailure::Rollback, ..canary() };
+    let acts = and(usual(2), [Act::ServedWell, Act::ServedBadly, Act::Sick(2), Act::Well(2), Act::Revoke]);
+    search("canary that rolls back", World::new(short(spec), fleet(2)), acts);
 }
 
 #[test]

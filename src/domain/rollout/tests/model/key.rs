@@ -32,7 +32,7 @@ fn write(s: &State, out: &mut Vec<u8>) {
     let since = |t: Option<Timestamp>| t.map_or(255, age);
     out.push(h.phase as u8);
     out.push(h.causes.iter().fold(0, |set, c| set | 1 << (*c as u8)));
-    out.push(h.waits.len() as u8);
+    out.push(h.waits.len() as u8 | (s.db.revoked.len() as u8) << 4);
     out.push(h.step as u8);
     out.push(u8::from(h.lane_halted) | u8::from(h.clock.ticking_since.is_some()) << 1);
     // Silences up to this moment count no more; those from before the last stale time do not count anyway.
@@ -40,6 +40,15 @@ fn write(s: &State, out: &mut Vec<u8>) {
     out.push(since(h.rollback_since));
     // Due or not, and how soon: late timers are states of their own.
     out.push(h.wake_at.map_or(255, |t| ((t.0 - s.now.0).clamp(-UNIT.0, OLD * UNIT.0) / UNIT.0 + 1) as u8));
+    if let Some(a) = &h.analysis {
+        out.push(a.step as u8 | a.looks << 3 | u8::from(a.done) << 7);
+        out.push(a.last.map_or(255, |l| l.outcome as u8));
+        out.push(((h.clock.read(s.now).0 - a.since.0).clamp(0, OLD * UNIT.0) / UNIT.0) as u8);
+    }
+    if let Some(x) = &h.shift {
+        out.extend([x.weight, x.stage as u8, u8::from(x.cursor.is_some())]);
+        out.push(((h.clock.read(s.now).0 - x.since.0).clamp(0, OLD * UNIT.0) / UNIT.0) as u8);
+    }
     for step in &s.r.steps {
         out.push(step.state as u8 | u8::from(step.handed_over) << 3);
         out.push(step.cursor as u8);
@@ -103,8 +112,10 @@ fn member(m: &Member, clock: Span, age: &impl Fn(Timestamp) -> u8, out: &mut Vec
     out.push(m.step.map_or(255, |k| k as u8));
     out.push(bits(&[m.online, m.health.is_bad(), m.handed_over, m.accepted, m.first_config, moves_nobody(m)]));
     out.push(m.previous.len() as u8);
+    out.extend([m.weight, u8::from(m.weighed)]);
     // A deadline matters only while the member is on its way.
-    let idle = if m.state.in_flight() { (clock.0 - m.moved.0).clamp(0, OLD * UNIT.0) / UNIT.0 } else { 0 };
+    let idle =
+        if m.state.in_flight() || !m.weighed { (clock.0 - m.moved.0).clamp(0, OLD * UNIT.0) / UNIT.0 } else { 0 };
     out.push(idle as u8);
     out.push(m.silent_since.map_or(255, |t| age(t).min(OLD_SILENCE)));
 }

@@ -1,0 +1,133 @@
+//! Strategies end to end: a canary compared on the traffic its nodes report, a blue-green rollout whose weights reach the nodes.
+
+use crate::harness::*;
+use serde_json::{Value, json};
+use store::testing::Backend;
+
+both!(
+    a_canary_is_promoted_by_its_traffic,
+    a_canary_that_serves_errors_is_rolled_back,
+    traffic_is_shifted_to_the_standby_half_and_then_the_other_follows,
+    a_swap_is_immediate_and_a_cancelled_shift_leaves_full_weights,
+);
+
+/// Enough traffic for an analysis within seconds, and a version that serves errors while its nodes call themselves healthy.
+const BUSY: &str = "[[rule]]\nmatch = \"*\"\nrequests_per_second = 200.0\nerror_rate = 1.0\n\
+                    with_bundle = [{ version = \"worse\", error_rate = 40.0 }]\n";
+
+/// The looks of an analysis, from the audit log, oldest first.
+async fn outcomes(op: &Client) -> Vec<String> {
+    let audit = op.get("/api/v1/projects/p/audit_logs?limit=500&action=rollout_step.analysed").await.expect(200);
+    let entries = audit["audit_logs"].as_array().unwrap().iter().rev();
+    entries.map(|e| e["changes"]["look"]["outcome"].as_str().unwrap().to_string()).collect()
+}
+
+fn canary(bundle: &Value, on_failure: &str) -> Value {
+    json!({
+        "bundle_id": bundle["bundle_id"], "strategy": "canary", "on_failure": on_failure, "health_gates": {"heartbeat_healthy": true},
+        "canary": {"steps": [25], "min_samples": 400, "confidence_level": 0.99}
+    })
+}
+
+async fn a_canary_is_promoted_by_its_traffic(backend: Backend) {
+    let w = World::on(backend, Options::default()).await;
+    let fleet = w.fleet(8, BUSY).await;
+    let (v1, v2) = (w.bundle("v1").await, w.bundle("v2").await);
+    let first = w.roll_out(canary(&v1, "pause")).await;
+    reaches(&w.op, &first, "completed").await;
+    assert_eq!(outcomes(&w.op).await, ["no_baseline"], "nobody ran anything before");
+
+    let id = w.roll_out(canary(&v2, "pause")).await;
+    let r = reaches(&w.op, &id, "completed").await;
+    assert_eq!((r["step_count"].as_u64(), r["progress"]["verified"].as_u64()), (Some(2), Some(8)), "{r:#}");
+    let said = outcomes(&w.op).await;
+    assert_eq!(said.last().map(String::as_str), Some("promote"), "{said:?}");
+    let look = &r["analysis"]["last"];
+    assert!(look["canary"]["requests"].as_u64() >= Some(400), "{look:#}");
+    assert!(look["baseline"]["nodes"].as_u64() == Some(6), "{look:#}");
+    fleet.stop().await.unwrap();
+    w.end().await;
+}
+
+async fn a_canary_that_serves_errors_is_rolled_back(backend: Backend) {
+    let w = World::on(backend, Options::default()).await;
+    let fleet = w.fleet(8, BUSY).await;
+    let (good, worse) = (w.bundle("good").await, w.bundle("worse").await);
+    let first = w.roll_out(json!({"bundle_id": good["bundle_id"], "strategy": "all_at_once"})).await;
+    reaches(&w.op, &first, "completed").await;
+    let id = w.roll_out(canary(&worse, "rollback")).await;
+    let r = reaches(&w.op, &id, "rolled_back").await;
+    assert_eq!(r["progress"]["rolled_back"], 2, "{r:#}");
+    let said = outcomes(&w.op).await;
+    assert_eq!(said.last().map(String::as_str), Some("worse"), "{said:?}");
+    let names: Vec<String> = (1..=8).map(|i| format!("n-{i}")).collect();
+    all_run(&w.op, "p", &names.iter().map(String::as_str).collect::<Vec<_>>(), &good["bundle_id"]).await;
+    fleet.stop().await.unwrap();
+    w.end().await;
+}
+
+/// Names of the nodes of a step, and the weights they are told.
+async fn weights(op: &Client, id: &str, step: u64) -> Vec<u64> {
+    let all = members(op, id).await;
+    let of = all.values().filter(|m| m["step_index"] == step);
+    of.map(|m| m["traffic_weight"].as_u64().unwrap()).collect()
+}
+
+async fn traffic_at(op: &Client, id: &str, weight: u64) {
+    eventually(&format!("the standby half serves {weight} %"), async || {
+        let r = rollout(op, id).await;
+        let taken = r["traffic"]["weight"] == weight && r["traffic"]["waiting"] == 0;
+        (taken || r["current_step"].as_u64() > Some(0)).then_some(())
+    })
+    .await;
+}
+
+fn blue_green(bundle: &Value) -> Value {
+    json!({"bundle_id": bundle["bundle_id"], "strategy": "blue_green", "blue_green": {"traffic_steps": [20, 100]}})
+}
+
+async fn traffic_is_shifted_to_the_standby_half_and_then_the_other_follows(backend: Backend) {
+    let w = World::on(backend, Options::default()).await;
+    let fleet = w.fleet(4, "").await;
+    let (v1, v2) = (w.bundle("v1").await, w.bundle("v2").await);
+    let first = w.roll_out(json!({"bundle_id": v1["bundle_id"], "strategy": "all_at_once"})).await;
+    reaches(&w.op, &first, "completed").await;
+
+    let id = w.roll_out(blue_green(&v2)).await;
+    traffic_at(&w.op, &id, 20).await;
+    let r = rollout(&w.op, &id).await;
+    assert_eq!((&r["primary"]["code"], &r["traffic"]["weight"]), (&json!("traffic"), &json!(20)), "{r:#}");
+    assert_eq!((weights(&w.op, &id, 0).await, weights(&w.op, &id, 1).await), (vec![20, 20], vec![100, 100]));
+    let shown = nodes(&w.op, "p").await;
+    assert_eq!(shown.values().filter(|n| n["traffic_weight"] == 20).count(), 2);
+    let path = format!("/api/v1/rollouts/{id}/advance-traffic");
+    assert_eq!(w.op.post(&path, json!({})).await.expect(200)["changed"], true);
+    let r = reaches(&w.op, &id, "completed").await;
+    assert_eq!(r["progress"]["verified"], 4, "{r:#}");
+    assert!(nodes(&w.op, "p").await.values().all(|n| n["traffic_weight"] == 100));
+    w.op.post(&path, json!({})).await.expect(409);
+    fleet.stop().await.unwrap();
+    w.end().await;
+}
+
+async fn a_swap_is_immediate_and_a_cancelled_shift_leaves_full_weights(backend: Backend) {
+    let w = World::on(backend, Options::default()).await;
+    let fleet = w.fleet(4, "").await;
+    let (v1, v2) = (w.bundle("v1").await, w.bundle("v2").await);
+    let first = w.roll_out(json!({"bundle_id": v1["bundle_id"], "strategy": "all_at_once"})).await;
+    reaches(&w.op, &first, "completed").await;
+    let id = w.roll_out(blue_green(&v2)).await;
+    traffic_at(&w.op, &id, 20).await;
+    w.op.post(&format!("/api/v1/rollouts/{id}/cancel"), json!({})).await.expect(200);
+    assert!(nodes(&w.op, "p").await.values().all(|n| n["traffic_weight"] == 100));
+
+    let back = w.roll_out(json!({"bundle_id": v1["bundle_id"], "strategy": "all_at_once", "allow_failed": true})).await;
+    reaches(&w.op, &back, "completed").await;
+    let id = w.roll_out(blue_green(&v2)).await;
+    traffic_at(&w.op, &id, 20).await;
+    let swapped = w.op.post(&format!("/api/v1/rollouts/{id}/swap-slot"), json!({})).await.expect(200);
+    assert_eq!(swapped["rollout"]["traffic"]["weight"], 100, "{swapped:#}");
+    reaches(&w.op, &id, "completed").await;
+    fleet.stop().await.unwrap();
+    w.end().await;
+}
