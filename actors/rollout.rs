@@ -18,7 +18,6 @@ mod time;
 
 pub(crate) use actor::RolloutMsg;
 pub(crate) use commit::{Attempt, Extra};
-pub(crate) use facts::Resolved;
 pub(crate) use measure::Measured;
 
 use crate::command::{CommandError, CommandResult};

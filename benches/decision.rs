@@ -30,8 +30,9 @@ fn running(members: u32) -> Result<(Rollout, BundleId), Failure> {
     let bundle = BundleId(Uuid::from_u128(9));
     let mut spec = Spec::new(bundle);
     spec.batch_size = Amount::Count(BATCH);
-    let candidates: Vec<Candidate> =
-        (0..members).map(|i| Candidate { facts: facts(i), name: format!("n-{i:06}"), spread: None }).collect();
+    let candidates: Vec<Candidate> = (0..members)
+        .map(|i| Candidate { facts: facts(i), name: format!("n-{i:06}"), spread: None, first: false })
+        .collect();
     let planned = create(RolloutId(Uuid::from_u128(1)), ProjectId(Uuid::from_u128(2)), spec, &candidates);
     let mut r = Rollout::load(planned);
     let start = Event::Start { facts: (0..members).map(facts).collect() };

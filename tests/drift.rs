@@ -2,18 +2,17 @@
 
 use crate::harness::*;
 use serde_json::{Value, json};
-use store::testing::Backend;
 
-both!(a_node_that_runs_something_else_is_found_and_repaired,);
+everywhere!(a_node_that_runs_something_else_is_found_and_repaired,);
 
 async fn open(op: &Client) -> Vec<Value> {
     let all = op.get("/api/v1/projects/p/drift?status=open").await.expect(200);
     all["drift"].as_array().unwrap().clone()
 }
 
-async fn a_node_that_runs_something_else_is_found_and_repaired(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
-    let node = Hand::register(&w.one.url, "p", "wanders").await;
+async fn a_node_that_runs_something_else_is_found_and_repaired(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let node = Hand::register(&w.at, "p", "wanders").await;
     let healthy = json!({"status": "healthy"});
     node.beat(json!({"health": healthy})).await;
     let (v1, v2) = (w.bundle("v1").await, w.bundle("v2").await);

@@ -5,9 +5,8 @@ use bytes::Bytes;
 use serde_json::json;
 use std::io::Write;
 use std::process::{Command, Stdio};
-use store::testing::Backend;
 
-both!(
+everywhere!(
     an_exported_log_is_decided_again_byte_for_byte,
     a_report_tells_the_timeline_and_groups_the_failures,
     what_changed_lists_rollouts_and_counts_actions,
@@ -54,8 +53,8 @@ async fn export(op: &Client, id: &str) -> Bytes {
     answer.bytes
 }
 
-async fn an_exported_log_is_decided_again_byte_for_byte(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn an_exported_log_is_decided_again_byte_for_byte(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let fleet = w.fleet(8, BAD_THREE).await;
     for id in eventful(&w).await {
         let log = export(&w.op, &id).await;
@@ -77,8 +76,8 @@ async fn an_exported_log_is_decided_again_byte_for_byte(backend: Backend) {
     w.end().await;
 }
 
-async fn a_report_tells_the_timeline_and_groups_the_failures(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_report_tells_the_timeline_and_groups_the_failures(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let fleet = w.fleet(8, BAD_THREE).await;
     let (good, bad) = (w.bundle("good").await, w.bundle("bad").await);
     let first = w.roll_out(json!({"bundle_id": good["bundle_id"], "batch_size": 8})).await;
@@ -105,8 +104,8 @@ async fn a_report_tells_the_timeline_and_groups_the_failures(backend: Backend) {
     w.end().await;
 }
 
-async fn what_changed_lists_rollouts_and_counts_actions(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn what_changed_lists_rollouts_and_counts_actions(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let fleet = w.fleet(2, "").await;
     let good = w.bundle("good").await;
     let id = w.roll_out(json!({"bundle_id": good["bundle_id"], "batch_size": 8})).await;

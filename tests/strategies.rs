@@ -2,9 +2,8 @@
 
 use crate::harness::*;
 use serde_json::{Value, json};
-use store::testing::Backend;
 
-both!(
+everywhere!(
     a_canary_is_promoted_by_its_traffic,
     a_canary_that_serves_errors_is_rolled_back,
     traffic_is_shifted_to_the_standby_half_and_then_the_other_follows,
@@ -29,8 +28,8 @@ fn canary(bundle: &Value, on_failure: &str) -> Value {
     })
 }
 
-async fn a_canary_is_promoted_by_its_traffic(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_canary_is_promoted_by_its_traffic(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let fleet = w.fleet(8, BUSY).await;
     let (v1, v2) = (w.bundle("v1").await, w.bundle("v2").await);
     let first = w.roll_out(canary(&v1, "pause")).await;
@@ -49,8 +48,8 @@ async fn a_canary_is_promoted_by_its_traffic(backend: Backend) {
     w.end().await;
 }
 
-async fn a_canary_that_serves_errors_is_rolled_back(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_canary_that_serves_errors_is_rolled_back(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let fleet = w.fleet(8, BUSY).await;
     let (good, worse) = (w.bundle("good").await, w.bundle("worse").await);
     let first = w.roll_out(json!({"bundle_id": good["bundle_id"], "strategy": "all_at_once"})).await;
@@ -86,8 +85,8 @@ fn blue_green(bundle: &Value) -> Value {
     json!({"bundle_id": bundle["bundle_id"], "strategy": "blue_green", "blue_green": {"traffic_steps": [20, 100]}})
 }
 
-async fn traffic_is_shifted_to_the_standby_half_and_then_the_other_follows(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn traffic_is_shifted_to_the_standby_half_and_then_the_other_follows(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let fleet = w.fleet(4, "").await;
     let (v1, v2) = (w.bundle("v1").await, w.bundle("v2").await);
     let first = w.roll_out(json!({"bundle_id": v1["bundle_id"], "strategy": "all_at_once"})).await;
@@ -110,8 +109,8 @@ async fn traffic_is_shifted_to_the_standby_half_and_then_the_other_follows(backe
     w.end().await;
 }
 
-async fn a_swap_is_immediate_and_a_cancelled_shift_leaves_full_weights(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_swap_is_immediate_and_a_cancelled_shift_leaves_full_weights(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let fleet = w.fleet(4, "").await;
     let (v1, v2) = (w.bundle("v1").await, w.bundle("v2").await);
     let first = w.roll_out(json!({"bundle_id": v1["bundle_id"], "strategy": "all_at_once"})).await;

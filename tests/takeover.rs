@@ -2,9 +2,8 @@
 
 use crate::harness::*;
 use serde_json::json;
-use store::testing::Backend;
 
-both!(
+everywhere!(
     a_rollout_takes_over_what_an_older_one_holds,
     a_pin_and_an_assignment_are_rollouts_of_their_kind,
     a_revoked_bundle_is_replaced_where_it_runs,
@@ -14,8 +13,8 @@ both!(
 /// `n-3` never finishes anything called `slow`.
 const SLOW: &str = "[[rule]]\nmatch = \"n-3\"\nfail_on_version = \"slow\"\n";
 
-async fn a_rollout_takes_over_what_an_older_one_holds(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_rollout_takes_over_what_an_older_one_holds(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let fleet = w.fleet(4, SLOW).await;
     let (v1, slow, v2) = (w.bundle("v1").await, w.bundle("slow").await, w.bundle("v2").await);
     let first = w.roll_out(json!({"bundle_id": v1["bundle_id"], "batch_size": 4})).await;
@@ -37,8 +36,8 @@ async fn a_rollout_takes_over_what_an_older_one_holds(backend: Backend) {
     w.end().await;
 }
 
-async fn a_pin_and_an_assignment_are_rollouts_of_their_kind(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_pin_and_an_assignment_are_rollouts_of_their_kind(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let fleet = w.fleet(3, "").await;
     let (v1, v2) = (w.bundle("v1").await, w.bundle("v2").await);
     let first = w.roll_out(json!({"bundle_id": v1["bundle_id"], "batch_size": 3})).await;
@@ -72,8 +71,8 @@ async fn a_pin_and_an_assignment_are_rollouts_of_their_kind(backend: Backend) {
     w.end().await;
 }
 
-async fn a_revoked_bundle_is_replaced_where_it_runs(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_revoked_bundle_is_replaced_where_it_runs(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let fleet = w.fleet(4, "").await;
     let (v1, v2) = (w.bundle("v1").await, w.bundle("v2").await);
     for b in [&v1, &v2] {
@@ -92,10 +91,10 @@ async fn a_revoked_bundle_is_replaced_where_it_runs(backend: Backend) {
     w.end().await;
 }
 
-async fn too_old_proxies_are_left_out_and_restarts_need_a_limit(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn too_old_proxies_are_left_out_and_restarts_need_a_limit(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let fleet = w.fleet(3, "").await;
-    let old = Hand::register(&w.one.url, "p", "old").await;
+    let old = Hand::register(&w.at, "p", "old").await;
     old.beat(json!({"version": "0.1.0", "health": {"status": "healthy"}})).await;
     let v1 = w.bundle("v1").await;
     let first = w.roll_out(json!({"bundle_id": v1["bundle_id"], "batch_size": 4})).await;
