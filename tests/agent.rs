@@ -7,7 +7,6 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use store::testing::Backend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -201,7 +200,7 @@ impl Load {
 #[tokio::test(flavor = "multi_thread")]
 async fn real_proxies_follow_a_rollout_under_traffic_and_a_wrong_upstream_is_taken_back() {
     let Some(bin) = zentinel("the agent beside real proxies") else { return };
-    let w = World::on(Backend::Sqlite, Options::default()).await;
+    let w = World::on(Ground::Sqlite, Options::default()).await;
     let dir = tempfile::tempdir().unwrap();
     let mut fleet = Vec::new();
     for name in ["n-1", "n-2", "n-3"] {
@@ -265,7 +264,7 @@ async fn real_proxies_follow_a_rollout_under_traffic_and_a_wrong_upstream_is_tak
 /// A killer never becomes a bundle; that one which somehow did is refused by the agent as well is tested in `src/agent`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_that_would_kill_the_proxies_does_not_become_a_bundle() {
-    let w = World::on(Backend::Sqlite, Options::default()).await;
+    let w = World::on(Ground::Sqlite, Options::default()).await;
     let deep = format!("{}\n/- {}{}\n", config(1), "a { ".repeat(600), "} ".repeat(600));
     let answer =
         w.op.post("/api/v1/projects/p/bundles?wait=30", json!({"version": "deep", "config_source": deep})).await;

@@ -19,7 +19,7 @@ async fn bundle_key(op: &Client, project: &str) -> String {
         .post(&format!("/api/v1/projects/{project}/enrolment-tokens"), serde_json::json!({"name": "k"}))
         .await
         .expect(201);
-    let node = Client::new(&op.url, made["token"].as_str());
+    let node = Client::new(&op.at, made["token"].as_str());
     let path = format!("/api/v1/projects/{project}/nodes/register");
     let registered = node.post(&path, serde_json::json!({"name": "key-reader"})).await.expect(201);
     let payload = registered["trust"]["payload"].as_str().unwrap();

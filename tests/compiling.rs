@@ -6,16 +6,15 @@ use domain::{ProjectId, Timestamp};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use store::testing::Backend;
 
-both!(
+everywhere!(
     the_same_input_gives_the_same_bundle,
     every_real_configuration_compiles_and_every_invalid_one_is_refused_with_its_place,
     hostile_input_is_refused_and_the_process_lives,
 );
 
-async fn the_same_input_gives_the_same_bundle(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn the_same_input_gives_the_same_bundle(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let path = "/api/v1/projects/p/bundles?wait=30";
     let body = json!({"version": "v1", "config_source": bundle::samples::DEMO_V1});
     let first = w.op.post(path, body.clone()).await.expect(201)["bundle"].clone();
@@ -90,8 +89,8 @@ fn shared(kind: &str) -> Vec<PathBuf> {
     files
 }
 
-async fn every_real_configuration_compiles_and_every_invalid_one_is_refused_with_its_place(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn every_real_configuration_compiles_and_every_invalid_one_is_refused_with_its_place(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let path = "/api/v1/projects/p/bundles?wait=30";
     for file in shared("valid") {
         let name = file.file_stem().unwrap().to_str().unwrap().to_string();
@@ -125,8 +124,8 @@ async fn every_real_configuration_compiles_and_every_invalid_one_is_refused_with
     w.end().await;
 }
 
-async fn hostile_input_is_refused_and_the_process_lives(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn hostile_input_is_refused_and_the_process_lives(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let demo = bundle::samples::DEMO_V1;
     let with_include = |path: &str| format!("include \"{path}\"\n{demo}");
     let huge = format!("{demo}\n//{}", "x".repeat(2 * 1024 * 1024));

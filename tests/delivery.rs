@@ -3,9 +3,8 @@
 use crate::harness::*;
 use serde_json::json;
 use std::collections::BTreeSet;
-use store::testing::Backend;
 
-both!(
+everywhere!(
     a_pause_withholds_what_was_not_handed_over_and_resume_delivers_it,
     a_cancel_tells_a_staged_node_not_to_switch,
     a_revoked_bundle_is_named_no_more_and_cannot_be_downloaded,
@@ -13,9 +12,9 @@ both!(
     late_and_doubled_reports_are_harmless,
 );
 
-async fn a_pause_withholds_what_was_not_handed_over_and_resume_delivers_it(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
-    let (a, b) = (Hand::register(&w.one.url, "p", "a").await, Hand::register(&w.one.url, "p", "b").await);
+async fn a_pause_withholds_what_was_not_handed_over_and_resume_delivers_it(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let (a, b) = (Hand::register(&w.at, "p", "a").await, Hand::register(&w.at, "p", "b").await);
     let v1 = w.bundle("v1").await;
     let id = w.roll_out(json!({"bundle_id": v1["bundle_id"], "strategy": "all_at_once"})).await;
     let told = a.told().await;
@@ -42,9 +41,9 @@ async fn a_pause_withholds_what_was_not_handed_over_and_resume_delivers_it(backe
     w.end().await;
 }
 
-async fn a_cancel_tells_a_staged_node_not_to_switch(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
-    let node = Hand::register(&w.one.url, "p", "a").await;
+async fn a_cancel_tells_a_staged_node_not_to_switch(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let node = Hand::register(&w.at, "p", "a").await;
     let v1 = w.bundle("v1").await;
     let id = w.roll_out(json!({"bundle_id": v1["bundle_id"]})).await;
     let told = node.told().await;
@@ -60,14 +59,14 @@ async fn a_cancel_tells_a_staged_node_not_to_switch(backend: Backend) {
     w.end().await;
 }
 
-async fn a_revoked_bundle_is_named_no_more_and_cannot_be_downloaded(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
-    let (a, b) = (Hand::register(&w.one.url, "p", "a").await, Hand::register(&w.one.url, "p", "b").await);
+async fn a_revoked_bundle_is_named_no_more_and_cannot_be_downloaded(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let (a, b) = (Hand::register(&w.at, "p", "a").await, Hand::register(&w.at, "p", "b").await);
     let v1 = w.bundle("v1").await;
     let id = w.roll_out(json!({"bundle_id": v1["bundle_id"], "batch_size": 2})).await;
     let told = a.told().await;
     let url = told["artifact_url"].as_str().unwrap();
-    let stranger = Client::new(&w.one.url, None);
+    let stranger = Client::new(&w.at, None);
     let archive = stranger.get(url).await;
     assert_eq!(archive.status, 200);
     assert_eq!(domain::Digest::of(&archive.bytes).prefixed(), told["artifact_hash"].as_str().unwrap());
@@ -98,8 +97,8 @@ async fn a_revoked_bundle_is_named_no_more_and_cannot_be_downloaded(backend: Bac
     w.end().await;
 }
 
-async fn no_more_nodes_than_max_unavailable_are_on_their_way(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn no_more_nodes_than_max_unavailable_are_on_their_way(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let fleet = w.fleet(10, "[default]\napply_delay = \"60ms\"\n").await;
     let (v1, v2) = (w.bundle("v1").await, w.bundle("v2").await);
     // The first configuration is exempt: nothing is served yet that could become unavailable.
@@ -124,11 +123,11 @@ async fn no_more_nodes_than_max_unavailable_are_on_their_way(backend: Backend) {
     w.end().await;
 }
 
-async fn late_and_doubled_reports_are_harmless(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn late_and_doubled_reports_are_harmless(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let fleet = w.fleet(5, "[default]\nduplicate_reports = true\nlate_reports = \"30ms\"\n").await;
     let (v1, v2) = (w.bundle("v1").await, w.bundle("v2").await);
-    let node = Hand::register(&w.one.url, "p", "hand").await;
+    let node = Hand::register(&w.at, "p", "hand").await;
     let first = w.roll_out(json!({"bundle_id": v1["bundle_id"], "batch_size": 6})).await;
     let told = node.told().await;
     node.run(&told).await;

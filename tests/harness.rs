@@ -22,6 +22,8 @@ use sim::transport::{Http, HttpOptions};
 use sim::{Behaviour, Fleet, FleetConfig, Scenario, Transport};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use store::testing::{Backend, Opened, open};
 use tokio::net::TcpListener;
@@ -43,10 +45,48 @@ pub async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, mut look: F
     }
 }
 
+/// Where a control plane is reached: one address, or those of all its instances, one request after the other.
+///
+/// Clones share the turn, so it is the requests of a test that alternate, not each client's: a word about a rollout arrives
+/// at an instance that does not own it about half of the time.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    urls: Arc<[String]>,
+    turn: Arc<AtomicUsize>,
+}
+
+impl Addresses {
+    pub fn of(urls: impl IntoIterator<Item = String>) -> Addresses {
+        Addresses { urls: urls.into_iter().collect(), turn: Arc::default() }
+    }
+    pub fn all(&self) -> &[String] {
+        &self.urls
+    }
+    fn next(&self) -> &str {
+        &self.urls[self.turn.fetch_add(1, Ordering::Relaxed) % self.urls.len()]
+    }
+}
+
+impl From<&Addresses> for Addresses {
+    fn from(a: &Addresses) -> Addresses {
+        a.clone()
+    }
+}
+impl From<&str> for Addresses {
+    fn from(url: &str) -> Addresses {
+        Addresses::of([url.to_string()])
+    }
+}
+impl From<&String> for Addresses {
+    fn from(url: &String) -> Addresses {
+        Addresses::from(url.as_str())
+    }
+}
+
 /// A JSON client with one credential.
 #[derive(Clone)]
 pub struct Client {
-    pub url: String,
+    pub at: Addresses,
     bearer: Option<String>,
     node_key: Option<String>,
     http: Hyper<HttpConnector, Full<Bytes>>,
@@ -71,15 +111,15 @@ impl Answer {
 }
 
 impl Client {
-    pub fn new(url: &str, bearer: Option<&str>) -> Client {
+    pub fn new(at: impl Into<Addresses>, bearer: Option<&str>) -> Client {
         let http = Hyper::builder(TokioExecutor::new()).build_http();
-        Client { url: url.to_string(), bearer: bearer.map(str::to_string), node_key: None, http }
+        Client { at: at.into(), bearer: bearer.map(str::to_string), node_key: None, http }
     }
-    pub fn operator(url: &str) -> Client {
-        Client::new(url, Some(KEY))
+    pub fn operator(at: impl Into<Addresses>) -> Client {
+        Client::new(at, Some(KEY))
     }
-    pub fn node(url: &str, key: &str) -> Client {
-        Client { node_key: Some(key.to_string()), ..Client::new(url, None) }
+    pub fn node(at: impl Into<Addresses>, key: &str) -> Client {
+        Client { node_key: Some(key.to_string()), ..Client::new(at, None) }
     }
 
     pub async fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Bytes) -> Answer {
@@ -94,7 +134,7 @@ impl Client {
         headers: &[(&str, &str)],
         body: Bytes,
     ) -> Result<Answer, String> {
-        let uri = if path.starts_with("http") { path.to_string() } else { format!("{}{path}", self.url) };
+        let uri = if path.starts_with("http") { path.to_string() } else { format!("{}{path}", self.at.next()) };
         let mut request = http::Request::builder().method(method).uri(uri);
         if let Some(key) = &self.bearer {
             request = request.header("authorization", format!("Bearer {key}"));
@@ -213,27 +253,50 @@ impl Instance {
     }
 }
 
-/// One test's whole world: a database, a directory, one instance on them, an open project `p`.
+/// What a test runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    Sqlite,
+    Postgres,
+    /// Two trees in this process, on one PostgreSQL database and one directory of artifacts: every request goes to the other
+    /// one than the request before.
+    TwoInstances,
+}
+
+/// One test's whole world: a database, a directory, one or two instances on them, an open project `p`.
 pub struct World {
     pub db: Opened,
     pub dir: tempfile::TempDir,
     pub one: Instance,
+    two: Option<Instance>,
+    /// Of all instances.
+    pub at: Addresses,
     pub op: Client,
 }
 
 impl World {
-    pub async fn on(backend: Backend, options: Options) -> World {
-        let db = open(backend).await;
+    pub async fn on(ground: Ground, options: Options) -> World {
+        let w = World::empty(ground, options).await;
+        open_project(&w.op, "p").await;
+        w
+    }
+
+    /// Without a project.
+    pub async fn empty(ground: Ground, options: Options) -> World {
+        let db = open(if ground == Ground::Sqlite { Backend::Sqlite } else { Backend::Postgres }).await;
         let dir = tempfile::tempdir().unwrap();
-        let one = Instance::start(db.store.clone(), dir.path(), options).await;
-        let op = one.operator();
-        open_project(&op, "p").await;
-        World { db, dir, one, op }
+        let one = Instance::start(db.store.clone(), dir.path(), options.clone()).await;
+        let two = match ground {
+            Ground::TwoInstances => Some(Instance::start(db.again().await.unwrap(), dir.path(), options).await),
+            Ground::Sqlite | Ground::Postgres => None,
+        };
+        let at = Addresses::of([&one].into_iter().chain(&two).map(|i| i.url.clone()));
+        World { db, dir, one, two, op: Client::operator(&at), at }
     }
 
     /// `n-1` ... on the project, as the script says.
     pub async fn fleet(&self, nodes: u32, scenario: &str) -> Fleet {
-        let f = fleet(&self.one.url, "p", nodes, Behaviour::default(), scenario).await;
+        let f = fleet(&self.at, "p", nodes, Behaviour::default(), scenario).await;
         online(&self.op, "p", u64::from(nodes)).await;
         f
     }
@@ -250,7 +313,14 @@ impl World {
     /// Every chain holds, then everything stops in order.
     pub async fn end(self) {
         chains_hold(&self.op).await;
+        self.stop().await;
+    }
+
+    pub async fn stop(self) {
         self.one.stop().await;
+        if let Some(two) = self.two {
+            two.stop().await;
+        }
     }
 }
 
@@ -301,12 +371,13 @@ pub async fn chains_hold(op: &Client) {
     assert!(verdict["entries"].as_u64() > Some(0), "{verdict:#}");
 }
 
-/// The tests of a module on both databases: `both!(a_sentence, another_sentence)`.
+/// The tests of a module on both databases, and on two instances: `everywhere!(a_sentence, another_sentence)`.
 #[macro_export]
-macro_rules! both {
+macro_rules! everywhere {
     ($($name:ident),+ $(,)?) => {
-        mod sqlite { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name(store::testing::Backend::Sqlite).await; })+ }
-        mod postgresql { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name(store::testing::Backend::Postgres).await; })+ }
+        mod sqlite { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name($crate::harness::Ground::Sqlite).await; })+ }
+        mod postgresql { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name($crate::harness::Ground::Postgres).await; })+ }
+        mod two_instances { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name($crate::harness::Ground::TwoInstances).await; })+ }
     };
 }
 
@@ -318,14 +389,15 @@ pub struct Hand {
 }
 
 impl Hand {
-    pub async fn register(url: &str, project: &str, name: &str) -> Hand {
-        let path = format!("/api/v1/projects/{project}/nodes/register");
-        Hand::of(url, Client::new(url, None).post(&path, json!({"name": name})).await.expect(201))
+    pub async fn register(at: impl Into<Addresses>, project: &str, name: &str) -> Hand {
+        let (at, path) = (at.into(), format!("/api/v1/projects/{project}/nodes/register"));
+        let answer = Client::new(&at, None).post(&path, json!({"name": name})).await.expect(201);
+        Hand::of(at, answer)
     }
 
-    pub fn of(url: &str, answer: Value) -> Hand {
+    pub fn of(at: impl Into<Addresses>, answer: Value) -> Hand {
         let key = answer["node_key"].as_str().unwrap().to_string();
-        Hand { id: answer["node_id"].as_str().unwrap().to_string(), http: Client::node(url, &key), key }
+        Hand { id: answer["node_id"].as_str().unwrap().to_string(), http: Client::node(at, &key), key }
     }
 
     pub async fn beat(&self, body: Value) -> Value {
@@ -440,20 +512,34 @@ pub async fn reaches(op: &Client, id: &str, state: &str) -> Value {
     }
 }
 
-pub async fn fleet(url: &str, project: &str, nodes: u32, behaviour: Behaviour, scenario: &str) -> Fleet {
-    fleet_from(url, project, 1, nodes, behaviour, scenario).await
+/// Calls of simulated nodes, each to the next address.
+pub fn transport(at: impl Into<Addresses>, options: HttpOptions) -> Transport {
+    let at = at.into();
+    let each: Vec<Transport> =
+        at.all().iter().map(|url| Transport::Http(Http::new(url, options).unwrap())).collect();
+    Transport::in_process(move |request| each[at.turn.fetch_add(1, Ordering::Relaxed) % each.len()].send(request))
+}
+
+pub async fn fleet(
+    at: impl Into<Addresses>,
+    project: &str,
+    nodes: u32,
+    behaviour: Behaviour,
+    scenario: &str,
+) -> Fleet {
+    fleet_from(at, project, 1, nodes, behaviour, scenario).await
 }
 
 /// Nodes `n-{first}` and on.
 pub async fn fleet_from(
-    url: &str,
+    at: impl Into<Addresses>,
     project: &str,
     first: u32,
     nodes: u32,
     behaviour: Behaviour,
     scenario: &str,
 ) -> Fleet {
-    let http = Http::new(url, HttpOptions { max_connections: 4_000, http2: false }).unwrap();
+    let calls = transport(at, HttpOptions { max_connections: 4_000, http2: false });
     let config = FleetConfig {
         project: project.into(),
         nodes,
@@ -463,7 +549,7 @@ pub async fn fleet_from(
         scenario: Scenario::parse(scenario).unwrap(),
         ..FleetConfig::default()
     };
-    Fleet::start(config, Transport::Http(http)).await.unwrap()
+    Fleet::start(config, calls).await.unwrap()
 }
 
 /// Waits until so many nodes are online.

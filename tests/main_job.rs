@@ -2,11 +2,10 @@
 
 use crate::harness::*;
 use serde_json::json;
-use sim::transport::{Http, HttpOptions};
-use sim::{FleetConfig, Transport};
-use store::testing::{Backend, open};
+use sim::FleetConfig;
+use sim::transport::HttpOptions;
 
-both!(
+everywhere!(
     a_fleet_enrolled_by_token_is_brought_to_a_bundle_in_batches,
     a_failing_node_pauses_a_rollout_until_someone_decides,
     a_failing_node_fails_a_rollout_that_shall_fail,
@@ -14,13 +13,11 @@ both!(
     all_at_once_is_one_step,
 );
 
-async fn a_fleet_enrolled_by_token_is_brought_to_a_bundle_in_batches(backend: Backend) {
-    let db = open(backend).await;
-    let dir = tempfile::tempdir().unwrap();
-    let one = Instance::start(db.store.clone(), dir.path(), Options::default()).await;
-    let op = one.operator();
+async fn a_fleet_enrolled_by_token_is_brought_to_a_bundle_in_batches(ground: Ground) {
+    let w = World::empty(ground, Options::default()).await;
+    let op = w.op.clone();
     op.post("/api/v1/projects", json!({"name": "Closed", "slug": "p"})).await.expect(201);
-    let stranger = Client::new(&one.url, None);
+    let stranger = Client::new(&w.at, None);
     stranger.post("/api/v1/projects/p/nodes/register", json!({"name": "x"})).await.expect(401);
     let body = json!({"name": "edge", "max_uses": 20, "expires_in_seconds": 600, "labels": {"env": "prod"}});
     let made = op.post("/api/v1/projects/p/enrolment-tokens", body).await.expect(201);
@@ -33,8 +30,8 @@ async fn a_fleet_enrolled_by_token_is_brought_to_a_bundle_in_batches(backend: Ba
         ..FleetConfig::default()
     };
     assert!(config.profile.verify, "the nodes of this test check what they are given");
-    let http = Http::new(&one.url, HttpOptions::default()).unwrap();
-    let fleet = sim::Fleet::start(config, Transport::Http(http)).await.unwrap();
+    let calls = transport(&w.at, HttpOptions::default());
+    let fleet = sim::Fleet::start(config, calls).await.unwrap();
     online(&op, "p", 20).await;
     assert!(nodes(&op, "p").await.values().all(|n| n["labels"]["env"] == "prod" && n["standing"] == "adopted"));
 
@@ -70,14 +67,13 @@ async fn a_fleet_enrolled_by_token_is_brought_to_a_bundle_in_batches(backend: Ba
         "{audit:#}"
     );
     assert_eq!(count("bundle.compiled"), 1);
-    chains_hold(&op).await;
-    one.stop().await;
+    w.end().await;
 }
 
 const BAD_SEVEN: &str = "[[rule]]\nmatch = \"n-7\"\nfail_on_version = \"bad*\"\n";
 
-async fn a_failing_node_pauses_a_rollout_until_someone_decides(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_failing_node_pauses_a_rollout_until_someone_decides(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let fleet = w.fleet(8, BAD_SEVEN).await;
     let (good, bad) = (w.bundle("good").await, w.bundle("bad").await);
     let first = w.roll_out(json!({"bundle_id": good["bundle_id"], "batch_size": 4})).await;
@@ -108,8 +104,8 @@ async fn a_failing_node_pauses_a_rollout_until_someone_decides(backend: Backend)
     w.end().await;
 }
 
-async fn a_failing_node_fails_a_rollout_that_shall_fail(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_failing_node_fails_a_rollout_that_shall_fail(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let fleet = w.fleet(8, BAD_SEVEN).await;
     let (good, bad) = (w.bundle("good").await, w.bundle("bad").await);
     let first = w.roll_out(json!({"bundle_id": good["bundle_id"], "batch_size": 8})).await;
@@ -129,8 +125,8 @@ async fn a_failing_node_fails_a_rollout_that_shall_fail(backend: Backend) {
     w.end().await;
 }
 
-async fn a_rollback_takes_every_node_to_its_own_previous_bundle(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_rollback_takes_every_node_to_its_own_previous_bundle(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let fleet = w.fleet(8, BAD_SEVEN).await;
     let (a, b, bad) = (w.bundle("a").await, w.bundle("b").await, w.bundle("bad").await);
     let ids = nodes(&w.op, "p").await;
@@ -158,8 +154,8 @@ async fn a_rollback_takes_every_node_to_its_own_previous_bundle(backend: Backend
     w.end().await;
 }
 
-async fn all_at_once_is_one_step(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn all_at_once_is_one_step(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let fleet = w.fleet(10, "").await;
     let b = w.bundle("v1").await;
     let body = json!({"bundle_id": b["id"], "strategy": "all_at_once"});

@@ -2,9 +2,8 @@
 
 use crate::harness::*;
 use serde_json::json;
-use store::testing::Backend;
 
-both!(
+everywhere!(
     a_node_that_only_heartbeats_completes_a_rollout,
     an_offline_node_is_owed_and_gets_the_bundle_when_it_returns,
     a_node_that_dies_after_hand_over_is_lost_and_counts_as_failed,
@@ -20,9 +19,9 @@ fn brisk() -> Options {
     Options { stale_after: BRISK, ..Options::default() }
 }
 
-async fn a_node_that_only_heartbeats_completes_a_rollout(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
-    let node = Hand::register(&w.one.url, "p", "quiet").await;
+async fn a_node_that_only_heartbeats_completes_a_rollout(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let node = Hand::register(&w.at, "p", "quiet").await;
     let b = w.bundle("v1").await;
     let id = w.roll_out(json!({"bundle_id": b["bundle_id"]})).await;
     assert_eq!(node.told().await["bundle_id"], b["bundle_id"]);
@@ -35,8 +34,8 @@ async fn a_node_that_only_heartbeats_completes_a_rollout(backend: Backend) {
     w.end().await;
 }
 
-async fn an_offline_node_is_owed_and_gets_the_bundle_when_it_returns(backend: Backend) {
-    let w = World::on(backend, brisk()).await;
+async fn an_offline_node_is_owed_and_gets_the_bundle_when_it_returns(ground: Ground) {
+    let w = World::on(ground, brisk()).await;
     let fleet = w.fleet(4, "").await;
     let b = w.bundle("v1").await;
     fleet.go_offline("n-2").unwrap();
@@ -56,8 +55,8 @@ async fn an_offline_node_is_owed_and_gets_the_bundle_when_it_returns(backend: Ba
     w.end().await;
 }
 
-async fn a_node_that_dies_after_hand_over_is_lost_and_counts_as_failed(backend: Backend) {
-    let w = World::on(backend, brisk()).await;
+async fn a_node_that_dies_after_hand_over_is_lost_and_counts_as_failed(ground: Ground) {
+    let w = World::on(ground, brisk()).await;
     let script = "[[rule]]\nmatch = \"n-2\"\ndie_after_handover = true\n";
     let fleet = w.fleet(3, script).await;
     let b = w.bundle("v1").await;
@@ -71,14 +70,14 @@ async fn a_node_that_dies_after_hand_over_is_lost_and_counts_as_failed(backend: 
     w.end().await;
 }
 
-async fn a_node_that_registers_later_gets_its_bundle_at_its_first_poll(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
-    let first = Hand::register(&w.one.url, "p", "first").await;
+async fn a_node_that_registers_later_gets_its_bundle_at_its_first_poll(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let first = Hand::register(&w.at, "p", "first").await;
     let b = w.bundle("v1").await;
     let id = w.roll_out(json!({"bundle_id": b["bundle_id"]})).await;
     first.run(&first.told().await).await;
     reaches(&w.op, &id, "completed").await;
-    let late = Hand::register(&w.one.url, "p", "late").await;
+    let late = Hand::register(&w.at, "p", "late").await;
     let told = late.poll(0).await;
     assert_eq!(told["bundle_id"], b["bundle_id"], "{told:#}");
     late.run(&told).await;
@@ -89,14 +88,14 @@ async fn a_node_that_registers_later_gets_its_bundle_at_its_first_poll(backend: 
     w.end().await;
 }
 
-async fn many_nodes_that_enrol_at_once_after_a_rollout_all_get_its_bundle(backend: Backend) {
+async fn many_nodes_that_enrol_at_once_after_a_rollout_all_get_its_bundle(ground: Ground) {
     const NEWCOMERS: u32 = 60;
-    let w = World::on(backend, Options::default()).await;
+    let w = World::on(ground, Options::default()).await;
     let first = w.fleet(2, "").await;
     let b = w.bundle("v1").await;
     let id = w.roll_out(json!({"bundle_id": b["bundle_id"], "batch_size": 2})).await;
     reaches(&w.op, &id, "completed").await;
-    let more = fleet_from(&w.one.url, "p", 3, NEWCOMERS, sim::Behaviour::default(), "").await;
+    let more = fleet_from(&w.at, "p", 3, NEWCOMERS, sim::Behaviour::default(), "").await;
     eventually("every newcomer is verified on the bundle of the completed rollout", async || {
         let all = nodes(&w.op, "p").await;
         let done = all.values().filter(|n| n["verified_bundle_id"] == b["bundle_id"]).count();
@@ -108,8 +107,8 @@ async fn many_nodes_that_enrol_at_once_after_a_rollout_all_get_its_bundle(backen
     w.end().await;
 }
 
-async fn a_gate_without_data_never_advances(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_gate_without_data_never_advances(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let fleet = w.fleet(3, "[default]\nsends_metrics = false\n").await;
     let b = w.bundle("v1").await;
     let id = w
@@ -126,9 +125,9 @@ async fn a_gate_without_data_never_advances(backend: Backend) {
     w.end().await;
 }
 
-async fn a_parked_poll_wakes_when_an_assignment_is_made(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
-    let node = Hand::register(&w.one.url, "p", "waiting").await;
+async fn a_parked_poll_wakes_when_an_assignment_is_made(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let node = Hand::register(&w.at, "p", "waiting").await;
     let poll = tokio::spawn(async move { (node.poll(60).await, tokio::time::Instant::now()) });
     let b = w.bundle("v1").await;
     w.roll_out(json!({"bundle_id": b["bundle_id"]})).await;

@@ -3,9 +3,8 @@
 use crate::harness::*;
 use bytes::Bytes;
 use serde_json::{Value, json};
-use store::testing::Backend;
 
-both!(
+everywhere!(
     bad_input_gets_the_right_4xx_and_stores_nothing,
     a_body_beyond_the_limit_is_413,
     the_same_idempotency_key_does_it_once,
@@ -42,10 +41,10 @@ enum By {
 }
 use By::{Nobody, Node, Operator, WrongKey, WrongNodeKey};
 
-async fn bad_input_gets_the_right_4xx_and_stores_nothing(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
-    let node = Hand::register(&w.one.url, "p", "a").await;
-    let other = Hand::register(&w.one.url, "p", "b").await;
+async fn bad_input_gets_the_right_4xx_and_stores_nothing(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let node = Hand::register(&w.at, "p", "a").await;
+    let other = Hand::register(&w.at, "p", "b").await;
     node.beat(json!({})).await;
     let b = w.bundle("v1").await;
     let bundle = b["bundle_id"].as_str().unwrap().to_string();
@@ -236,10 +235,10 @@ async fn bad_input_gets_the_right_4xx_and_stores_nothing(backend: Backend) {
     for (by, method, path, body, status, field) in table {
         let client = match by {
             Operator => w.op.clone(),
-            Nobody => Client::new(&w.one.url, None),
-            WrongKey => Client::new(&w.one.url, Some(wrong)),
+            Nobody => Client::new(&w.at, None),
+            WrongKey => Client::new(&w.at, Some(wrong)),
             Node => node.http.clone(),
-            WrongNodeKey => Client::node(&w.one.url, wrong),
+            WrongNodeKey => Client::node(&w.at, wrong),
         };
         let answer = client.raw(method, path, &[("content-type", "application/json")], Bytes::from(body.clone())).await;
         if let Err(why) = problem(&answer, status, field) {
@@ -257,9 +256,9 @@ async fn bad_input_gets_the_right_4xx_and_stores_nothing(backend: Backend) {
     w.end().await;
 }
 
-async fn a_body_beyond_the_limit_is_413(backend: Backend) {
-    let w = World::on(backend, Options { max_body_bytes: 64 * 1024, ..Options::default() }).await;
-    let node = Hand::register(&w.one.url, "p", "a").await;
+async fn a_body_beyond_the_limit_is_413(ground: Ground) {
+    let w = World::on(ground, Options { max_body_bytes: 64 * 1024, ..Options::default() }).await;
+    let node = Hand::register(&w.at, "p", "a").await;
     node.beat(json!({})).await;
     let before = stored(&w.op).await;
     let large = "x".repeat(100 * 1024);
@@ -284,9 +283,9 @@ async fn a_body_beyond_the_limit_is_413(backend: Backend) {
     w.end().await;
 }
 
-async fn the_same_idempotency_key_does_it_once(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
-    Hand::register(&w.one.url, "p", "a").await;
+async fn the_same_idempotency_key_does_it_once(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    Hand::register(&w.at, "p", "a").await;
     let b = w.bundle("v1").await;
     let send = async |key: &str, path: &str, body: Value| {
         w.op.raw(
@@ -333,10 +332,11 @@ async fn the_same_idempotency_key_does_it_once(backend: Backend) {
     w.end().await;
 }
 
-async fn too_many_requests_are_429_and_say_when_to_come_back(backend: Backend) {
-    let w = World::on(backend, Options { rate_limit_per_key: 12, ..Options::default() }).await;
+async fn too_many_requests_are_429_and_say_when_to_come_back(ground: Ground) {
+    let w = World::on(ground, Options { rate_limit_per_key: 12, ..Options::default() }).await;
     let mut refused = None;
-    for _ in 0..20 {
+    // Each instance counts for itself.
+    for _ in 0..20 * w.at.all().len() {
         let answer = w.op.get("/api/v1/projects").await;
         assert_eq!(answer.header("x-ratelimit-limit"), "12", "{:?}", answer.headers);
         assert!(answer.header("x-ratelimit-remaining").parse::<u32>().is_ok());
@@ -351,9 +351,9 @@ async fn too_many_requests_are_429_and_say_when_to_come_back(backend: Backend) {
     let wait: u64 = refused.header("retry-after").parse().unwrap();
     assert!((1..=60).contains(&wait), "{wait}");
     // Nodes are not counted with operators, and are not refused.
-    let node = Hand::register(&w.one.url, "p", "a").await;
+    let node = Hand::register(&w.at, "p", "a").await;
     for _ in 0..20 {
         node.beat(json!({})).await;
     }
-    w.one.stop().await;
+    w.stop().await;
 }

@@ -2,9 +2,8 @@
 
 use crate::harness::*;
 use serde_json::{Value, json};
-use store::testing::Backend;
 
-both!(
+everywhere!(
     what_belongs_to_another_project_is_not_there,
     a_key_does_what_its_scopes_say_and_mints_no_more,
     an_enrolment_token_counts_its_uses_and_expires,
@@ -16,10 +15,10 @@ async fn key(op: &Client, body: Value) -> String {
     op.post("/api/v1/api-keys", body).await.expect(201)["key"].as_str().unwrap().to_string()
 }
 
-async fn what_belongs_to_another_project_is_not_there(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn what_belongs_to_another_project_is_not_there(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     open_project(&w.op, "q").await;
-    let node = Hand::register(&w.one.url, "p", "a").await;
+    let node = Hand::register(&w.at, "p", "a").await;
     let b = w.bundle("v1").await;
     let id = w.roll_out(json!({"bundle_id": b["bundle_id"], "start": false})).await;
     let scopes = [
@@ -34,7 +33,7 @@ async fn what_belongs_to_another_project_is_not_there(backend: Backend) {
         "audit:read",
     ];
     let text = key(&w.op, json!({"name": "of q", "scopes": scopes, "project_id": "q"})).await;
-    let of_q = Client::new(&w.one.url, Some(&text));
+    let of_q = Client::new(&w.at, Some(&text));
     of_q.get("/api/v1/projects/q").await.expect(200);
     of_q.get("/api/v1/projects/q/nodes").await.expect(200);
     let (bundle, hand) = (b["bundle_id"].as_str().unwrap(), &node.id);
@@ -78,9 +77,9 @@ async fn what_belongs_to_another_project_is_not_there(backend: Backend) {
     w.end().await;
 }
 
-async fn a_key_does_what_its_scopes_say_and_mints_no_more(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
-    let reader = Client::new(&w.one.url, Some(&key(&w.op, json!({"name": "r", "scopes": ["nodes:read"]})).await));
+async fn a_key_does_what_its_scopes_say_and_mints_no_more(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let reader = Client::new(&w.at, Some(&key(&w.op, json!({"name": "r", "scopes": ["nodes:read"]})).await));
     reader.get("/api/v1/projects/p/nodes").await.expect(200);
     for (method, path, scope) in [
         ("POST", "/api/v1/projects/p/enrolment-tokens", "nodes:write"),
@@ -94,14 +93,14 @@ async fn a_key_does_what_its_scopes_say_and_mints_no_more(backend: Backend) {
         let said = answer.body["detail"].as_str().unwrap();
         assert!(said.contains(scope), "{path}: {said:?} does not name {scope}");
     }
-    let nothing = Client::new(&w.one.url, Some(&key(&w.op, json!({"name": "0", "scopes": []})).await));
+    let nothing = Client::new(&w.at, Some(&key(&w.op, json!({"name": "0", "scopes": []})).await));
     is_problem(&nothing.get("/api/v1/projects/p/nodes").await, 403, None);
     let minter = key(&w.op, json!({"name": "m", "scopes": ["api_keys:read", "api_keys:admin", "nodes:read"]})).await;
-    let minter = Client::new(&w.one.url, Some(&minter));
+    let minter = Client::new(&w.at, Some(&minter));
     let more = minter.post("/api/v1/api-keys", json!({"name": "x", "scopes": ["rollouts:write"]})).await;
     assert!(matches!(more.status, 403 | 422), "{} {:#}", more.status, more.body);
     let made = minter.post("/api/v1/api-keys", json!({"name": "x", "scopes": ["nodes:read"]})).await.expect(201);
-    let child = Client::new(&w.one.url, made["key"].as_str());
+    let child = Client::new(&w.at, made["key"].as_str());
     child.get("/api/v1/projects/p/nodes").await.expect(200);
     let id = made["api_key"]["id"].as_str().unwrap();
     w.op.post(&format!("/api/v1/api-keys/{id}/revoke"), json!({})).await.expect(200);
@@ -109,13 +108,13 @@ async fn a_key_does_what_its_scopes_say_and_mints_no_more(backend: Backend) {
     w.end().await;
 }
 
-async fn an_enrolment_token_counts_its_uses_and_expires(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn an_enrolment_token_counts_its_uses_and_expires(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     w.op.post("/api/v1/projects", json!({"name": "Closed", "slug": "c"})).await.expect(201);
     let path = "/api/v1/projects/c/nodes/register";
     let token = async |body: Value| {
         let made = w.op.post("/api/v1/projects/c/enrolment-tokens", body).await.expect(201);
-        Client::new(&w.one.url, made["token"].as_str())
+        Client::new(&w.at, made["token"].as_str())
     };
     let two =
         token(json!({"name": "two", "max_uses": 2, "labels": {"env": "prod"}, "allowed_label_keys": ["rack"]})).await;
@@ -135,7 +134,7 @@ async fn an_enrolment_token_counts_its_uses_and_expires(backend: Backend) {
     // Of another project.
     let body = json!({"name": "t"});
     let made = w.op.post("/api/v1/projects/p/enrolment-tokens", body).await.expect(201);
-    let foreign = Client::new(&w.one.url, made["token"].as_str());
+    let foreign = Client::new(&w.at, made["token"].as_str());
     is_problem(&foreign.post(path, json!({"name": "x"})).await, 401, None);
     let id = made["enrolment_token"]["id"].as_str().unwrap();
     assert_eq!(w.op.send("DELETE", &format!("/api/v1/projects/p/enrolment-tokens/{id}"), json!({})).await.status, 204);
@@ -144,9 +143,9 @@ async fn an_enrolment_token_counts_its_uses_and_expires(backend: Backend) {
     w.end().await;
 }
 
-async fn a_rotated_or_revoked_node_key_is_void_at_once(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
-    let node = Hand::register(&w.one.url, "p", "a").await;
+async fn a_rotated_or_revoked_node_key_is_void_at_once(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let node = Hand::register(&w.at, "p", "a").await;
     let b = w.bundle("v1").await;
     let id = w.roll_out(json!({"bundle_id": b["bundle_id"]})).await;
     let told = node.told().await;
@@ -156,13 +155,13 @@ async fn a_rotated_or_revoked_node_key_is_void_at_once(backend: Backend) {
     let old = node.http.post(&beat, json!({})).await;
     assert!(matches!(old.status, 401 | 403), "{} {:#}", old.status, old.body);
     let new = rotated["node_key"].as_str().or(rotated["key"].as_str()).unwrap();
-    let renewed = Client::node(&w.one.url, new);
+    let renewed = Client::node(&w.at, new);
     renewed.post(&beat, json!({})).await.expect(200);
     w.op.post(&format!("{path}/revoke"), json!({})).await.expect(200);
     let gone = renewed.post(&beat, json!({})).await;
     assert!(matches!(gone.status, 401 | 403), "{} {:#}", gone.status, gone.body);
     let url = told["artifact_url"].as_str().unwrap();
-    assert_eq!(Client::new(&w.one.url, None).get(url).await.status, 403, "the URL of a revoked node worked on");
+    assert_eq!(Client::new(&w.at, None).get(url).await.status, 403, "the URL of a revoked node worked on");
     eventually("the revoked node is taken out of the step", async || {
         let m = members(&w.op, &id).await["a"].clone();
         (m["state"] == "skipped" && m["reason"] == "revoked").then_some(())
@@ -171,14 +170,14 @@ async fn a_rotated_or_revoked_node_key_is_void_at_once(backend: Backend) {
     w.end().await;
 }
 
-async fn a_quarantined_node_gets_nothing_until_it_is_adopted(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_quarantined_node_gets_nothing_until_it_is_adopted(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let body = json!({"name": "Open", "slug": "o", "settings": {"open_registration": true}});
     w.op.post("/api/v1/projects", body).await.expect(201);
-    let first = Hand::register(&w.one.url, "o", "a").await;
+    let first = Hand::register(&w.at, "o", "a").await;
     assert_eq!(nodes(&w.op, "o").await["a"]["standing"], "quarantined");
     w.op.post(&format!("/api/v1/projects/o/nodes/{}/adopt", first.id), json!({})).await.expect(200);
-    let late = Hand::register(&w.one.url, "o", "b").await;
+    let late = Hand::register(&w.at, "o", "b").await;
     let v1 = bundle_of(&w.op, "o", "v1").await;
     let id = roll_out(&w.op, "o", json!({"bundle_id": v1["bundle_id"]})).await;
     first.run(&first.told().await).await;
