@@ -102,6 +102,8 @@ pub(super) struct Session {
     pub assigned: Assigned,
     pub active: Option<BundleId>,
     pub active_content: Option<ContentId>,
+    /// `active` was read, not heard here: the node may have said before it switched what arrives only now.
+    pub hearsay: bool,
     pub staged: Option<BundleId>,
     /// The generation whose activation was reported to its rollout.
     pub told: Generation,
@@ -157,6 +159,7 @@ impl Actor for SessionActor {
             assigned: Assigned { generation: 0, bundle: None, content: None, rollout: None, judge: None },
             active: None,
             active_content: None,
+            hearsay: false,
             staged: view.node.staged_bundle,
             told: 0,
             shown: 0,
@@ -232,6 +235,16 @@ impl Actor for SessionActor {
     }
 }
 
+/// How far the stored last-seen time of a node may be behind: it is written every quarter of the stale time, at most a
+/// minute, and then waits up to a second for company.
+pub(super) fn seen_lag(stale: Span) -> Span {
+    flush_every(stale) + Span::secs(1)
+}
+
+pub(super) fn flush_every(stale: Span) -> Span {
+    Span((stale.0 / 4).min(Span::secs(60).0))
+}
+
 fn gone() -> CommandError {
     CommandError::Forbidden("the node key was replaced or revoked".into())
 }
@@ -264,6 +277,7 @@ impl Session {
         self.adopted = n.standing == domain::node::Standing::Adopted;
         self.presence = n.presence;
         self.health = n.health;
+        self.hearsay |= self.active != n.active_bundle;
         self.active = n.active_bundle;
         self.active_content = None;
         *self.slow = SlowFacts {
@@ -397,8 +411,10 @@ impl Session {
             return false;
         }
         self.remember(now.0);
+        // Nobody heard it after us, as far as is stored; whoever did, on another instance, stores it this much later.
+        let not_heard_since = self.heard.max(now - stale - seen_lag(stale));
         let write = store::Write::at(now);
-        match self.plane.inner.store.set_presence_offline(vec![self.node], now - stale, write).await {
+        match self.plane.inner.store.set_presence_offline(vec![self.node], not_heard_since, write).await {
             Ok(moved) => {
                 for m in moved {
                     self.presence = Presence::Offline;

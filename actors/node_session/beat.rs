@@ -1,6 +1,6 @@
 //! Heartbeats and reports: what changed is committed (with the rollout's decision, if one holds the node), then remembered.
 
-use super::actor::{Session, SlowFacts};
+use super::actor::{Session, SlowFacts, flush_every};
 use crate::command::{CommandError, CommandResult};
 use crate::node_api::*;
 use crate::rollout::{Delivered, Delivery};
@@ -42,8 +42,8 @@ pub(super) async fn heartbeat(s: &mut Session, beat: &Heartbeat) -> CommandResul
     let print = fingerprint(beat);
     let steady = print == s.beat_print && s.fold.is_none() && s.presence == Presence::Online;
     if !steady {
-        Box::pin(change(s, beat, now)).await?;
-        s.beat_print = print;
+        let done = Box::pin(change(s, beat, now)).await?;
+        s.beat_print = if done { print } else { 0 };
     }
     heard(s, now);
     if beat.seq.is_some() {
@@ -72,8 +72,7 @@ fn was_overtaken(sent_at: Option<Timestamp>, reported: Option<(Timestamp, Timest
 
 pub(super) fn heard(s: &mut Session, now: Timestamp) {
     s.heard = now;
-    let flush_every = Span((s.plane.config().stale_after.0 / 4).min(Span::secs(60).0));
-    if now.since(s.flushed) >= flush_every {
+    if now.since(s.flushed) >= flush_every(s.plane.config().stale_after) {
         s.flushed = now;
         s.plane.inner.sessions.writer.seen(s.node, now);
     }
@@ -119,24 +118,39 @@ async fn resolve(s: &mut Session, r: BundleRef) -> CommandResult<Option<Option<B
     }
 }
 
-async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandResult<()> {
+/// Answers whether what was said is dealt with; if not, the same words count when they are said again.
+async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandResult<bool> {
     let mut change = store::NodeChange::of(s.node, s.project);
     let mut reports = Vec::new();
     let mut worth = false;
 
-    let active = match beat.active {
+    let mut active = match beat.active {
         Some(r) => resolve(s, r).await?,
         None => None,
     };
+    // What it runs was reported elsewhere, perhaps after this was sent: otherwise is believed when it is said once more.
+    let doubted = active.is_some_and(|a| a != s.active) && s.hearsay;
+    s.hearsay &= active.is_none();
+    if doubted {
+        active = None;
+    }
+    let news = active == Some(s.assigned.bundle) && s.told < s.assigned.generation;
+    if news && s.fold.is_none() && s.plane.store().is_postgres() {
+        // Perhaps reported to another instance: then it is judged from that time on, by this already.
+        let view = Box::pin(s.plane.inner.store.session_view(s.node)).await?;
+        s.take_view(view);
+    }
     if let Some(active) = active {
         let moved = active != s.active;
         if moved {
             change.active_bundle = Some(active);
             worth = true;
         }
-        // A new generation of the bundle it already runs is reported too.
+        // A new generation of the bundle it already runs is reported too; that it still runs another one is no news, and
+        // may have been said before a switch that was reported to another instance.
         // One that comes back says so too: it may have been given up as lost meanwhile.
-        if moved || s.told < s.assigned.generation || s.presence != Presence::Online {
+        let arrives = active == s.assigned.bundle && s.told < s.assigned.generation;
+        if moved || arrives || s.presence != Presence::Online {
             reports.push(Report { node: s.node, generation: None, said: Said::Active { bundle: active } });
         }
     }
@@ -179,7 +193,7 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
     let generation = s.assigned.generation;
     let arrived = generation > s.settled && active == Some(s.assigned.bundle) && s.told < generation;
     let mut windows: Vec<GateWindow> = Vec::new();
-    let runs = active.unwrap_or(s.active) == s.assigned.bundle;
+    let runs = !doubted && active.unwrap_or(s.active) == s.assigned.bundle;
     if let (Some(judge), Some(f), true) = (&s.assigned.judge, fold.as_mut(), runs) {
         let observation = Observation {
             received: now,
@@ -220,7 +234,7 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
     s.ever_health |= beat.health.is_some();
     s.presence = Presence::Online;
     s.fold = fold;
-    Ok(())
+    Ok(!doubted)
 }
 
 fn slow_after(s: &Session, beat: &Heartbeat) -> SlowFacts {
@@ -312,7 +326,16 @@ pub(super) async fn report(
     if came_online {
         change.presence = Some(Presence::Online);
     }
+    let generation = s.assigned.generation;
+    let arrived = current
+        && matches!(kind, ReportKind::Activated | ReportKind::Verified)
+        && generation > s.settled
+        && s.fold.as_ref().is_none_or(|f| f.generation() != generation);
     let mut fold = s.fold.clone();
+    if arrived && kind == ReportKind::Verified && s.assigned.judge.is_some() {
+        // The activation was reported to another instance, or not at all: it came before the node's verdict on it.
+        fold = Some(Box::new(Fold::new(s.node, generation, now - Span(1), false, s.ever_health)));
+    }
     let mut windows = Vec::new();
     let mut active = s.active;
     let mut staged = s.staged;
@@ -376,11 +399,6 @@ pub(super) async fn report(
             windows.extend(f.observe(&observation, judge));
         }
     }
-    let generation = s.assigned.generation;
-    let arrived = current
-        && matches!(kind, ReportKind::Activated | ReportKind::Verified)
-        && generation > s.settled
-        && fold.as_ref().is_none_or(|f| f.generation() != generation);
     let report = Report { node: s.node, generation: body.generation, said };
     let reports = if current { vec![report] } else { Vec::new() };
     let stale = !current;
@@ -393,7 +411,7 @@ pub(super) async fn report(
     s.presence = Presence::Online;
     if current {
         s.take_delivered(delivered, generation);
-        if arrived && s.settled < generation && s.assigned.judge.is_some() {
+        if arrived && kind == ReportKind::Activated && s.settled < generation && s.assigned.judge.is_some() {
             fold = Some(Box::new(Fold::new(s.node, generation, s.plane.now(), false, s.ever_health)));
         }
         s.fold = if s.settled < generation { fold } else { None };
@@ -401,6 +419,7 @@ pub(super) async fn report(
             s.active_content = s.assigned.content;
         }
         s.active = active;
+        s.hearsay = false;
         s.staged = staged;
         s.failed = failed;
         if matches!(kind, ReportKind::Activated | ReportKind::Verified) {
