@@ -18,6 +18,11 @@ pub struct Clock(Source);
 #[derive(Clone, Debug)]
 enum Source {
     System,
+    /// Time `epoch` at the instant `origin`, and from there as tokio's clock goes.
+    Carried {
+        origin: tokio::time::Instant,
+        epoch: Timestamp,
+    },
     Manual(Arc<watch::Sender<Timestamp>>),
 }
 
@@ -41,6 +46,11 @@ impl Clock {
         Clock(Source::System)
     }
 
+    /// It is `epoch` now; from here on time goes as tokio's clock goes, which a simulation may let jump to whatever is due next.
+    pub fn carried(epoch: Timestamp) -> Clock {
+        Clock(Source::Carried { origin: tokio::time::Instant::now(), epoch })
+    }
+
     /// A clock that stands still until its handle moves it.
     pub fn manual(start: Timestamp) -> (Clock, ManualClock) {
         let time = Arc::new(watch::Sender::new(start));
@@ -54,6 +64,7 @@ impl Clock {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 Timestamp(since.as_micros() as i64)
             }
+            Source::Carried { origin, epoch } => *epoch + Span(origin.elapsed().as_micros() as i64),
             Source::Manual(time) => *time.borrow(),
         }
     }
@@ -68,6 +79,10 @@ impl Clock {
                 }
                 tokio::time::sleep(left.to_std().min(NAP)).await;
             },
+            Source::Carried { origin, epoch } => {
+                // tokio rounds up to its milliseconds: never early.
+                tokio::time::sleep_until(*origin + at.since(*epoch).to_std()).await;
+            }
             Source::Manual(time) => {
                 // The sender lives in `self`: the channel cannot close while we wait.
                 let _ = time.subscribe().wait_for(|now| *now >= at).await;
@@ -84,7 +99,7 @@ impl Clock {
     pub fn stopwatch(&self) -> Stopwatch {
         match &self.0 {
             Source::System => Stopwatch(Begun::System(std::time::Instant::now())),
-            Source::Manual(_) => Stopwatch(Begun::Manual(self.clone(), self.now())),
+            Source::Carried { .. } | Source::Manual(_) => Stopwatch(Begun::Manual(self.clone(), self.now())),
         }
     }
 }
@@ -117,6 +132,7 @@ impl Stopwatch {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods)] // real time, to see that none passed
     use super::*;
     use futures_util::FutureExt;
 
@@ -144,6 +160,16 @@ mod tests {
         assert_eq!(watch.elapsed(), Duration::from_secs(2));
         hand.set(Timestamp::ZERO);
         assert_eq!(watch.elapsed(), Duration::ZERO, "never negative");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_carried_clock_jumps_with_the_clock_of_a_paused_runtime() {
+        let clock = Clock::carried(Timestamp(7));
+        let begun = std::time::Instant::now();
+        clock.sleep(Span::secs(3_600)).await;
+        let slept = clock.now().since(Timestamp(7));
+        assert!(slept >= Span::secs(3_600) && slept < Span::secs(3_601), "{slept:?}");
+        assert!(begun.elapsed() < Duration::from_secs(60), "an hour was waited for");
     }
 
     #[tokio::test]

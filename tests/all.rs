@@ -16,4 +16,5 @@ mod main_job;
 mod plans;
 mod presence;
 mod refusals;
+mod simulation;
 mod tenancy;

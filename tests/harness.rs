@@ -515,18 +515,11 @@ pub async fn reaches(op: &Client, id: &str, state: &str) -> Value {
 /// Calls of simulated nodes, each to the next address.
 pub fn transport(at: impl Into<Addresses>, options: HttpOptions) -> Transport {
     let at = at.into();
-    let each: Vec<Transport> =
-        at.all().iter().map(|url| Transport::Http(Http::new(url, options).unwrap())).collect();
+    let each: Vec<Transport> = at.all().iter().map(|url| Transport::Http(Http::new(url, options).unwrap())).collect();
     Transport::in_process(move |request| each[at.turn.fetch_add(1, Ordering::Relaxed) % each.len()].send(request))
 }
 
-pub async fn fleet(
-    at: impl Into<Addresses>,
-    project: &str,
-    nodes: u32,
-    behaviour: Behaviour,
-    scenario: &str,
-) -> Fleet {
+pub async fn fleet(at: impl Into<Addresses>, project: &str, nodes: u32, behaviour: Behaviour, scenario: &str) -> Fleet {
     fleet_from(at, project, 1, nodes, behaviour, scenario).await
 }
 

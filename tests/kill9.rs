@@ -141,7 +141,7 @@ async fn seen(op: &Client, path: &str) -> Value {
 }
 
 /// How far a node of a rollout is. What comes after a failure or a withdrawal is at least as far as any report.
-fn rank(state: &str) -> u8 {
+pub fn rank(state: &str) -> u8 {
     match state {
         "pending" | "owed" => 0,
         "assigned" => 1,

@@ -375,7 +375,7 @@ impl Session {
     /// The node is on its way with an assignment, or is being judged.
     pub fn is_engaged(&self) -> bool {
         let g = self.assigned.generation;
-        self.has_update() || self.told < g || (self.fold.is_some() && self.verified < g)
+        self.has_update() || (self.told < g && self.failed != g) || (self.fold.is_some() && self.verified < g)
     }
 
     fn arm(&mut self, myself: &ActorRef<SessionMsg>) {

@@ -227,7 +227,10 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
             s.active_content = if active == s.assigned.bundle { s.assigned.content } else { None };
         }
         s.active = active;
-        s.told = s.assigned.generation;
+        if active == s.assigned.bundle {
+            // Not before: a word between the assignment and the switch is not the one that it is judged from.
+            s.told = s.assigned.generation;
+        }
         s.unknown = None;
     }
     s.health = health;

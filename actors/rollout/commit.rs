@@ -137,9 +137,15 @@ impl ControlPlane {
         now: Timestamp,
     ) -> store::Write {
         let mut write = store::Write::at(now);
+        let mut facts: Vec<_> = decision.facts.iter().filter_map(|f| Some((f, f.action()?))).collect();
+        if attempt.ctx.actor != Actor::System
+            && let Some(own) = facts.iter().position(|(_, action)| action.starts_with("rollout."))
+        {
+            // What was asked for comes first; the ends of steps are its consequences.
+            facts[..=own].rotate_right(1);
+        }
         let mut cause: Option<AuditId> = None;
-        for fact in &decision.facts {
-            let Some(action) = fact.action() else { continue };
+        for (fact, action) in facts {
             let id: AuditId = self.fresh().id(now);
             let mut changes = serde_json::to_value(fact).unwrap_or_default();
             if let Some(c) = cause {

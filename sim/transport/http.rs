@@ -14,6 +14,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -52,13 +53,39 @@ struct Shared {
     /// `http://host:port`, and the path before `/api/v1`, without a trailing slash.
     origin: String,
     prefix: String,
-    pools: Vec<Pool>,
+    way: Way,
     turn: AtomicUsize,
     short: Semaphore,
     held: Semaphore,
 }
 
+/// How a request leaves.
+enum Way {
+    Sockets(Vec<Pool>),
+    /// To a server in this process, without a socket.
+    Inside(Box<Inside>),
+}
+
+type Inside = dyn Fn(http::Request<Full<Bytes>>) -> BoxFuture<Result<http::Response<Bytes>, CallError>> + Send + Sync;
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
 impl Http {
+    /// The same requests, as `serve` answers them.
+    pub fn inside<F, R>(serve: F) -> Http
+    where
+        F: Fn(http::Request<Full<Bytes>>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<http::Response<Bytes>, CallError>> + Send + 'static,
+    {
+        Http(Arc::new(Shared {
+            origin: String::new(),
+            prefix: String::new(),
+            way: Way::Inside(Box::new(move |request| Box::pin(serve(request)))),
+            turn: AtomicUsize::new(0),
+            short: Semaphore::new(SHORT_CALLS),
+            held: Semaphore::new(MAX_CONNECTIONS),
+        }))
+    }
+
     /// Opens nothing yet. Errors: `url` is not an absolute http or https address.
     pub fn new(url: &str, options: HttpOptions) -> Result<Http, SimError> {
         let uri: Uri = url.parse().map_err(|e| SimError::Bad(format!("--url {url:?}: {e}")))?;
@@ -72,7 +99,7 @@ impl Http {
         Ok(Http(Arc::new(Shared {
             origin: format!("{}://{authority}", uri.scheme_str().unwrap_or("http")),
             prefix: uri.path().trim_end_matches('/').to_owned(),
-            pools: (0..pools).map(|_| pool(options.http2)).collect(),
+            way: Way::Sockets((0..pools).map(|_| pool(options.http2)).collect()),
             turn: AtomicUsize::new(0),
             short: Semaphore::new(short),
             held: Semaphore::new(held.min(Semaphore::MAX_PERMITS)),
@@ -182,19 +209,24 @@ impl Shared {
         let request = request
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
             .map_err(|e| CallError::Malformed(format!("{url:?}: {e}")))?;
-        // Any pool does: they differ in nothing but their connections.
-        let pool = &self.pools[self.turn.fetch_add(1, Ordering::Relaxed) % self.pools.len()];
-        let answer = pool.request(request).await.map_err(|e| CallError::Connection(causes(&e)))?;
-        let (head, body) = answer.into_parts();
-        let limit = if head.status.is_success() { limit } else { MAX_ANSWER };
-        let body = Limited::new(body, limit).collect().await.map_err(|e| {
-            if e.is::<LengthLimitError>() {
-                CallError::Malformed(format!("the answer has more than {limit} bytes"))
-            } else {
-                CallError::Connection(causes(&*e))
+        let (head, body) = match &self.way {
+            Way::Inside(serve) => serve(request).await?.into_parts(),
+            Way::Sockets(pools) => {
+                // Any pool does: they differ in nothing but their connections.
+                let pool = &pools[self.turn.fetch_add(1, Ordering::Relaxed) % pools.len()];
+                let answer = pool.request(request).await.map_err(|e| CallError::Connection(causes(&e)))?;
+                let (head, body) = answer.into_parts();
+                let limit = if head.status.is_success() { limit } else { MAX_ANSWER };
+                let body = Limited::new(body, limit).collect().await.map_err(|e| {
+                    if e.is::<LengthLimitError>() {
+                        CallError::Malformed(format!("the answer has more than {limit} bytes"))
+                    } else {
+                        CallError::Connection(causes(&*e))
+                    }
+                })?;
+                (head, body.to_bytes())
             }
-        })?;
-        let body = body.to_bytes();
+        };
         if head.status.is_success() { Ok(body) } else { Err(refusal(head.status, &head.headers, &body)) }
     }
 }

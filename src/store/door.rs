@@ -98,6 +98,8 @@ impl Store {
         R: Send + 'static,
         F: Op<A, R>,
     {
+        #[cfg(feature = "testing")]
+        self.live().await;
         self.inner.statements.fetch_add(1, Ordering::Relaxed);
         #[allow(clippy::disallowed_methods)] // how long it took, for a metric: nothing is decided by it
         let began = Instant::now();
@@ -108,9 +110,9 @@ impl Store {
             let tried = match &self.inner.backing {
                 Backing::Lite(l) => {
                     let queue = if kind == Kind::Write { &l.writer } else { &l.readers };
-                    self.lite(queue, kind, limit, args.clone(), f.clone()).await
+                    self.lite(queue, self.fate(op, kind), kind, limit, args.clone(), f.clone()).await
                 }
-                Backing::Pg(pool) => self.pg(pool, kind, limit, &*args, &*f).await,
+                Backing::Pg(pool) => self.pg(pool, self.fate(op, kind), kind, limit, &*args, &*f).await,
             };
             match tried {
                 Ok(r) => break Ok(r),
@@ -125,6 +127,8 @@ impl Store {
                 }
             }
         };
+        #[cfg(feature = "testing")]
+        self.live().await;
         self.inner.seconds.with_label_values(&[op]).observe(began.elapsed().as_secs_f64());
         match &answer {
             Err(e @ (Error::Unavailable(_) | Error::Unknown(_))) => {
@@ -137,7 +141,33 @@ impl Store {
         answer
     }
 
-    async fn lite<A, R, F>(&self, queue: &Queue, kind: Kind, limit: Duration, args: Arc<A>, f: Arc<F>) -> Q<R>
+    #[cfg(feature = "testing")]
+    async fn live(&self) {
+        if let Some(faults) = &self.faults {
+            faults.live().await;
+        }
+    }
+
+    /// What is asked just before and just after a commit of `op`.
+    #[cfg(feature = "testing")]
+    fn fate(&self, op: &'static str, kind: Kind) -> Fate {
+        Fate(self.faults.clone().filter(|_| kind == Kind::Write).map(|f| (f, op)))
+    }
+
+    #[cfg(not(feature = "testing"))]
+    fn fate(&self, _op: &'static str, _kind: Kind) -> Fate {
+        Fate
+    }
+
+    async fn lite<A, R, F>(
+        &self,
+        queue: &Queue,
+        fate: Fate,
+        kind: Kind,
+        limit: Duration,
+        args: Arc<A>,
+        f: Arc<F>,
+    ) -> Q<R>
     where
         A: Send + Sync + 'static,
         R: Send + 'static,
@@ -150,7 +180,7 @@ impl Store {
         queue.push(Box::new(move |conn| {
             if state.compare_exchange(QUEUED, STARTED, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 // The caller may be gone by now; then nobody hears the answer, as with a lost connection.
-                let done = lite_job(conn, kind, &*args, &*f);
+                let done = lite_job(conn, fate, kind, &*args, &*f);
                 if std::mem::take(&mut conn.rang) && done.is_ok() {
                     bell.send_modify(|n| *n += 1);
                 }
@@ -173,7 +203,7 @@ impl Store {
         }
     }
 
-    async fn pg<A, R, F>(&self, pool: &pg::Pool, kind: Kind, limit: Duration, args: &A, f: &F) -> Q<R>
+    async fn pg<A, R, F>(&self, pool: &pg::Pool, fate: Fate, kind: Kind, limit: Duration, args: &A, f: &F) -> Q<R>
     where
         A: Send + Sync + 'static,
         R: Send + 'static,
@@ -196,11 +226,11 @@ impl Store {
                     c.batch_execute(&pg::session_settings(config, true)).await?;
                 }
             }
-            let done = f(&mut conn, args).await;
+            let done = f(&mut conn, args).await.and_then(|r| fate.before_commit().map(|after| (r, after)));
             let rang = conn.rang;
-            let Link::Pg(c) = &mut conn.link else { return done };
+            let Link::Pg(c) = &mut conn.link else { return done.map(|d| d.0) };
             match done {
-                Ok(r) => {
+                Ok((r, after)) => {
                     committing.store(true, Ordering::Release);
                     match PgTx::commit_transaction(&mut **c).await {
                         Ok(()) => {
@@ -211,7 +241,7 @@ impl Store {
                                 let notify = c.batch_execute("NOTIFY sentinel_changes");
                                 let _ = tokio::time::timeout(Duration::from_millis(200), notify).await;
                             }
-                            Ok(r)
+                            after.map(|()| r)
                         }
                         Err(_) if kind != Kind::Write => Ok(r),
                         Err(e) => Err(match Fail::from(e) {
@@ -246,7 +276,35 @@ fn batch(conn: &mut Conn, sql: &str) -> Q<()> {
     }
 }
 
-fn lite_job<A, R, F: Op<A, R>>(conn: &mut Conn, kind: Kind, args: &A, f: &F) -> Q<R> {
+/// What a test has planned for a commit. Nothing, and no code, outside of tests.
+#[cfg(feature = "testing")]
+struct Fate(Option<(crate::testing::Faults, &'static str)>);
+#[cfg(not(feature = "testing"))]
+struct Fate;
+
+impl Fate {
+    /// An error instead of the commit, or what the caller is told after it.
+    #[cfg(feature = "testing")]
+    fn before_commit(&self) -> Q<Q<()>> {
+        use crate::testing::At;
+        let Some((faults, op)) = &self.0 else { return Ok(Ok(())) };
+        let lost = |what: &str| Fail::Own(Error::Unknown(what.into()));
+        match faults.next(op) {
+            At::Go => Ok(Ok(())),
+            At::DieBefore => Err(lost("died before the commit")),
+            At::DieAfter => Ok(Err(lost("died after the commit"))),
+            At::Refused => Err(Error::Unavailable("refused by the test".into()).into()),
+            At::AnswerLost => Ok(Err(lost("lost by the test"))),
+        }
+    }
+
+    #[cfg(not(feature = "testing"))]
+    fn before_commit(&self) -> Q<Q<()>> {
+        Ok(Ok(()))
+    }
+}
+
+fn lite_job<A, R, F: Op<A, R>>(conn: &mut Conn, fate: Fate, kind: Kind, args: &A, f: &F) -> Q<R> {
     match kind {
         Kind::Read => {}
         Kind::Snapshot => batch(conn, "BEGIN")?,
@@ -259,15 +317,16 @@ fn lite_job<A, R, F: Op<A, R>>(conn: &mut Conn, kind: Kind, args: &A, f: &F) -> 
         Ok(None) => Err(Fail::invalid("an operation waited for something inside its transaction")),
         Err(_) => Err(Error::Unavailable("an operation panicked; it was rolled back".into()).into()),
     };
+    let done = done.and_then(|r| fate.before_commit().map(|after| (r, after)));
     match (kind, done) {
-        (Kind::Read, done) => done,
+        (Kind::Read, done) => done.map(|d| d.0),
         (_, Err(e)) => {
             let _ = batch(conn, "ROLLBACK");
             Err(e)
         }
-        (Kind::Snapshot, Ok(r)) => batch(conn, "COMMIT").map(|()| r),
-        (Kind::Write, Ok(r)) => match batch(conn, "COMMIT") {
-            Ok(()) => Ok(r),
+        (Kind::Snapshot, Ok((r, _))) => batch(conn, "COMMIT").map(|()| r),
+        (Kind::Write, Ok((r, after))) => match batch(conn, "COMMIT") {
+            Ok(()) => after.map(|()| r),
             Err(e) => {
                 // If SQLite still holds the transaction it was not done, and this ends it.
                 let undone = batch(conn, "ROLLBACK").is_ok();

@@ -83,6 +83,9 @@ pub struct StoreConfig {
     pub readers: usize,
     /// How often what is certainly not done is tried again.
     pub retries: u32,
+    /// SQLite: jobs run on the caller's thread, one after the other; for simulations, where nothing may happen beside.
+    #[cfg(feature = "testing")]
+    pub in_caller: bool,
     /// Off behind a pooler that gives each transaction another session (pgbouncer in transaction mode).
     pub statement_cache: bool,
 }
@@ -95,6 +98,8 @@ impl StoreConfig {
             pool_size: 16,
             readers: 3,
             retries: 5,
+            #[cfg(feature = "testing")]
+            in_caller: false,
             statement_cache: true,
         }
     }
@@ -133,6 +138,9 @@ pub(crate) struct Inner {
 #[derive(Clone)]
 pub struct Store {
     pub(crate) inner: Arc<Inner>,
+    /// What breaks for whoever works through this handle and its clones.
+    #[cfg(feature = "testing")]
+    pub(crate) faults: Option<testing::Faults>,
 }
 
 impl Store {
@@ -150,12 +158,18 @@ impl Store {
         metric(registry.register(Box::new(seconds.clone())))?;
         metric(registry.register(Box::new(retries.clone())))?;
         let backing = match &config.database {
+            #[cfg(feature = "testing")]
+            Database::Sqlite { path } if config.in_caller => Backing::Lite(lite::Lite::open_in_caller(path)?),
             Database::Sqlite { path } => Backing::Lite(lite::Lite::open(path, config.readers.max(1))?),
             Database::Postgres { url } => Backing::Pg(pg::pool(&config, url).await?),
         };
         let bell = Arc::new(tokio::sync::watch::Sender::new(0));
         let inner = Inner { backing, config, statements: AtomicU64::new(0), seconds, retries, bell };
-        Ok(Store { inner: Arc::new(inner) })
+        Ok(Store {
+            inner: Arc::new(inner),
+            #[cfg(feature = "testing")]
+            faults: None,
+        })
     }
 
     pub fn is_postgres(&self) -> bool {

@@ -22,15 +22,34 @@ pub(crate) type Job = Box<dyn FnOnce(&mut Conn) + Send>;
 pub(crate) struct Queue {
     state: Mutex<(VecDeque<Job>, bool)>,
     wake: Condvar,
+    /// Jobs do not wait for a thread: whoever brings one does it.
+    #[cfg(feature = "testing")]
+    here: Option<Mutex<Conn>>,
 }
 
 impl Queue {
     fn new() -> Arc<Queue> {
-        Arc::new(Queue { state: Mutex::new((VecDeque::new(), false)), wake: Condvar::new() })
+        Arc::new(Queue {
+            state: Mutex::new((VecDeque::new(), false)),
+            wake: Condvar::new(),
+            #[cfg(feature = "testing")]
+            here: None,
+        })
+    }
+
+    #[cfg(feature = "testing")]
+    fn in_caller(conn: SqliteConnection) -> Arc<Queue> {
+        let state = Mutex::new((VecDeque::new(), false));
+        Arc::new(Queue { state, wake: Condvar::new(), here: Some(Mutex::new(Conn::new(Link::Lite(conn)))) })
     }
 
     /// Fails when the queue is full or closed: the job is certainly not done.
     pub(crate) fn push(&self, job: Job) -> Result<()> {
+        #[cfg(feature = "testing")]
+        if let Some(conn) = &self.here {
+            job(&mut conn.lock().unwrap_or_else(PoisonError::into_inner));
+            return Ok(());
+        }
         let mut s = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if s.1 {
             return Err(Error::Unavailable("the store is closed".into()));
@@ -93,6 +112,16 @@ impl Lite {
             threads.push(thread.map_err(|e| Error::Unavailable(format!("cannot start a thread: {e}")))?);
         }
         Ok(Lite { writer, readers: reading, threads: Mutex::new(threads) })
+    }
+
+    /// One connection and no threads. Without fsync: what a simulation kills is not the machine.
+    #[cfg(feature = "testing")]
+    pub(crate) fn open_in_caller(path: &Path) -> Result<Lite> {
+        let mut conn = connect(path)?;
+        let off = conn.batch_execute("PRAGMA synchronous = OFF; PRAGMA cache_size = -4096; PRAGMA mmap_size = 0;");
+        off.map_err(|e| Error::Unavailable(format!("cannot open {}: {e}", path.display())))?;
+        let queue = Queue::in_caller(conn);
+        Ok(Lite { writer: queue.clone(), readers: queue, threads: Mutex::new(Vec::new()) })
     }
 
     /// What is queued is done first.

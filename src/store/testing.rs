@@ -3,7 +3,10 @@
 //! SQLite: a file in a temporary directory. PostgreSQL: one cluster per process, one database per test, copied from a migrated
 //! template. A watcher process holds a pipe of ours: when it closes, however we ended, it stops the server and removes the files.
 
+mod faults;
 pub mod seed;
+
+pub use faults::{At, Faults};
 
 use crate::{Error, Store, StoreConfig};
 use std::ops::Deref;

@@ -29,10 +29,10 @@ mod stamp;
 mod system;
 pub mod ui;
 
-pub use app::App;
+pub use app::{App, Settings};
 pub use auth::{Identity, SESSION_COOKIE, identify};
 pub use openapi::openapi;
 pub use peer::Network;
 pub use problem::Refusal;
 pub use reply::Meta;
-pub use serve::{DRAIN_TIMEOUT, WebConfig, serve, serve_metrics};
+pub use serve::{DRAIN_TIMEOUT, Inside, WebConfig, serve, serve_metrics};

@@ -8,9 +8,12 @@ use crate::problem::Refusal;
 use crate::reply::{self, Held, Meta};
 use crate::{router, system};
 use actors::ControlPlane;
+use bytes::Bytes;
 use domain::{RequestId, Timestamp};
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http::Request;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -86,6 +89,44 @@ pub async fn serve(
     .await
 }
 
+type Calls = dyn Fn(Request<Full<Bytes>>) -> BoxFuture<'static, http::Response<Bytes>> + Send + Sync;
+
+/// The front door without a socket: for simulations, where a request is a call. Cheap to clone.
+#[derive(Clone)]
+pub struct Inside(Arc<Calls>);
+
+impl Inside {
+    /// Errors: the metrics cannot be registered.
+    pub fn open(plane: ControlPlane, settings: Settings) -> std::io::Result<Inside> {
+        let (drain, draining) = watch::channel(false);
+        let https = settings.https;
+        let app = App::new(plane.clone(), settings, draining).map_err(std::io::Error::other)?;
+        let service = warp::service(router::routes(app));
+        let door = Door { service, ids: RequestIds::new(), now: Box::new(move || plane.now()), https };
+        // The sender is kept: a door that nobody drains.
+        let shared = Arc::new((door, drain));
+        Ok(Inside(Arc::new(move |request| {
+            let shared = shared.clone();
+            async move {
+                let here = SocketAddr::from(([127, 0, 0, 1], 0));
+                let answer = match shared.0.handle(here, request).await {
+                    Ok(answer) => answer,
+                    Err(never) => match never {},
+                };
+                let (head, body) = answer.into_parts();
+                let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+                http::Response::from_parts(head, body)
+            }
+            .boxed()
+        })))
+    }
+
+    /// The whole answer to one request from this machine.
+    pub async fn call(&self, request: Request<Full<Bytes>>) -> http::Response<Bytes> {
+        (self.0)(request).await
+    }
+}
+
 /// `/metrics` on an address of its own.
 pub async fn serve_metrics(
     listener: TcpListener,
@@ -123,15 +164,11 @@ struct Door<S> {
     https: bool,
 }
 
-impl<S> Door<S>
-where
-    S: tower_service::Service<Request<Incoming>, Response = warp::reply::Response, Error = Infallible> + Clone,
-{
-    async fn handle(
-        &self,
-        socket: SocketAddr,
-        mut request: Request<Incoming>,
-    ) -> Result<warp::reply::Response, Infallible> {
+impl<S> Door<S> {
+    async fn handle<B>(&self, socket: SocketAddr, mut request: Request<B>) -> Result<warp::reply::Response, Infallible>
+    where
+        S: tower_service::Service<Request<B>, Response = warp::reply::Response, Error = Infallible> + Clone,
+    {
         let request_id = self.ids.next((self.now)());
         #[allow(clippy::disallowed_methods)] // how long it took, for a metric: nothing is decided by it
         request.extensions_mut().insert(Meta { request_id, socket, started: Instant::now() });
