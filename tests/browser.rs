@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::OnceLock;
 use std::time::Duration;
-use store::testing::Backend;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::sync::Mutex;
@@ -76,7 +75,7 @@ fn skipped(check: &str, why: &str) {
 
 async fn run(tools: &Tools, check: &str) {
     let scenario = format!("[[rule]]\nname = \"{BAD_NODE}\"\nfail_on_version = \"{BAD}\"\n");
-    let world = World::on(Backend::Sqlite, Options::default()).await;
+    let world = World::on(Ground::Sqlite, Options::default()).await;
     let fleet = world.fleet(NODES, &scenario).await;
     let told = json!({
         "url": world.one.url,

@@ -2,16 +2,15 @@
 
 use crate::harness::*;
 use serde_json::json;
-use store::testing::Backend;
 
-both!(
+everywhere!(
     freeze_windows_are_made_shown_ended_and_hold_rollouts,
     a_template_says_what_a_rollout_leaves_out_and_an_environment_whom_it_means,
     a_key_never_approves,
 );
 
-async fn freeze_windows_are_made_shown_ended_and_hold_rollouts(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn freeze_windows_are_made_shown_ended_and_hold_rollouts(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let path = "/api/v1/projects/p/freeze-windows";
     is_problem(&w.op.post(path, json!({"name": "x"})).await, 422, Some("reason"));
     let past =
@@ -42,8 +41,8 @@ async fn freeze_windows_are_made_shown_ended_and_hold_rollouts(backend: Backend)
     w.end().await;
 }
 
-async fn a_template_says_what_a_rollout_leaves_out_and_an_environment_whom_it_means(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_template_says_what_a_rollout_leaves_out_and_an_environment_whom_it_means(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let _fleet = w.fleet(2, "").await;
     w.bundle("v1").await;
     let templates = "/api/v1/projects/p/rollout-templates";
@@ -71,8 +70,8 @@ async fn a_template_says_what_a_rollout_leaves_out_and_an_environment_whom_it_me
     w.end().await;
 }
 
-async fn a_key_never_approves(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_key_never_approves(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let settings = json!({"settings": {"approval_required": true}});
     w.op.send("PATCH", "/api/v1/projects/p", settings).await.expect(200);
     let _fleet = w.fleet(1, "").await;
