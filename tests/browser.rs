@@ -4,7 +4,7 @@
 //! instance with a fleet. Without Chromium, Node or the packages the tests are skipped, and say so on the terminal;
 //! `BROWSER_TESTS=required` (as CI has it) makes that a failure. Screenshots of every page stay in `target/tmp/browser/shots`.
 
-use crate::harness::{KEY, Options, World};
+use crate::harness::{Ground, KEY, Options, World};
 use serde_json::json;
 use std::io::Write;
 use std::path::{Path, PathBuf};
