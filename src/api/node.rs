@@ -30,9 +30,10 @@ pub struct RegisterRequest {
 pub struct RegisterAnswer {
     #[schema(value_type = uuid::Uuid)]
     pub node_id: NodeId,
-    /// Whose assignments the node accepts.
-    #[schema(value_type = uuid::Uuid)]
-    pub project_id: ProjectId,
+    /// Whose assignments the node accepts. Not in the contract: another control plane may leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<uuid::Uuid>)]
+    pub project_id: Option<ProjectId>,
     /// The node key, shown this once.
     pub node_token: String,
     /// The same.
