@@ -48,9 +48,9 @@ impl Store {
             Box::pin(async move {
                 let sql = format!(
                     "SELECT n.project_id, n.id, n.desired_bundle, n.active_bundle, b.status, \
-                     CASE WHEN EXISTS (SELECT 1 FROM node_history h WHERE h.node_id = n.id AND h.bundle_id = n.active_bundle AND h.outcome <> 'verified' \
+                     CAST(CASE WHEN EXISTS (SELECT 1 FROM node_history h WHERE h.node_id = n.id AND h.bundle_id = n.active_bundle AND h.outcome <> 'verified' \
                      AND NOT EXISTS (SELECT 1 FROM node_history v WHERE v.node_id = h.node_id AND v.bundle_id = h.bundle_id AND v.outcome = 'verified' AND v.seq > h.seq)) \
-                     THEN 1 ELSE 0 END \
+                     THEN 1 ELSE 0 END AS BIGINT) \
                      FROM nodes n LEFT JOIN bundles b ON b.id = n.active_bundle \
                      WHERE {IDLE} AND {DIFFERS} AND n.updated_at <= ? \
                      AND NOT EXISTS (SELECT 1 FROM drift d WHERE d.node_id = n.id AND d.resolved_at IS NULL) ORDER BY n.id LIMIT ?"

@@ -177,7 +177,7 @@ impl Draft<'_> {
     }
 
     fn join(&mut self, facts: &[Facts]) {
-        let open = matches!(self.head.phase, Phase::Running | Phase::Paused | Phase::Completed);
+        let open = matches!(self.head.phase, Phase::Running | Phase::Paused | Phase::Completed) && !self.head.revoked;
         for f in facts {
             if !open || self.member(f.node).is_some() {
                 continue;
@@ -192,7 +192,7 @@ impl Draft<'_> {
     /// What the database knows of members now: after completion they may be assigned; after another end it is what `retry` needs.
     fn lane_ready(&mut self, facts: &[Facts]) {
         match self.head.phase {
-            Phase::Completed if !self.head.lane_halted => self.assign_waiting(facts),
+            Phase::Completed if !self.head.lane_halted && !self.head.revoked => self.assign_waiting(facts),
             Phase::Failed | Phase::RolledBack => facts.iter().for_each(|f| self.refresh(f)),
             Phase::Completed
             | Phase::Pending
@@ -342,6 +342,9 @@ impl Draft<'_> {
     fn retry(&mut self, nodes: Option<&BTreeSet<NodeId>>) -> Result<(), Rejection> {
         let r = self.base;
         allow(r, "retry", &[Phase::Running, Phase::Paused, Phase::Failed, Phase::RolledBack])?;
+        if r.head.revoked && r.head.phase != Phase::RolledBack {
+            return Err(not_allowed(r, "retry", Some("the bundle is revoked".into())));
+        }
         let retried = match r.head.phase {
             Phase::RolledBack => self.retry_restores(nodes),
             Phase::Failed => self.reopen(nodes),
@@ -470,6 +473,7 @@ impl Draft<'_> {
         if !revoked.contains(&self.spec().bundle) {
             return;
         }
+        self.head.revoked = true;
         match self.head.phase {
             Phase::Pending => self.cancel(Some("the bundle was revoked".into())),
             Phase::Running | Phase::Paused => match self.spec().on_failure {

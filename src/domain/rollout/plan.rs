@@ -247,6 +247,7 @@ fn first_rows(
         rollback_since: None,
         auto_rollback: false,
         wake_at: spec.scheduled_at,
+        revoked: false,
         analysis: None,
         shift: None,
         unweighed: 0,

@@ -85,7 +85,9 @@ fn write(out: &mut String, done: &Replayed, about: &About<'_>) -> std::fmt::Resu
         writeln!(out, "None.")?;
     }
     for g in about.groups {
-        let mut names: Vec<String> = g.nodes.iter().take(MAX_NAMED).map(|n| (about.name)(*n)).collect();
+        let mut names: Vec<String> = g.nodes.iter().map(|n| (about.name)(*n)).collect();
+        names.sort();
+        names.truncate(MAX_NAMED);
         if g.nodes.len() > MAX_NAMED {
             names.push(format!("and {} more", g.nodes.len() - MAX_NAMED));
         }

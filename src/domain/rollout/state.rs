@@ -341,6 +341,9 @@ pub struct Head {
     pub auto_rollback: bool,
     /// The earliest time at which a timer must be heard.
     pub wake_at: Option<Timestamp>,
+    /// The bundle is revoked: nothing of this rollout goes forward any more.
+    #[serde(default)]
+    pub revoked: bool,
     /// The comparison that the step which runs must pass before it ends (strategy `canary`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub analysis: Option<Analysis>,

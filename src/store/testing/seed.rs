@@ -198,6 +198,7 @@ pub fn head(phase: Phase) -> Head {
         auto_rollback: false,
         restoring: 0,
         wake_at: None,
+        revoked: false,
         analysis: None,
         shift: None,
         unweighed: 0,

@@ -151,7 +151,7 @@ fn reason(r: &Rollout) -> Result<(), String> {
 pub fn step(b: &Rollout, e: &Event, now: Timestamp, d: &Decision, a: &Rollout, db: &Db) -> Result<(), String> {
     limits(b, d, a)?;
     order(d, a)?;
-    unrevoked(d, db)?;
+    unrevoked(d, a, db)?;
     for m in a.members.values() {
         let Some(old) = b.members.get(&m.node) else { continue };
         if old == m {
@@ -181,10 +181,13 @@ pub fn step(b: &Rollout, e: &Event, now: Timestamp, d: &Decision, a: &Rollout, d
 }
 
 /// 3. As far as the engine goes: after it has heard of a revocation it names the bundle to nobody.
-fn unrevoked(d: &Decision, db: &Db) -> Result<(), String> {
+fn unrevoked(d: &Decision, a: &Rollout, db: &Db) -> Result<(), String> {
     for c in &d.changes {
         if let Change::Desire { node, bundle: Some(b), .. } = c {
-            ensure!(3, !db.revoked.contains(b), "{node:?} is told to run {b}, which is revoked");
+            // Who has verified it runs it: what is named anew is its full share of traffic.
+            let runs = a.members.get(node).is_some_and(|m| matches!(m.state, NodeState::Verified { .. }));
+            let revoked = db.revoked.contains(b) && !(runs && *b == a.spec.bundle);
+            ensure!(3, !revoked, "{node:?} is told to run {b}, which is revoked");
         }
     }
     Ok(())

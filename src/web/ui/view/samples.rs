@@ -128,6 +128,7 @@ pub fn counts() -> Counts {
 
 fn head(phase: Phase) -> Head {
     Head {
+        revoked: false,
         analysis: None,
         shift: None,
         unweighed: 0,

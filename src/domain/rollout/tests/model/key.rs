@@ -34,7 +34,7 @@ fn write(s: &State, out: &mut Vec<u8>) {
     out.push(h.causes.iter().fold(0, |set, c| set | 1 << (*c as u8)));
     out.push(h.waits.len() as u8 | (s.db.revoked.len() as u8) << 4);
     out.push(h.step as u8);
-    out.push(u8::from(h.lane_halted) | u8::from(h.clock.ticking_since.is_some()) << 1);
+    out.push(u8::from(h.lane_halted) | u8::from(h.clock.ticking_since.is_some()) << 1 | u8::from(h.revoked) << 2);
     // Silences up to this moment count no more; those from before the last stale time do not count anyway.
     out.push(h.silent_window.map(|w| age(w.0)).filter(|a| *a < OLD_SILENCE).unwrap_or(255));
     out.push(since(h.rollback_since));
