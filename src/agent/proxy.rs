@@ -56,6 +56,15 @@ impl Ident {
         Some(Ident { pid, started, boot: boot.trim().to_string() })
     }
 
+    /// Of a number that was read from a file. `None` as well when it has become the number of another program: `comm` holds the
+    /// first 15 bytes of a program's name.
+    fn of_program(pid: i32, program: &Path) -> Option<Ident> {
+        let comm = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
+        let name = program.file_name()?.as_encoded_bytes();
+        let same = comm.strip_suffix(b"\n").unwrap_or(&comm) == &name[..name.len().min(15)];
+        if same { Ident::of(pid) } else { None }
+    }
+
     pub fn is_alive(&self) -> bool {
         Ident::of(self.pid).as_ref() == Some(self)
     }
@@ -124,7 +133,7 @@ impl Proxy {
         }
         if let Mode::PidFile { path, .. } = &self.mode {
             let pid = std::fs::read_to_string(path).ok().and_then(|t| t.trim().parse().ok());
-            let seen = pid.and_then(Ident::of);
+            let seen = pid.and_then(|pid| Ident::of_program(pid, &self.bin));
             if seen != self.ident {
                 self.since = Some(Instant::now());
                 self.ident = seen;
@@ -319,7 +328,7 @@ mod tests {
     #[test]
     fn a_refused_reload_is_read_from_the_log_behind_the_mark() {
         let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::open(dir.path()).unwrap();
+        let layout = Layout::open(dir.path(), crate::owner::Sharing::default()).unwrap();
         let log = layout.proxy_log();
         std::fs::write(&log, "Configuration reload failed: old story\n").unwrap();
         let p = Proxy::new(&layout, Mode::Supervise, "/bin/false".into(), None);
