@@ -45,6 +45,8 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, Notify};
 
+/// Settings of the allocator for a process that has little to keep: commit what is used, give back what is not. Not for the proxy.
+pub const SMALL_HEAP: [(&str, &str); 2] = [("MIMALLOC_ARENA_EAGER_COMMIT", "0"), ("MIMALLOC_PURGE_DELAY", "0")];
 /// Seconds that a poll is held by default: the contract's most is 60.
 const WAIT: u32 = 30;
 const ENROL_PAUSE: Duration = Duration::from_secs(5);

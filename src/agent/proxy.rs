@@ -156,17 +156,23 @@ impl Proxy {
         }
     }
 
+    fn program(&self) -> Command {
+        let mut c = plain_command(&self.bin);
+        c.env("RUST_MIN_STACK", MIN_STACK);
+        c
+    }
+
     fn spawn(&mut self, layout: &Layout) -> io::Result<()> {
         let path = layout.proxy_log();
         let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
         if log.metadata()?.len() > MAX_LOG_BYTES {
             log.set_len(0)?;
         }
-        let mut child = Command::new(&self.bin)
+        let mut child = self
+            .program()
             .arg("run")
             .arg("-c")
             .arg(layout.proxy_config())
-            .env("RUST_MIN_STACK", MIN_STACK)
             .current_dir(layout.root())
             // Not a pipe: it would break with us and take the proxy along.
             .stdin(Stdio::null())
@@ -193,7 +199,7 @@ impl Proxy {
     }
 
     async fn run_restart(&mut self, command: &str) -> Result<(), String> {
-        let run = Command::new("sh").args(["-c", command]).stdin(Stdio::null()).kill_on_drop(true).output();
+        let run = plain_command("sh").args(["-c", command]).stdin(Stdio::null()).kill_on_drop(true).output();
         match tokio::time::timeout(Duration::from_secs(60), run).await {
             Err(_) => Err(format!("`{command}` did not end within a minute")),
             Ok(Err(e)) => Err(format!("`{command}`: {e}")),
@@ -258,14 +264,7 @@ impl Proxy {
 
     /// Its answer to `zentinel test` on a file: `Err` with the reason.
     pub async fn test(&self, config: &Path) -> Result<(), String> {
-        let run = Command::new(&self.bin)
-            .arg("test")
-            .arg("-c")
-            .arg(config)
-            .env("RUST_MIN_STACK", MIN_STACK)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
+        let run = self.program().arg("test").arg("-c").arg(config).stdin(Stdio::null()).kill_on_drop(true).output();
         let said = match tokio::time::timeout(Duration::from_secs(30), run).await {
             Err(_) => return Err("`zentinel test` did not end within 30 s".into()),
             Ok(Err(e)) => return Err(format!("{}: {e}", self.bin.display())),
@@ -278,11 +277,20 @@ impl Proxy {
 
     /// The second word of `zentinel --version`.
     pub async fn version(&self) -> Option<String> {
-        let run = Command::new(&self.bin).arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
+        let run = self.program().arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
         let out = tokio::time::timeout(Duration::from_secs(5), run).await.ok()?.ok()?;
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
         text.split_whitespace().nth(1).map(|v| shorten(v, 50))
     }
+}
+
+/// Without the settings that are meant for our own heap.
+fn plain_command(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut c = Command::new(program);
+    for (name, _) in crate::SMALL_HEAP {
+        c.env_remove(name);
+    }
+    c
 }
 
 fn read_from(path: &Path, from: u64, most: u64) -> io::Result<String> {

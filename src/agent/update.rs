@@ -139,7 +139,10 @@ impl Node {
             && let Err(e) = self.update(|s| s.trust = Some(trust))
         {
             tracing::error!("state.json: {e}: nothing is staged before it can be written");
-            return Round::Idle(MOST_PAUSE);
+            let Some(o) = order else { return Round::Idle(MOST_PAUSE) };
+            let why = format!("disk: state.json: {e}");
+            let told = self.tell_failed(who, o.release, o.generation, o.rollout, why.clone(), None).await;
+            return told.map_or_else(Round::Failed, |()| Round::Did(format!("{} failed: {why}", o.release)));
         }
         match order {
             None => Round::Idle(after),

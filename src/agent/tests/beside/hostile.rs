@@ -11,24 +11,24 @@ use std::time::Duration;
 
 pub async fn an_arbitrary_bundle_is_refused() {
     let (w, _) = World::settled().await;
-    let evil = recipe(&w.address, "// answer evil");
-    w.refuses(&pack(&evil, &key(Role::Bundle, 77)), 5, "bad_signature", "one").await;
+    let evil = |n: u64| recipe(&w.address, &format!("// answer evil {n}"));
+    w.refuses(&pack(&evil(5), &key(Role::Bundle, 77)), 5, "bad_signature", "one").await;
     // Bytes that are not what was assigned.
     w.plane.serve(Serve::Damaged);
-    w.refuses(&pack(&evil, &bundle_key()), 6, "artifact_hash", "one").await;
+    w.refuses(&pack(&evil(6), &bundle_key()), 6, "artifact_hash", "one").await;
     w.plane.honest();
     // Another genuine one than the assignment names.
     w.plane.forge(|f| f.assignment.bundle_id = Some(Digest([7; 32])));
-    w.refuses(&pack(&evil, &bundle_key()), 7, "bundle_id", "one").await;
+    w.refuses(&pack(&evil(7), &bundle_key()), 7, "bundle_id", "one").await;
     // From somewhere else, or by way of somewhere else.
     w.plane.forge(|f| f.say("artifact_url", json!("https://evil.example.org/x")));
-    w.refuses(&pack(&evil, &bundle_key()), 8, "origin", "one").await;
+    w.refuses(&pack(&evil(8), &bundle_key()), 8, "origin", "one").await;
     w.plane.honest();
     w.plane.serve(Serve::Redirect);
-    w.refuses(&pack(&evil, &bundle_key()), 9, "redirected", "one").await;
+    w.refuses(&pack(&evil(9), &bundle_key()), 9, "redirected", "one").await;
     // An assignment that nobody has signed.
     w.plane.forge(|f| f.say("assignment", Value::Null));
-    w.refuses(&pack(&evil, &bundle_key()), 10, "malformed", "one").await;
+    w.refuses(&pack(&evil(10), &bundle_key()), 10, "malformed", "one").await;
     w.believes("two", 11).await;
     assert!(!w.log().contains("sig=secret"), "the query of a download address is a credential");
 }

@@ -52,11 +52,12 @@ pub fn config(address: &str, lines: &str) -> String {
     format!("{lines}\nlisteners {{\n    listener \"http\" {{\n        address \"{address}\"\n    }}\n}}\n")
 }
 
-/// A bundle of a configuration that says `lines` and listens on `address`, before it is packed.
+/// A bundle of a configuration that says `lines` and listens on `address`, before it is packed. `// system X` is what no reload
+/// brings.
 pub fn recipe(address: &str, lines: &str) -> Rendered {
     let text = config(address, lines);
     let json = json!({"schema_version": "1.0", "listeners": [{"id": "http", "address": address, "protocol": "http", "tls": null}],
-        "routes": [], "said": lines, "observability": {"metrics": {"enabled": true, "address": "127.0.0.1:1"}}});
+        "routes": [], "said": lines, "server": {"worker_threads": lines.lines().find_map(|l| l.strip_prefix("// system "))}, "observability": {"metrics": {"enabled": true, "address": "127.0.0.1:1"}}});
     let merged = Merged { text: text.clone(), segments: Vec::new(), files: vec!["config.kdl".into()] };
     let verdict = Verdict {
         ok: true,
