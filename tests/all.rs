@@ -1,10 +1,13 @@
 //! The one integration-test binary: whole instances, driven from outside.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-mod agent;
 mod crate_edges;
 #[macro_use]
 mod harness;
+mod agent;
+mod agent_footprint;
+mod agent_kills;
+mod agent_units;
 mod browser;
 mod bundle_commands;
 mod compiling;
@@ -17,6 +20,7 @@ mod kill9;
 mod main_job;
 mod plans;
 mod presence;
+mod proxies;
 mod refusals;
 mod simulation;
 mod strategies;

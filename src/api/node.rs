@@ -221,6 +221,75 @@ pub struct ReportAnswer {
     pub stale: bool,
 }
 
+/// What an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    ConfigReload,
+    BundleSwitch,
+    Error,
+    Startup,
+    Shutdown,
+    Warning,
+    Info,
+}
+
+impl EventKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EventKind::ConfigReload => "config_reload",
+            EventKind::BundleSwitch => "bundle_switch",
+            EventKind::Error => "error",
+            EventKind::Startup => "startup",
+            EventKind::Shutdown => "shutdown",
+            EventKind::Warning => "warning",
+            EventKind::Info => "info",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    Debug,
+    Info,
+    Warning,
+    Error,
+    Critical,
+}
+
+/// One line of a node's own log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NodeEvent {
+    /// `type` is read as well.
+    #[serde(alias = "type")]
+    pub event_type: EventKind,
+    /// When left out: what its type says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub severity: Option<Severity>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// When it happened by the node's clock; what is shown is when it was received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<serde_json::Map<String, Value>>,
+}
+
+/// `POST /nodes/:id/events`: these, a bare list of them, or one alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NodeEventsRequest {
+    pub events: Vec<NodeEvent>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeEventsAnswer {
+    pub status: String,
+    pub count: usize,
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

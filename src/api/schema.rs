@@ -125,6 +125,7 @@ pub fn schemas() -> BTreeMap<String, Value> {
         fleet::Node,
         fleet::NodePatch,
         fleet::NodeStats,
+        fleet::NodeLogLine,
         fleet::BundleCount,
         fleet::DriftItem,
         fleet::ResolveRequest,
@@ -176,6 +177,11 @@ pub fn schemas() -> BTreeMap<String, Value> {
         node::PollAnswer,
         node::ReportRequest,
         node::ReportAnswer,
+        node::EventKind,
+        node::Severity,
+        node::NodeEvent,
+        node::NodeEventsRequest,
+        node::NodeEventsAnswer,
     );
     out.insert("AuditEntry".into(), audit_entry());
     out.insert("AuditVerdict".into(), verdict());

@@ -4,7 +4,7 @@ use crate::api::{
     audit, bundles, compile, drift, explain, history, keys, nodes, orgs, plans, projects, rollouts, session, tokens,
 };
 use crate::call::Call;
-use crate::node::{heartbeat, poll, register, report};
+use crate::node::{events as node_events, heartbeat, poll, register, report};
 use crate::problem::Outcome;
 use crate::{artifact, live, system};
 use domain::access::KeyScope::{self, *};
@@ -182,6 +182,7 @@ static TABLE: &[Route] = &[
     post("/api/v1/nodes/:node_id/bundles/:bundle_id/activated", Node, "The proxy runs it", Some("ReportRequest"), Bare("ReportAnswer"), |c| Box::pin(report::activated(c))),
     post("/api/v1/nodes/:node_id/bundles/:bundle_id/verified", Node, "The node's own checks passed", Some("ReportRequest"), Bare("ReportAnswer"), |c| Box::pin(report::verified(c))),
     post("/api/v1/nodes/:node_id/bundles/:bundle_id/failed", Node, "It did not work", Some("ReportRequest"), Bare("ReportAnswer"), |c| Box::pin(report::failed(c))),
+    post("/api/v1/nodes/:node_id/events", Node, "Lines of the node's own log: one, or up to 100", Some("NodeEventsRequest"), Bare("NodeEventsAnswer"), |c| Box::pin(node_events::events(c))).status(201),
     post("/api/v1/projects/:project/nodes/register", Open, "Enrol a node, by enrolment token as bearer", Some("RegisterRequest"), Bare("RegisterAnswer"), |c| Box::pin(register::register(c))).status(201),
 
     // Signing in.
@@ -212,6 +213,7 @@ static TABLE: &[Route] = &[
     get("/api/v1/projects/:project/nodes/stats", Key(NodesRead), "Count nodes", One("stats", "NodeStats"), |c| Box::pin(nodes::stats(c))),
     get("/api/v1/projects/:project/nodes/:id", Key(NodesRead), "Show a node", One("node", "Node"), |c| Box::pin(nodes::show(c))),
     get("/api/v1/projects/:project/nodes/:id/explain", Key(NodesRead), "Why this node runs what it runs", Bare("Explanation"), |c| Box::pin(explain::node(c))),
+    get("/api/v1/projects/:project/nodes/:id/events", Key(NodesRead), "What was seen of a node, and what it said of itself; newest first", List("events", "NodeLogLine"), |c| Box::pin(nodes::events(c))),
     patch("/api/v1/projects/:project/nodes/:id", Key(NodesWrite), "Change labels, pin", "NodePatch", One("node", "Node"), |c| Box::pin(nodes::update(c))),
     delete("/api/v1/projects/:project/nodes/:id", Key(NodesWrite), "Delete a node", |c| Box::pin(nodes::delete(c))),
     post("/api/v1/projects/:project/nodes/:id/rotate-key", Key(NodesWrite), "A new node key, shown once; the old one is void", None, One("node", "Node"), |c| Box::pin(nodes::rotate_key(c))),
