@@ -18,11 +18,16 @@ mod history;
 mod instances;
 mod kill9;
 mod main_job;
+#[path = "../src/artifacts/tests/contract/peer.rs"]
+mod peer;
 mod plans;
 mod presence;
 mod proxies;
 mod refusals;
+mod resources;
+mod s3;
 mod simulation;
 mod strategies;
 mod takeover;
 mod tenancy;
+mod trust;
