@@ -84,6 +84,7 @@ async fn run(tools: &Tools, check: &str) {
         "key": KEY,
         "project": "p",
         "config": bundle::samples::DEMO_V1,
+        "other": bundle::samples::DEMO_V2.replace("timeout-secs 30", "timeout-secs 20"),
         "bad": BAD,
         "badNode": BAD_NODE,
         "pages": web::ui::addresses().collect::<Vec<_>>(),
