@@ -48,6 +48,11 @@ async fn what_is_typed_comes_out_as_text_on_every_page() {
     passes("probes").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn bundles_are_compared_shipped_ruled_collected_and_trusted_on_their_pages() {
+    passes("trust").await;
+}
+
 /// What a check needs besides this repository.
 struct Tools {
     node: PathBuf,
