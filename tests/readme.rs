@@ -162,7 +162,7 @@ async fn the_tour_of_readme_runs_as_written_and_a_third_party_finds_what_was_tam
     let third = ThirdParty { dir: variable(&text, "DIR").into(), bundle: variable(&text, "BUNDLE").into() };
     let honest = third.dir.join("bundle.tar.zst");
     third.check(&honest, "honest").unwrap();
-    third.check(&third.repacked("same", |_| ()), "same-files").unwrap();
+    third.check(&third.repacked("same", |_| ()), "repacked").unwrap();
     for file in ["config.kdl", "config.json", "manifest.json", "signature.sig", "SBOM.json", "checksums.txt"] {
         let bad = third.repacked(file, |files| flip(&files.join(file)));
         assert!(third.check(&bad, &format!("flipped-{file}")).is_err(), "a flipped byte of {file} went unnoticed");

@@ -60,7 +60,7 @@ async fn bundles_go_through_s3_and_everything_waits_while_it_is_away() {
 
     // A node fetches it from S3 itself, with nothing but the URL.
     let node = Hand::register(&url, "p", "n-1").await;
-    roll_out(&op, "p", json!({"bundle_id": id, "min_healthy_seconds": 0})).await;
+    let run = roll_out(&op, "p", json!({"bundle_id": id, "min_healthy_seconds": 0})).await;
     let update = node.told().await;
     let from = update["artifact_url"].as_str().unwrap();
     assert!(from.starts_with(&format!("http://{}/", peer.addr)), "{from}");
@@ -69,6 +69,8 @@ async fn bundles_go_through_s3_and_everything_waits_while_it_is_away() {
     let altered = from.replace("X-Amz-Expires=", "X-Amz-Expires=1");
     assert_eq!(Client::new("", None).raw("GET", &altered, &[], Bytes::new()).await.status, 403);
     node.run(&update).await;
+    node.beat(json!({"active_bundle_id": id, "health": {"status": "healthy"}})).await;
+    reaches(&op, &run, "completed").await;
 
     // Away: not ready, a compile waits and loses nothing.
     peer.faults.fail_first.store(usize::MAX, Ordering::SeqCst);

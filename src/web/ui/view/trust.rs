@@ -135,8 +135,12 @@ fn key(frame: &Frame, view: &TrustView, k: &KeyInfo, base: &str) -> Markup {
             td { (hash(&k.key_id)) }
             td {
                 @if view.may_admin {
-                    input type="checkbox" form="trust-next" name={ "key[" (k.key_id) "]" } value="1" checked[k.listed]
-                        aria-label={ "The " (k.role.as_str()) " key " (k.key_id.chars().take(12).collect::<String>()) " counts" };
+                    @let id = format!("counts-{}-{}", k.role.as_str(), k.id);
+                    p .check {
+                        input id=(id) type="checkbox" form="trust-next" name={ "key[" (k.key_id) "]" } value="1" checked[k.listed]
+                            aria-label={ "The " (k.role.as_str()) " key " (k.key_id.chars().take(12).collect::<String>()) " counts" };
+                        label for=(id) { "counts" }
+                    }
                 } @else if k.listed { "yes" } @else { "no" }
             }
             td {
