@@ -34,6 +34,9 @@ const _: () = assert!(
 
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// Why a process goes that nobody told to go.
+pub const ENDED: &str = "a part that must not end has ended; exiting so that the service manager starts a new process";
+
 /// A running instance.
 pub struct Instance {
     pub tree: Tree,
@@ -150,8 +153,8 @@ fn finish<E: std::fmt::Display>(what: &str, outcome: Result<(), E>) {
 }
 
 impl Instance {
-    /// Runs until a signal asks to stop, or the tree ends by itself.
-    pub async fn run(mut self) -> Result<(), Failure> {
+    /// Waits until a signal asks to stop (its name), or a part that must not end has ended by itself (`None`).
+    pub async fn until_told(&mut self) -> std::io::Result<Option<&'static str>> {
         let mut web = self.web.take();
         let served = async {
             match web.as_mut() {
@@ -175,12 +178,16 @@ impl Instance {
         if let Some(name) = signal {
             tracing::info!(signal = name, "draining");
         }
+        Ok(signal)
+    }
+
+    /// Runs until a signal asks to stop, or the tree ends by itself.
+    pub async fn run(mut self) -> Result<(), Failure> {
+        let signal = self.until_told().await?;
         let by_itself = signal.is_none();
         let drained = self.shut_down().await;
         if by_itself {
-            return Err(
-                "a part that must not end has ended; exiting so that the service manager starts a new process".into()
-            );
+            return Err(ENDED.into());
         }
         if let Err(e) = drained {
             // We were asked to go and we go: nothing that was acknowledged is lost by it.

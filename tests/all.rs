@@ -18,6 +18,7 @@ mod history;
 mod instances;
 mod kill9;
 mod main_job;
+mod metrics;
 // The store's own tests use the rest of it.
 #[allow(dead_code)]
 #[path = "../src/artifacts/tests/contract/peer.rs"]

@@ -10,6 +10,7 @@ everywhere!(
     a_node_that_registers_later_gets_its_bundle_at_its_first_poll,
     many_nodes_that_enrol_at_once_after_a_rollout_all_get_its_bundle,
     a_gate_without_data_never_advances,
+    what_a_node_measures_on_a_foreign_configuration_is_no_evidence,
     a_parked_poll_wakes_when_an_assignment_is_made,
 );
 
@@ -31,6 +32,30 @@ async fn a_node_that_only_heartbeats_completes_a_rollout(ground: Ground) {
     })
     .await;
     assert_eq!(members(&w.op, &id).await["quiet"]["state"], "verified");
+    w.end().await;
+}
+
+async fn what_a_node_measures_on_a_foreign_configuration_is_no_evidence(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let node = Hand::register(&w.at, "p", "swapped").await;
+    let b = w.bundle("v1").await;
+    let id = w.roll_out(json!({"bundle_id": b["bundle_id"], "min_healthy_seconds": 1})).await;
+    assert_eq!(node.told().await["bundle_id"], b["bundle_id"]);
+    let healthy = |bundle: &str| json!({"active_bundle_id": bundle, "health": {"status": "healthy"}});
+    let (ours, foreign) = (b["bundle_id"].as_str().unwrap(), "ab".repeat(32));
+    node.beat(healthy(ours)).await;
+    // Somebody put another configuration in place: twice the soak, well and counted for nothing.
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < std::time::Duration::from_secs(2) {
+        node.beat(healthy(&foreign)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert_ne!(members(&w.op, &id).await["swapped"]["state"], "verified");
+    eventually("it is verified by what it was sent", async || {
+        node.beat(healthy(ours)).await;
+        (members(&w.op, &id).await["swapped"]["state"] == "verified").then_some(())
+    })
+    .await;
     w.end().await;
 }
 

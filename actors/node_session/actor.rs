@@ -128,7 +128,7 @@ pub(super) struct Session {
     /// When the node last said in a report what it runs: by its clock, and by ours.
     pub reported: Option<(Timestamp, Timestamp)>,
     /// A bundle it named that we do not know: not looked up again each time.
-    pub unknown: Option<BundleRef>,
+    pub unknown: Option<(BundleRef, Timestamp)>,
     /// Our own last writes, as the feed names them.
     stamps: [i64; STAMPS],
     pub waiters: Vec<oneshot::Sender<()>>,

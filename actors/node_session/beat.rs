@@ -20,6 +20,8 @@ const ENGAGED_BEAT_S: u32 = 2;
 const VIEW_AGE: Span = Span::secs(10);
 /// Longer than any client waits for an answer: no heartbeat is older than this when it is read.
 const LONGEST_UNDER_WAY: Span = Span::secs(60);
+/// A bundle that a node named and we did not know is looked for again after this: it may have been compiled since.
+const UNKNOWN_KEPT: Span = Span::secs(60);
 /// Logs of a failure are kept up to this (INTERFACE section 3).
 const MAX_LOG_BYTES: usize = 64 * 1024;
 /// Error texts of nodes in the node's row.
@@ -123,7 +125,7 @@ fn fingerprint(b: &Heartbeat) -> u64 {
 }
 
 /// Resolve what a node named. `None`: we do not know it.
-async fn resolve(s: &mut Session, r: BundleRef) -> CommandResult<Option<Option<BundleId>>> {
+async fn resolve(s: &mut Session, r: BundleRef, now: Timestamp) -> CommandResult<Option<Option<BundleId>>> {
     match r {
         BundleRef::Baseline => return Ok(Some(None)),
         BundleRef::Row(id) if Some(id) == s.assigned.bundle || Some(id) == s.active => return Ok(Some(Some(id))),
@@ -133,7 +135,7 @@ async fn resolve(s: &mut Session, r: BundleRef) -> CommandResult<Option<Option<B
         BundleRef::Content(c) if s.active.is_some() && s.active_content == Some(c) => return Ok(Some(s.active)),
         BundleRef::Content(_) | BundleRef::Row(_) => {}
     }
-    if s.unknown == Some(r) {
+    if s.unknown.is_some_and(|(known, at)| known == r && now.since(at) < UNKNOWN_KEPT) {
         return Ok(None);
     }
     match s.plane.bundle_named(s.project, r).await? {
@@ -144,7 +146,7 @@ async fn resolve(s: &mut Session, r: BundleRef) -> CommandResult<Option<Option<B
             Ok(Some(Some(id)))
         }
         None => {
-            s.unknown = Some(r);
+            s.unknown = Some((r, now));
             Ok(None)
         }
     }
@@ -157,9 +159,11 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
     let mut worth = false;
 
     let mut active = match beat.active {
-        Some(r) => resolve(s, r).await?,
+        Some(r) => resolve(s, r, now).await?,
         None => None,
     };
+    // It runs something that this project does not know. Whatever it measures is then no evidence for what it was sent.
+    let foreign = beat.active.is_some() && active.is_none();
     // What it runs was reported elsewhere, perhaps after this was sent: otherwise is believed when it is said once more.
     let doubted = active.is_some_and(|a| a != s.active) && s.hearsay;
     s.hearsay &= active.is_none();
@@ -192,7 +196,7 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
         reports.push(Report { node: s.node, generation, said: Said::Weight { weight } });
     }
     if let Some(r) = beat.staged
-        && let Some(staged) = resolve(s, r).await?
+        && let Some(staged) = resolve(s, r, now).await?
         && staged != s.staged
     {
         change.staged_bundle = Some(staged);
@@ -230,7 +234,7 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
     let generation = s.assigned.generation;
     let arrived = generation > s.settled && active == Some(s.assigned.bundle) && s.told < generation;
     let mut windows: Vec<GateWindow> = Vec::new();
-    let runs = !doubted && active.unwrap_or(s.active) == s.assigned.bundle;
+    let runs = !doubted && !foreign && active.unwrap_or(s.active) == s.assigned.bundle;
     if let (Some(judge), Some(f), true) = (&s.assigned.judge, fold.as_mut(), runs) {
         let observation = Observation {
             received: now,
@@ -360,7 +364,7 @@ pub(super) async fn report(
     body: ReportBody,
 ) -> CommandResult<ReportAnswer> {
     let now = s.plane.now();
-    let Some(bundle) = resolve(s, named).await? else {
+    let Some(bundle) = resolve(s, named, now).await? else {
         heard(s, now);
         return Err(CommandError::NotFound("bundle"));
     };

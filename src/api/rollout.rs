@@ -223,6 +223,7 @@ pub struct Rollout {
     pub kind: RolloutKind,
     pub supersede: bool,
     pub allow_restart: bool,
+    pub allow_deprecated: bool,
     /// Of strategy `canary`: its settings, and the comparison of the step that runs with its last look.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = crate::schema::canary)]

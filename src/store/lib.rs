@@ -164,6 +164,8 @@ impl Store {
         let retries = metric(IntCounterVec::new(retries, &["op"]))?;
         metric(registry.register(Box::new(seconds.clone())))?;
         metric(registry.register(Box::new(retries.clone())))?;
+        // There from the start, also where nothing is ever tried again.
+        retries.with_label_values(&["instance.renew"]);
         let backing = match &config.database {
             #[cfg(feature = "testing")]
             Database::Sqlite { path } if config.in_caller => Backing::Lite(lite::Lite::open_in_caller(path)?),

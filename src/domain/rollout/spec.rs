@@ -170,6 +170,9 @@ pub struct Spec {
     /// Large batches are allowed although the proxies must restart.
     #[serde(default)]
     pub allow_restart: bool,
+    /// The bundle may be deprecated.
+    #[serde(default)]
+    pub allow_deprecated: bool,
     #[serde(default)]
     pub canary: Canary,
     #[serde(default)]
@@ -219,6 +222,7 @@ impl Spec {
             kind: RolloutKind::Rollout,
             supersede: false,
             allow_restart: false,
+            allow_deprecated: false,
             canary: Canary::default(),
             blue_green: BlueGreen::default(),
             seed: None,

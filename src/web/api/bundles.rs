@@ -187,7 +187,8 @@ pub async fn revoke(call: Call) -> Outcome<Response> {
     let (done, running_on) = call.app.plane.revoke_bundle(&caller, project.id, found.id, said.reason).await?;
     let now = bundle(&call, &project, &found.id.to_string()).await?;
     let mut answer = json!({"bundle": show::bundle(now, false), "changed": is_change(done), "running_on": running_on});
-    if let Some(with) = replacement.filter(|_| is_change(done)) {
+    // Also when it was revoked before: the process may have died between the two.
+    if let Some(with) = replacement {
         let begun = call.app.plane.replace_bundle(&caller, project.id, found.id, with).await?;
         answer["rollout_ids"] = json!(begun.iter().map(|r| r.id).collect::<Vec<_>>());
     }

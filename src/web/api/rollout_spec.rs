@@ -25,7 +25,6 @@ pub fn spec(said: &RolloutRequest, bundle: BundleId, stale_after: Span, now: Tim
         ("probes", said.probes.as_ref().is_some_and(|p| !p.is_empty())),
         ("offline", given(&said.offline)),
         ("offline_grace_seconds", given(&said.offline_grace_seconds)),
-        ("allow_deprecated", said.allow_deprecated == Some(true)),
     ] {
         if wanted {
             errors.push((field.into(), "is not supported yet".into()));
@@ -38,6 +37,7 @@ pub fn spec(said: &RolloutRequest, bundle: BundleId, stale_after: Span, now: Tim
     spec.seed = said.seed;
     spec.supersede = said.supersede.unwrap_or(false);
     spec.allow_restart = said.allow_restart.unwrap_or(false);
+    spec.allow_deprecated = said.allow_deprecated.unwrap_or(false);
     if let Some(canary) = &said.canary {
         spec.canary = canary.clone();
     }
@@ -176,8 +176,8 @@ mod tests {
     #[test]
     fn what_is_not_supported_yet_is_refused_by_name() {
         assert_eq!(
-            fields(json!({"allow_deprecated": true, "probes": [{"url": "http://x"}], "template_id": "t"})),
-            ["allow_deprecated", "probes", "template_id"]
+            fields(json!({"offline": "x", "probes": [{"url": "http://x"}], "template_id": "t"})),
+            ["offline", "probes", "template_id"]
         );
         assert!(read(json!({"supersede": false, "probes": [], "canary": null, "environment_id": null})).is_ok());
     }

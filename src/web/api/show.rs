@@ -242,6 +242,7 @@ fn rollout_of(spec: Spec, head: Head, frame: Frame) -> api::rollout::Rollout {
         kind: spec.kind,
         supersede: spec.supersede,
         allow_restart: spec.allow_restart,
+        allow_deprecated: spec.allow_deprecated,
         canary: (strategy == StrategyKind::Canary).then_some(spec.canary),
         analysis: head.analysis.and_then(|a| serde_json::to_value(a).ok()),
         blue_green: (strategy == StrategyKind::BlueGreen).then_some(blue_green),

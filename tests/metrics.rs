@@ -1,0 +1,51 @@
+//! What `/metrics` says of a server that did something: the names of INTERFACE.md section 7.
+
+use crate::harness::*;
+use serde_json::json;
+
+const NAMES: [&str; 17] = [
+    "sentinel_cp_http_request_duration_seconds",
+    "sentinel_cp_nodes",
+    "sentinel_cp_node_sessions",
+    "sentinel_cp_heartbeats_total",
+    "sentinel_cp_polls_total",
+    "sentinel_cp_rollouts",
+    "sentinel_cp_rollout_decision_seconds",
+    "sentinel_cp_rollout_propagation_seconds",
+    "sentinel_cp_sweep_corrections_total",
+    "sentinel_cp_bundles_total",
+    "sentinel_cp_compile_duration_seconds",
+    "sentinel_cp_actor_restarts_total",
+    "sentinel_cp_actor_mailbox_depth",
+    "sentinel_cp_db_op_seconds",
+    "sentinel_cp_db_retries_total",
+    "sentinel_cp_storage_op_seconds",
+    "sentinel_cp_audit_entries_total",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_finished_a_rollout_has_every_metric_by_its_name() {
+    let w = World::on(Ground::Sqlite, Options::default()).await;
+    let fleet = w.fleet(2, "").await;
+    let b = w.bundle("v1").await;
+    let id = w.roll_out(json!({"bundle_id": b["bundle_id"]})).await;
+    reaches(&w.op, &id, "completed").await;
+    // The gauges of nodes and rollouts are taken by the clock.
+    let text = eventually("every metric is there", async || {
+        tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+        let answer = w.op.get("/metrics").await;
+        let text = String::from_utf8(answer.bytes.to_vec()).unwrap();
+        let there = |name: &str| {
+            let lines = text.lines().filter(|l| !l.starts_with('#'));
+            lines.filter_map(|l| l.strip_prefix(name)).any(|rest| rest.starts_with(['{', ' ', '_']))
+        };
+        let missing: Vec<&str> = NAMES.into_iter().filter(|n| !there(n)).collect();
+        println!("missing: {missing:?}");
+        missing.is_empty().then_some(text)
+    })
+    .await;
+    let value = |line: &str| text.lines().find_map(|l| l.strip_prefix(line)?.trim().parse::<f64>().ok());
+    assert!(value("sentinel_cp_heartbeats_total").is_some_and(|n| n > 0.0), "{text}");
+    fleet.stop().await.unwrap();
+    w.end().await;
+}
