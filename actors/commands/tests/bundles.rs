@@ -12,6 +12,8 @@ async fn the_same_content_is_compiled_once_and_lies_in_the_store_as_the_row_says
         let key = Key::bundle(b.project, b.content_id.unwrap());
         let (size, hash) = (b.size_bytes.unwrap(), b.artifact_hash.unwrap());
         assert_eq!(w.plane.artifacts().get_verified(&key, size, hash).await.unwrap().len() as u64, size);
+        let metrics = prometheus::TextEncoder::new().encode_to_string(&w.plane.registry().gather()).unwrap();
+        assert!(metrics.contains("sentinel_cp_storage_op_seconds_count{op=\"put\"} 1"), "every operation is timed");
         let again = w.compile(w.submit(samples::DEMO_V1).await, "1.0").await.unwrap();
         assert!(!again.created && again.bundle.id == b.id);
         let other = w.submit(samples::DEMO_V2).await;

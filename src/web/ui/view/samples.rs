@@ -145,6 +145,7 @@ fn head(phase: Phase) -> Head {
         failures: 2,
         restoring: 0,
         lane_open: 0,
+        budget: Default::default(),
         lane_halted: false,
         silent_window: None,
         note: Some(EVIL.into()),
