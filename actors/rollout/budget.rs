@@ -13,7 +13,7 @@ const LIMIT_KEPT: Span = Span::secs(1);
 
 impl ControlPlane {
     /// `max_updating` of the project in nodes; percent are of all its nodes, rounded down, at least 1.
-    async fn budget_limit(&self, project: ProjectId) -> store::Result<Option<u32>> {
+    pub(crate) async fn budget_limit(&self, project: ProjectId) -> store::Result<Option<u32>> {
         let now = self.now();
         if let Some(kept) =
             self.inner.rollouts.limits.get(&project).filter(|k| now >= k.0 && now.since(k.0) < LIMIT_KEPT)
@@ -71,7 +71,7 @@ impl ControlPlane {
 
     /// Room was made: whoever waits for it here looks now; others look every second.
     pub(super) fn budget_freed(&self, project: ProjectId) {
-        if !self.inner.rollouts.limits.get(&project).is_some_and(|k| k.1.is_some()) {
+        if self.inner.rollouts.limits.get(&project).is_none_or(|k| k.1.is_none()) {
             return;
         }
         for (_, actor) in self.inner.rollouts.family.directory().snapshot() {

@@ -123,10 +123,10 @@ pub(crate) fn read_member(r: &mut Cells) -> Q<Member> {
     })
 }
 
-const STEP: &str =
+pub(crate) const STEP: &str =
     "s.step_index, s.state, s.size, s.next_node, s.open, s.handed_over, s.started_at, s.completed_at, s.error";
 
-fn read_step(r: &mut Cells) -> Q<Step> {
+pub(crate) fn read_step(r: &mut Cells) -> Q<Step> {
     Ok(Step {
         index: r.get()?,
         state: r.get()?,

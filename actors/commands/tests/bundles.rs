@@ -74,6 +74,30 @@ async fn revoked_content_is_not_compiled_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pin_to_a_revoked_bundle_holds_its_node_no_longer_and_is_listed() {
+    on_both(|w| async move {
+        let (held, new) = (w.bundle("1").await, w.bundle("2").await);
+        let (pinned, other) = (w.node("a").await.node, w.node("b").await.node);
+        let pin = store::NodePatch { labels: None, pinned_bundle: Some(Some(held)) };
+        w.plane.store().patch_node(SYSTEM, pinned, pin, Write::at(START)).await.unwrap();
+        let spec = domain::rollout::Spec::new(new);
+        let targets = async || w.plane.plan_rollout(w.project.id, &spec).await.unwrap().steps.concat();
+        assert_eq!(targets().await, [other]);
+        w.audited("bundle.revoked", w.plane.revoke_bundle(&w.caller, w.project.id, held, None)).await;
+        assert_eq!(targets().await, [pinned, other], "held by nothing any more");
+        assert_eq!(w.plane.store().pinned_to(held).await.unwrap(), [pinned], "but still to be seen");
+        let filter = AuditFilter { action: Some("bundle.revoked".into()), ..AuditFilter::default() };
+        let entries = w.plane.store().audit_entries(SYSTEM, filter, Page::first(5)).await.unwrap().rows;
+        assert_eq!(entries[0].changes["suspended_pins"], json!([pinned]));
+        let again = NodePatch { labels: None, pinned_bundle: Some(Some(held)) };
+        let refused = w.plane.patch_node(&w.caller, w.project.id, other, again).await;
+        assert_eq!(code(refused), "bundle_revoked", "nobody is pinned to it anew");
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_survives_the_end_of_its_process() {
     for_each_backend(|opened| async {
         let store = opened.store.clone();

@@ -14,6 +14,7 @@ pub mod analysis;
 mod compare;
 mod decide;
 mod draft;
+pub mod estimate;
 pub mod event;
 mod explain;
 pub mod failures;
