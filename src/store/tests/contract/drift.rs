@@ -147,9 +147,21 @@ async fn a_node_has_one_open_drift_until_it_is_resolved_or_ends() {
         assert_eq!(s.drift_stats(w.project.id).await.unwrap(), (vec![(Severity::Medium, 1)], 1));
         let of_a = DriftFilter { open: Some(false), node: Some(a) };
         assert_eq!(s.drifts(w.project.id, of_a, Page::first(9)).await.unwrap().total, 1);
+        let repairable = async || {
+            let all = s.repairable_drifts(w.project.id, 9).await.unwrap();
+            all.iter().map(|d| d.node).collect::<Vec<_>>()
+        };
+        assert_eq!((repairable().await, s.drifting_projects().await.unwrap()), (vec![b], vec![w.project.id]));
         // It still differs: after the resolution it is a new one.
         assert_eq!(s.drifting(later(), 9).await.unwrap().iter().map(|(_, c)| c.node).collect::<Vec<_>>(), [a]);
 
+        let newer: Vec<Drift> = s.drifting(later(), 9).await.unwrap().iter().map(|(_, c)| drift(&w, c)).collect();
+        s.put_drifts(newer.clone(), seed::write()).await.unwrap();
+        assert_eq!(repairable().await, [b, a], "what a person has seen may be repaired");
+        s.resolve_drift(w.project.id, newer[0].id, Resolution::Reassigned, None, seed::write()).await.unwrap();
+        let newest: Vec<Drift> = s.drifting(later(), 9).await.unwrap().iter().map(|(_, c)| drift(&w, c)).collect();
+        s.put_drifts(newest, seed::write()).await.unwrap();
+        assert_eq!(repairable().await, [b], "what was repaired without asking is not repaired so again");
         assert_eq!(s.drift_ended(9).await.unwrap(), []);
         let mut right = NodeChange::of(b, w.project.id);
         right.active_bundle = Some(told);
