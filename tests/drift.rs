@@ -64,7 +64,7 @@ async fn where_a_project_repairs_drift_by_itself_a_node_gets_its_bundle_back_onc
     plane.find_drift(domain::Span::ZERO).await.unwrap();
     assert_eq!(plane.remediate_drift().await.unwrap(), 0, "only where it is wanted");
     let settings = json!({"settings": {"drift_remediation": true}});
-    w.op.patch("/api/v1/projects/p", settings).await.expect(200);
+    w.op.send("PATCH", "/api/v1/projects/p", settings).await.expect(200);
     // The sweep of an instance may be faster than we are.
     plane.remediate_drift().await.unwrap();
     let repair = eventually("a repair is begun", async || repairs(&w.op).await.pop()).await;
