@@ -204,7 +204,7 @@ async fn two_processes_with_one_key_get_nothing_until_the_node_is_adopted_again(
     reaches(&w.op, &id, "completed").await;
 
     w.op.post(&format!("/api/v1/projects/p/nodes/{}/adopt", twice.id), json!({})).await.expect(200);
-    let again = w.roll_out(json!({"bundle_id": v1["bundle_id"]})).await;
+    let again = w.roll_out(json!({"bundle_id": v1["bundle_id"], "strategy": "all_at_once"})).await;
     let second = eventually("it is told again", async || {
         let answer = twice.poll(1).await;
         (answer["rollout_id"] == again.as_str()).then_some(answer)

@@ -22,6 +22,8 @@ const VISITS = {
   "/projects/:project/rollouts/new": (w, f) => [`/projects/${w.project}/rollouts/new?bundle=${f.good.id}`],
   "/projects/:project/rollouts/:id": (w, f) => [f.done, f.back, f.paused].map((r) => `/projects/${w.project}/rollouts/${r}`),
   "/projects/:project/rollouts/:id/events": (w, f) => [`/projects/${w.project}/rollouts/${f.back}/events`],
+  "/projects/:project/rules": (w) => [`/projects/${w.project}/rules`],
+  "/projects/:project/drift": (w) => [`/projects/${w.project}/drift`, `/projects/${w.project}/drift?status=resolved`],
   "/projects/:project/audit": (w) => [`/projects/${w.project}/audit?verify=1`],
   "/projects/:project/tokens": (w) => [`/projects/${w.project}/tokens`],
   "/projects/:project/keys": (w) => [`/projects/${w.project}/keys`],

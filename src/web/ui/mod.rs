@@ -10,6 +10,7 @@ mod assets;
 mod audit;
 mod bundles;
 mod diff;
+mod drift;
 mod entry;
 mod instances;
 mod lines;
@@ -19,6 +20,7 @@ mod overview;
 mod pages;
 mod rollout_new;
 mod rollouts;
+mod rules;
 mod settings;
 #[cfg(test)]
 mod tests;

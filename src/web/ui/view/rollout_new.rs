@@ -124,7 +124,7 @@ fn form(frame: &Frame, view: &NewRolloutView, base: &str) -> Markup {
                 div {
                     label for="strategy" { "Strategy" }
                     select #strategy name="strategy" {
-                        @for s in [StrategyKind::Rolling, StrategyKind::AllAtOnce] {
+                        @for s in StrategyKind::ALL {
                             (choice(s.as_str(), &words(s.as_str()), &f.strategy))
                         }
                     }
