@@ -18,12 +18,15 @@ mod live;
 mod nodes;
 mod overview;
 mod pages;
+mod policy;
+mod resources;
+mod retention;
 mod rollout_new;
 mod rollouts;
-mod rules;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod trust;
 pub mod view;
 
 use crate::app::App;

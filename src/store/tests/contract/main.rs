@@ -14,3 +14,4 @@ mod readings;
 mod rollouts;
 mod schema;
 mod speed;
+mod trust;

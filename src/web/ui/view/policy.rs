@@ -6,7 +6,7 @@ use domain::Timestamp;
 use maud::{Markup, html};
 
 #[derive(Clone, Debug, Default)]
-pub struct RulesView {
+pub struct PolicyView {
     pub slug: String,
     pub freezes: Vec<FreezeLine>,
     pub environments: Vec<EnvironmentLine>,
@@ -47,11 +47,11 @@ pub struct TemplateLine {
     pub settings: serde_json::Value,
 }
 
-pub fn page(frame: &Frame, view: &RulesView) -> Markup {
-    let base = format!("/projects/{}/rules", query(&view.slug));
+pub fn page(frame: &Frame, view: &PolicyView) -> Markup {
+    let base = format!("/projects/{}/policy", query(&view.slug));
     let held = view.freezes.iter().any(|f| f.holds && f.environment.is_none());
     let body = html! {
-        h1 { "Rules" }
+        h1 { "Policy" }
         p .muted { "What stands around rollouts. A rollout is never held up by anything that is not said here, on its own page, or in the project's settings." }
         @if view.error.is_some() || !view.errors.is_empty() {
             div .alert.bad role="alert" {
@@ -65,7 +65,7 @@ pub fn page(frame: &Frame, view: &RulesView) -> Markup {
         (environments(frame, view, &base))
         (templates(frame, view, &base))
     };
-    document(&Frame { tab: Tab::Rules, ..frame.clone() }, "Rules", &body)
+    document(&Frame { tab: Tab::Policy, ..frame.clone() }, "Policy", &body)
 }
 
 /// The red button.
@@ -96,7 +96,7 @@ fn remove(frame: &Frame, base: &str, kind: &str, id: &str, name: &str, label: &s
     }
 }
 
-fn freezes(frame: &Frame, view: &RulesView, base: &str) -> Markup {
+fn freezes(frame: &Frame, view: &PolicyView, base: &str) -> Markup {
     let rows = html! {
         @for f in &view.freezes {
             tr {
@@ -141,7 +141,7 @@ fn freezes(frame: &Frame, view: &RulesView, base: &str) -> Markup {
     }
 }
 
-fn environments(frame: &Frame, view: &RulesView, base: &str) -> Markup {
+fn environments(frame: &Frame, view: &PolicyView, base: &str) -> Markup {
     let rows = html! {
         @for e in &view.environments {
             tr {
@@ -177,7 +177,7 @@ fn environments(frame: &Frame, view: &RulesView, base: &str) -> Markup {
     }
 }
 
-fn templates(frame: &Frame, view: &RulesView, base: &str) -> Markup {
+fn templates(frame: &Frame, view: &PolicyView, base: &str) -> Markup {
     let rows = html! {
         @for t in &view.templates {
             tr {

@@ -1,9 +1,9 @@
-//! `/projects/:project/rules`: freeze windows, environments, rollout templates.
+//! `/projects/:project/policy`: freeze windows, environments, rollout templates.
 
 use super::ask::{Ask, is_about_the_form};
 use super::view::access::parse_labels;
+use super::view::policy::{EnvironmentLine, FreezeLine, PolicyView, TemplateLine, page};
 use super::view::rollout::selector;
-use super::view::rules::{EnvironmentLine, FreezeLine, RulesView, TemplateLine, page};
 use super::view::{Flash, Frame, parts};
 use crate::api::plans::template_body;
 use crate::problem::{Outcome, Refusal};
@@ -19,14 +19,14 @@ use store::Documents;
 use uuid::Uuid;
 use warp::reply::Response;
 
-async fn view(ask: &Ask, project: &Project) -> Outcome<RulesView> {
+async fn view(ask: &Ask, project: &Project) -> Outcome<PolicyView> {
     let (store, now) = (ask.store(), ask.plane().now());
     let documents = store.documents(Documents::Environments, project.id).await?;
     let environments: Vec<_> = documents.into_iter().map(environment).collect();
     let name = |id: Uuid| environments.iter().find(|e| e.id == id).map_or_else(|| id.to_string(), |e| e.name.clone());
     let freezes = store.freezes(project.id).await?;
     let templates = store.documents(Documents::Templates, project.id).await?;
-    Ok(RulesView {
+    Ok(PolicyView {
         slug: project.slug.clone(),
         freezes: freezes
             .into_iter()
@@ -55,7 +55,7 @@ async fn view(ask: &Ask, project: &Project) -> Outcome<RulesView> {
             .into_iter()
             .map(|t| TemplateLine { id: t.id.to_string(), name: t.name, settings: t.body })
             .collect(),
-        ..RulesView::default()
+        ..PolicyView::default()
     })
 }
 
@@ -74,7 +74,7 @@ async fn answered<T>(
 ) -> Outcome<Response> {
     let refusal = match done {
         Ok(Ok(_)) => {
-            return ask.redirect(&format!("/projects/{}/rules", parts::query(&project.slug)), Some(flash));
+            return ask.redirect(&format!("/projects/{}/policy", parts::query(&project.slug)), Some(flash));
         }
         Ok(Err(e)) if is_about_the_form(&e) => Refusal::from(e),
         Ok(Err(e)) => return Err(e.into()),
