@@ -178,7 +178,7 @@ impl ControlPlane {
             match self.inner.store.bundle_by_id(Scope::Project(project), *wanted).await {
                 Ok(b) if matches!(b.status, BundleStatus::Compiled | BundleStatus::Deprecated) => *wanted = b.id,
                 Ok(b) if b.status == BundleStatus::Revoked => {
-                    let detail = "the bundle is revoked: no node is pinned to it".to_string();
+                    let detail = "the bundle is revoked: nothing can be pinned to it".into();
                     return Err(CommandError::Conflict { code: "bundle_revoked", detail });
                 }
                 Ok(b) => {
