@@ -9,6 +9,7 @@ mod feed;
 mod hand_over;
 mod nodes;
 mod owner;
+mod people;
 mod rollouts;
 mod schema;
 mod speed;
