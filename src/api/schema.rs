@@ -25,6 +25,10 @@ pub(crate) fn amount_or_null() -> RefOr<Schema> {
     )
 }
 
+pub(crate) fn role() -> RefOr<Schema> {
+    by_hand(json!({"type": "string", "enum": ["admin", "operator", "reader"]}))
+}
+
 pub(crate) fn metrics() -> RefOr<Schema> {
     let number = json!({"type": ["number", "null"]});
     let count = json!({"type": ["integer", "null"], "minimum": 0});
@@ -108,7 +112,9 @@ pub fn schemas() -> BTreeMap<String, Value> {
             out.insert(<$t as utoipa::ToSchema>::name().into_owned(), value);
         })+};
     }
-    use crate::{access, bundle, fleet, node, plans, problem, project, rollout, stream};
+    use crate::{
+        access, bundle, credential, fleet, group, node, people, plans, problem, project, rollout, stream,
+    };
     derived!(
         problem::Problem,
         access::SignInRequest,
@@ -117,6 +123,22 @@ pub fn schemas() -> BTreeMap<String, Value> {
         access::Org,
         access::ApiKeyRequest,
         access::ApiKey,
+        people::OrgRequest,
+        people::OrgPatch,
+        people::MemberRequest,
+        people::MemberPatch,
+        people::Member,
+        people::MemberAnswer,
+        people::Invitation,
+        people::UserRequest,
+        people::UserAnswer,
+        people::PasswordRequest,
+        people::AcceptRequest,
+        group::NodeGroupRequest,
+        group::NodeGroup,
+        credential::RotateKeyRequest,
+        credential::NodeTokenAnswer,
+        credential::NodeKeyAnswer,
         project::ProjectRequest,
         project::ProjectPatch,
         project::Project,
