@@ -1,5 +1,6 @@
 //! WHEN IT HAPPENS. Actors hold what is going on; the database holds what is decided; pure functions in `domain` decide.
 
+pub mod admin;
 mod attendance;
 pub mod bus;
 pub mod clock;
@@ -16,6 +17,7 @@ mod periodic;
 pub mod plane;
 mod rollout;
 pub mod supervision;
+pub mod tokens;
 pub mod tree;
 mod writer;
 

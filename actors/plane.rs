@@ -35,6 +35,10 @@ pub struct PlaneConfig {
     pub master_key: MasterKey,
     pub validator: ChildValidator,
     pub compile_concurrency: usize,
+    /// How long audit entries are kept; `None` is for ever.
+    pub audit_keep: Option<Span>,
+    /// What probes, webhooks and git may reach.
+    pub egress: egress::Policy,
 }
 
 #[derive(Clone)]
@@ -56,6 +60,7 @@ pub(crate) struct Inner {
     pub(crate) rollouts: Rollouts,
     pub(crate) compiles: CompileJobs,
     pub(crate) bundles: BundleIndex,
+    pub(crate) egress: std::sync::OnceLock<egress::Egress>,
     /// Heads of audit chains, at most a second old: what signed assignments carry.
     pub(crate) heads: DashMap<ProjectId, (Timestamp, ::bundle::trust::AuditHead)>,
     /// How long nobody could receive reports before this process was ready, microseconds.
@@ -139,6 +144,11 @@ impl ControlPlane {
     }
     pub fn config(&self) -> &PlaneConfig {
         &self.inner.config
+    }
+    /// The only way out for requests whose address somebody else chose.
+    pub fn egress(&self) -> &egress::Egress {
+        // Made when it is first needed: the certificates that the system trusts are read for it.
+        self.inner.egress.get_or_init(|| egress::Egress::new(self.inner.config.egress.clone()))
     }
     pub fn instance(&self) -> InstanceId {
         self.inner.instance

@@ -100,6 +100,7 @@ impl Tree {
                     rollouts,
                     compiles,
                     bundles: Default::default(),
+                    egress: std::sync::OnceLock::new(),
                     heads: Default::default(),
                     down: AtomicI64::new(down.0),
                     measured: crate::rollout::Measured::default(),

@@ -1,5 +1,6 @@
 //! First start, users, sign-in, API keys.
 
+use super::node_keys::TokenKeys;
 use super::password::{Pool, check_password};
 use super::write::*;
 use crate::command::*;
@@ -82,6 +83,7 @@ pub struct SessionCaller {
 #[derive(Default)]
 pub(crate) struct Doorman {
     pub(crate) passwords: Pool,
+    pub(crate) token_keys: TokenKeys,
     keys: DashMap<Digest, CachedKey>,
     uses: DashMap<ApiKeyId, Timestamp>,
     failures: DashMap<(Option<UserId>, Option<IpAddr>), Failures>,
@@ -169,7 +171,13 @@ impl ControlPlane {
     }
 
     /// `Forbidden` on a wrong address or password (the same text for both). argon2 runs on a bounded pool.
-    pub async fn sign_in(&self, email: &str, password: &str, address: Option<IpAddr>) -> CommandResult<SignedIn> {
+    pub async fn sign_in(
+        &self,
+        email: &str,
+        password: &str,
+        request: Option<RequestId>,
+        address: Option<IpAddr>,
+    ) -> CommandResult<SignedIn> {
         let store = &self.inner.store;
         let user = match store.user_by_email(&email.trim().to_lowercase()).await {
             Ok(user) => Some(user),
@@ -197,7 +205,7 @@ impl ControlPlane {
             last_used_at: now,
             expires_at: now + SESSION_LIFE,
         };
-        let ctx = Ctx { actor: Actor::User(user.id), request_id: None, address };
+        let ctx = Ctx { actor: Actor::User(user.id), request_id: request, address };
         let said = Said {
             action: "session.created",
             kind: ChangeKind::Session,
@@ -211,14 +219,19 @@ impl ControlPlane {
     }
 
     /// Signing out twice is fine.
-    pub async fn sign_out(&self, session_token: &str) -> CommandResult<()> {
+    pub async fn sign_out(
+        &self,
+        session_token: &str,
+        request: Option<RequestId>,
+        address: Option<IpAddr>,
+    ) -> CommandResult<()> {
         let store = &self.inner.store;
         let found = match store.session_by_hash(secret_hash(session_token)).await {
             Ok(found) => found,
             Err(store::Error::NotFound) => return Ok(()),
             Err(e) => return Err(e.into()),
         };
-        let ctx = Ctx { actor: Actor::User(found.user.id), request_id: None, address: None };
+        let ctx = Ctx { actor: Actor::User(found.user.id), request_id: request, address };
         let said = Said {
             action: "session.deleted",
             kind: ChangeKind::Session,

@@ -81,6 +81,8 @@ fn config(master: u8) -> PlaneConfig {
         master_key: MasterKey::new([master; 32]),
         validator: validator(),
         compile_concurrency: 2,
+        audit_keep: None,
+        egress: Default::default(),
     }
 }
 
@@ -352,7 +354,7 @@ async fn every_command_leaves_exactly_one_audit_entry_without_its_secret() {
         let before = w.entries().await;
         plane.patch_node(caller, project, node.node, patch("3")).await.unwrap();
         assert_eq!(w.entries().await, before, "nothing changed, nothing to say");
-        let key = w.audited("node.key_rotated", plane.rotate_node_key(caller, project, node.node)).await;
+        let key = w.audited("node.key_rotated", plane.rotate_node_key(caller, project, node.node, Span::ZERO)).await;
         assert_eq!(plane.store().node_credential(secret_hash(&key)).await.unwrap().epoch, 2);
         assert_eq!(w.audited("node.revoked", plane.revoke_node(caller, project, node.node)).await, Done::Changed);
         assert_eq!(code(plane.adopt_node(caller, project, node.node).await), "node_revoked");
@@ -458,12 +460,12 @@ async fn signing_in_tells_nothing_and_sessions_end() {
             Ok(super::access::SignedIn { .. }) => panic!("signed in"),
         };
         let before = w.entries().await;
-        let wrong = text(w.plane.sign_in("admin@example.com", "wrong horse", None).await);
-        let unknown = text(w.plane.sign_in("nobody@example.com", PASSWORD, None).await);
+        let wrong = text(w.plane.sign_in("admin@example.com", "wrong horse", None, None).await);
+        let unknown = text(w.plane.sign_in("nobody@example.com", PASSWORD, None, None).await);
         assert_eq!(wrong, unknown);
         assert_eq!(w.entries().await, before + 2);
         for _ in 0..3 {
-            text(w.plane.sign_in("admin@example.com", "wrong horse", None).await);
+            text(w.plane.sign_in("admin@example.com", "wrong horse", None, None).await);
         }
         assert_eq!(w.entries().await, before + 2, "joined");
         w.hand.advance(Span::secs(61));
@@ -471,7 +473,7 @@ async fn signing_in_tells_nothing_and_sessions_end() {
         w.plane.flush_api_key_uses().await;
         w.eventually_entries(before + 3).await;
 
-        let me = w.audited("session.created", w.plane.sign_in("ADMIN@example.com ", PASSWORD, None)).await;
+        let me = w.audited("session.created", w.plane.sign_in("ADMIN@example.com ", PASSWORD, None, None)).await;
         let found = w.plane.session(&me.session_token).await.unwrap().unwrap();
         assert_eq!(found.roles, [(w.org, Role::Admin)]);
         assert_eq!(found.csrf_hash, secret_hash(&me.csrf_token));
@@ -483,13 +485,13 @@ async fn signing_in_tells_nothing_and_sessions_end() {
         }
         w.hand.advance(Span::secs(11 * 3600));
         assert!(w.plane.session(&me.session_token).await.unwrap().is_none(), "seven days are over");
-        let me = w.plane.sign_in("admin@example.com", PASSWORD, None).await.unwrap();
+        let me = w.plane.sign_in("admin@example.com", PASSWORD, None, None).await.unwrap();
         w.hand.advance(Span::secs(12 * 3600));
         assert!(w.plane.session(&me.session_token).await.unwrap().is_none(), "idle");
-        let me = w.plane.sign_in("admin@example.com", PASSWORD, None).await.unwrap();
-        w.audited("session.deleted", w.plane.sign_out(&me.session_token)).await;
+        let me = w.plane.sign_in("admin@example.com", PASSWORD, None, None).await.unwrap();
+        w.audited("session.deleted", w.plane.sign_out(&me.session_token, None, None)).await;
         assert!(w.plane.session(&me.session_token).await.unwrap().is_none());
-        w.plane.sign_out(&me.session_token).await.unwrap();
+        w.plane.sign_out(&me.session_token, None, None).await.unwrap();
         w.end().await;
     })
     .await;
