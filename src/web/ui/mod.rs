@@ -12,6 +12,7 @@ mod bundles;
 mod diff;
 mod entry;
 mod instances;
+mod invitation;
 mod lines;
 mod live;
 mod nodes;
@@ -28,7 +29,6 @@ use crate::app::App;
 use crate::auth::{CSRF_HEADER, identify};
 use crate::body;
 use crate::limit::Buckets;
-use crate::peer;
 use crate::problem::{Outcome, Refusal};
 use crate::query::{Query, decode};
 use crate::reply::Meta;
@@ -102,7 +102,7 @@ impl Asked {
 
 async fn answer<B: Buf>(pages: &Pages, asked: Asked, body: impl Stream<Item = Result<B, warp::Error>>) -> Response {
     let (app, meta) = (pages.app.clone(), asked.meta);
-    let address = peer::client(meta.socket.ip(), &asked.headers, &app.settings.trusted_proxies);
+    let address = meta.address;
     let method = asked.method.clone();
     let path = asked.path.clone();
     let response = match page(pages, asked, address, body).await {
@@ -148,6 +148,9 @@ async fn page<B: Buf>(
     };
     if parts == ["login"] {
         return entry::login(app, asked.meta, address, reads, &asked.headers, &query, &form).await;
+    }
+    if parts == ["invitation"] {
+        return invitation::page(app, asked.meta, address, reads, &query, &form).await;
     }
     if !pages::known(&parts) {
         return Err(not_found());

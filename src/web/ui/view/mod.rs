@@ -11,6 +11,7 @@ pub mod diff;
 pub mod entry;
 pub mod events;
 pub mod instances;
+pub mod invitation;
 pub mod node;
 pub mod nodes;
 pub mod outcome;
@@ -93,6 +94,7 @@ macro_rules! flashes {
 }
 flashes! {
     SignedOut = "signed_out", "You are signed out.";
+    PasswordSet = "password_set", "The password is set. Sign in with it.";
     ProjectSaved = "project_saved", "The settings are saved.";
     ProjectDeleted = "project_deleted", "The project was deleted.";
     ProjectCreated = "project_created", "The project was created.";
