@@ -154,6 +154,13 @@ impl Client {
         Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body, bytes })
     }
 
+    /// Status and head of an answer, and its body unless that is a stream.
+    pub async fn first(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Bytes) -> Answer {
+        // HEAD is served as GET without its body, so that an endless one is not waited for.
+        let method = if path.starts_with("/api/v1/events/stream") { "HEAD" } else { method };
+        self.raw(method, path, headers, body).await
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         self.raw("GET", path, &[], Bytes::new()).await
     }
@@ -207,6 +214,8 @@ impl Instance {
                 master_key: MasterKey::new(master),
                 validator: ChildValidator::new(env!("CARGO_BIN_EXE_sentinel-cp"), ["validate-child"]),
                 compile_concurrency: 2,
+                audit_keep: None,
+                egress: Default::default(),
             },
             store,
             artifacts,
@@ -228,6 +237,8 @@ impl Instance {
             https: false,
             max_body_bytes: options.max_body_bytes,
             rate_limit_per_key: options.rate_limit_per_key,
+            rate_limit_per_node: 0,
+            tls: None,
             metrics_here: true,
             metrics_token: None,
             trusted_proxies: Vec::new(),
