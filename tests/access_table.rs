@@ -66,8 +66,8 @@ const TABLE: &[Row] = &[
     row("POST", "/api/v1/nodes/:node_id/bundles/:bundle_id/activated", "UUUUUU+FUU", 0),
     row("POST", "/api/v1/nodes/:node_id/bundles/:bundle_id/verified", "UUUUUU+FUU", 0),
     row("POST", "/api/v1/nodes/:node_id/bundles/:bundle_id/failed", "UUUUUU+FUU", 0),
-    row("POST", "/api/v1/nodes/:node_id/token", "UUUUFFFFFF", 0),
-    row("POST", "/api/v1/nodes/:node_id/rotate-key", "UUUUFFFFFF", 1),
+    row("POST", "/api/v1/nodes/:node_id/token", "UUUUFF+FFF", 0),
+    row("POST", "/api/v1/nodes/:node_id/rotate-key", "UUUUFF+FFF", 1),
     row("POST", "/api/v1/projects/:project/nodes/register", "++++UU++UU", 1),
 
     row("POST", "/api/v1/session", "++++++++++", 1),
@@ -84,7 +84,7 @@ const TABLE: &[Row] = &[
     row("POST", "/api/v1/orgs", "UFFFFFUUUF", 1),
     row("GET", "/api/v1/orgs/:id", "U+++FFUUUF", 0),
     row("PATCH", "/api/v1/orgs/:id", "UFF+FFUUUF", 1),
-    row("DELETE", "/api/v1/orgs/:id", "UFF+FFUUUF", 1),
+    row("DELETE", "/api/v1/orgs/:id", "UNNNNNUUUN", 1),
     row("GET", "/api/v1/orgs/:id/members", "U+++FFUUUF", 0),
     row("POST", "/api/v1/orgs/:id/members", "UFF+FFUUUF", 1),
     row("PATCH", "/api/v1/orgs/:id/members/:user_id", "UFF+FFUUUF", 1),
@@ -218,7 +218,7 @@ impl Scene {
         let org = orgs["orgs"][0]["id"].as_str().unwrap().to_string();
         let mut people = Vec::new();
         for (who, role) in [(Who::Reader, "reader"), (Who::Operator, "operator"), (Who::Admin, "admin")] {
-            people.push((who, people::member(&w.op, &org, &format!("{role}@example.org"), role).await));
+            people.push((who, people::member(&w.op, &org, &format!("the-{role}@example.org"), role).await));
         }
         let mut all: Vec<String> = ["projects", "nodes", "bundles", "rollouts", "services", "audit", "api_keys"]
             .iter()

@@ -5,9 +5,9 @@ mod agent;
 mod crate_edges;
 #[macro_use]
 mod harness;
-mod browser;
 mod access_table;
 mod administration;
+mod browser;
 mod bundle_commands;
 mod compiling;
 mod ctl;

@@ -11,6 +11,7 @@ both!(
     a_key_of_one_organisation_reaches_into_no_other,
     a_repeated_request_gives_nobody_what_is_not_theirs,
     another_organisation_hears_and_downloads_nothing,
+    refusals_and_the_first_use_of_a_key_are_in_the_audit_log,
 );
 
 async fn key(op: &Client, body: Value) -> Client {
@@ -131,5 +132,29 @@ async fn another_organisation_hears_and_downloads_nothing(backend: Backend) {
     // Its own audit verification counts only its own entries.
     let verdict = stranger.get("/api/v1/audit/verify").await.expect(200);
     assert_eq!((&verdict["valid"], &verdict["entries"]), (&json!(true), &json!(0)), "{verdict:#}");
+    w.end().await;
+}
+
+async fn refusals_and_the_first_use_of_a_key_are_in_the_audit_log(backend: Backend) {
+    let w = World::on(backend, Options::default()).await;
+    let made = w.op.post("/api/v1/api-keys", json!({"name": "r", "scopes": ["nodes:read"]})).await.expect(201);
+    let (id, reader) = (&made["api_key"]["id"], Client::new(&w.one.url, made["key"].as_str()));
+    let store = w.one.tree.plane.store().clone();
+    let of_key = async |action: &str| {
+        let filter = store::AuditFilter { action: Some(action.into()), ..Default::default() };
+        let scope = domain::Scope::System("a test looks at every chain");
+        let found = store.audit_entries(scope, filter, store::Page::first(500)).await.unwrap().rows;
+        found.into_iter().filter(|e| json!(e.actor_id) == *id).collect::<Vec<_>>()
+    };
+    assert!(of_key("api_key.first_used").await.is_empty());
+    for _ in 0..5 {
+        reader.get("/api/v1/projects/p/nodes").await.expect(200);
+        is_problem(&reader.post("/api/v1/projects/p/enrolment-tokens", json!({"name": "x"})).await, 403, None);
+    }
+    assert_eq!(of_key("api_key.first_used").await.len(), 1);
+    let refused = of_key("permission.refused").await;
+    assert_eq!(refused.len(), 1, "those of one minute are joined: {refused:#?}");
+    assert_eq!(refused[0].changes["route"], "/api/v1/projects/:project/enrolment-tokens");
+    assert!(refused[0].ip.is_some() && refused[0].request_id.is_some());
     w.end().await;
 }

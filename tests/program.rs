@@ -3,14 +3,13 @@
 use crate::harness::*;
 use bytes::Bytes;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 /// `sentinel-cp serve` on a data directory; killed when dropped.
 pub struct Program {
     child: Child,
     pub url: String,
-    pub log: PathBuf,
 }
 
 pub fn command(args: &[&str], data: &Path) -> Command {
@@ -39,7 +38,7 @@ impl Program {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let url = line.trim().rsplit(' ').next().unwrap_or_default().to_string();
         assert!(url.starts_with("http"), "{line:?} {}", std::fs::read_to_string(&log).unwrap_or_default());
-        let program = Program { child, url, log };
+        let program = Program { child, url };
         let http = Client::new(&program.url, None);
         eventually("the program is ready", async || {
             let answer = http.try_raw("GET", "/ready", &[], Bytes::new()).await;

@@ -5,9 +5,9 @@
 #
 # Needs `schemathesis` (pip install schemathesis), or its path in SCHEMATHESIS. Streams are left out: they never end.
 set -eu
-program=${1:-target/debug/sentinel-cp}
+program=$(realpath "${1:-target/debug/sentinel-cp}")
 seconds=${2:-120}
-schemathesis=${SCHEMATHESIS:-schemathesis}
+schemathesis=$(command -v "${SCHEMATHESIS:-schemathesis}")
 key=scp_schemathesis_0123456789abcdefghijklmnopqrstuv
 dir=$(mktemp -d)
 SENTINEL_CP_BOOTSTRAP_API_KEY=$key "$program" serve --data-dir "$dir/data" --listen 127.0.0.1:0 \
@@ -27,6 +27,8 @@ curl -fsS -o /dev/null -H "Authorization: Bearer $key" -H 'Content-Type: applica
 # What these checks assume is not so here, on purpose:
 #   positive_data_acceptance   a body that fits its schema may still be refused (an unknown bundle, a name that is taken): 409, 422
 #   missing_required_header    no header is required but the credential
+# It keeps notes where it runs.
+cd "$dir"
 "$schemathesis" run "$url/api/openapi.json" --url "$url" -H "Authorization: Bearer $key" \
     --checks all --exclude-checks positive_data_acceptance,missing_required_header \
     --exclude-path /api/v1/events/stream --max-time "$seconds" --request-timeout 30 --continue-on-failure \

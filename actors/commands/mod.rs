@@ -12,6 +12,7 @@ pub(crate) mod password;
 pub mod people;
 pub mod plans;
 pub mod projects;
+pub mod refusals;
 pub mod rollouts;
 pub(crate) mod write;
 

@@ -242,10 +242,10 @@ where
 async fn a_first_start_happens_once_and_its_key_reaches_every_organisation() {
     on_both(|w| async move {
         assert!(w.plane.first_start(FirstStart::default()).await.unwrap().is_none());
-        let (key, every_org) = w.plane.api_key(BOOTSTRAP).await.unwrap().unwrap();
+        let (key, every_org) = w.plane.api_key(BOOTSTRAP, None).await.unwrap().unwrap();
         assert!(every_org && key.scopes.len() == KeyScope::ALL.len());
         assert_eq!(key.created_by, w.caller.user);
-        assert!(w.plane.api_key("scp_no-such-key").await.unwrap().is_none());
+        assert!(w.plane.api_key("scp_no-such-key", None).await.unwrap().is_none());
         w.end().await;
     })
     .await;
@@ -522,15 +522,15 @@ async fn a_key_never_mints_more_than_it_has_and_ends_at_once() {
         let foreign = w.plane.revoke_api_key(&stranger, key.id).await;
         assert_eq!(foreign, Err(CommandError::NotFound("api key")));
 
-        assert!(w.plane.api_key(&text).await.unwrap().is_some_and(|(_, every)| !every));
+        assert!(w.plane.api_key(&text, None).await.unwrap().is_some_and(|(_, every)| !every));
         w.plane.flush_api_key_uses().await;
         assert_eq!(w.plane.store().api_key(SYSTEM, key.id).await.unwrap().last_used_at, Some(START));
         assert_eq!(w.plane.revoke_api_key(&w.caller, key.id).await, Ok(Done::Changed));
-        assert!(w.plane.api_key(&text).await.unwrap().is_none(), "at once, where it was revoked");
+        assert!(w.plane.api_key(&text, None).await.unwrap().is_none(), "at once, where it was revoked");
         let (_, short) = w.plane.create_api_key(&w.caller, w.org, new(&[], None)).await.unwrap();
-        assert!(w.plane.api_key(&short).await.unwrap().is_some());
+        assert!(w.plane.api_key(&short, None).await.unwrap().is_some());
         w.hand.advance(Span::secs(3600));
-        assert!(w.plane.api_key(&short).await.unwrap().is_none(), "expired");
+        assert!(w.plane.api_key(&short, None).await.unwrap().is_none(), "expired");
         w.end().await;
     })
     .await;

@@ -444,6 +444,20 @@ impl Store {
         .await
     }
 
+    /// Writes only when the key was never used before: of several instances one does.
+    pub async fn first_use_of_api_key(&self, id: ApiKeyId, w: Write) -> Result<()> {
+        self.write("api_key.first_use", (id, w), |c, (id, w)| {
+            Box::pin(async move {
+                let sql = "UPDATE api_keys SET last_used_at = ? WHERE id = ? AND last_used_at IS NULL";
+                if c.exec(sql, p![w.at, *id]).await? > 0 {
+                    finish(c, w).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
     /// When keys were last used, gathered by the caller and written in one go.
     pub async fn touch_api_keys(&self, used: Vec<(ApiKeyId, Timestamp)>) -> Result<()> {
         self.write("api_key.touch", used, |c, used| {

@@ -15,6 +15,7 @@ use crate::reply::Meta;
 use crate::routes::{Auth, Route, table};
 use crate::ui;
 use bytes::{Buf, Bytes};
+use domain::access::{Actor, Ctx};
 use domain::{NodeId, RequestId};
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
@@ -294,7 +295,22 @@ async fn serve(
     let query = Query::parse(&query)?;
     let path = path.as_str().to_string();
     let app = app.clone();
-    (route.handler)(Call { app, route, params, path, query, headers, body, meta, address, identity, node }).await
+    let ctx = match (&identity, &node) {
+        (Some(identity), _) => Some(identity.caller.ctx.clone()),
+        (None, Some(node)) => {
+            Some(Ctx { actor: Actor::Node(node.node), request_id: Some(meta.request_id), address: Some(address) })
+        }
+        (None, None) => None,
+    };
+    let plane = app.plane.clone();
+    let outcome =
+        (route.handler)(Call { app, route, params, path, query, headers, body, meta, address, identity, node }).await;
+    if let (Err(refusal), Some(ctx)) = (&outcome, ctx)
+        && refusal.problem.status == 403
+    {
+        plane.note_refusal(&ctx, route.method.name(), route.path).await;
+    }
+    outcome
 }
 
 #[cfg(test)]

@@ -195,3 +195,22 @@ async fn a_rotated_node_key_is_found_until_its_successor_is_used() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_first_use_of_a_key_is_told_once() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 0).await;
+        let key = seed::api_key(w.org.id, None);
+        s.insert_api_key(key.clone(), seed::write()).await.unwrap();
+        let told = || {
+            let (id, entry) = seed::entry(None, "api_key.first_used");
+            seed::write().audit(id, entry)
+        };
+        let before = s.audit_head(None).await.unwrap().seq;
+        let both = tokio::join!(s.first_use_of_api_key(key.id, told()), s.first_use_of_api_key(key.id, told()));
+        assert!(both.0.is_ok() && both.1.is_ok());
+        assert_eq!(s.audit_head(None).await.unwrap().seq, before + 1);
+        assert_eq!(s.api_key_by_hash(key.key_hash).await.unwrap().last_used_at, Some(seed::now()));
+    })
+    .await;
+}
