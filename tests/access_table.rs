@@ -147,6 +147,26 @@ const TABLE: &[Row] = &[
     row("POST", "/api/v1/rollouts/:id/rollback", "UF++FNUUU+", 1),
     row("POST", "/api/v1/rollouts/:id/retry", "UF++FNUUU+", 1),
 
+    row("GET", "/api/v1/rollouts/:id/approvals", "U+++FNUUU+", 0),
+    row("POST", "/api/v1/rollouts/:id/approve", "UF++FNUUUF", 1),
+    row("POST", "/api/v1/rollouts/:id/reject", "UF++FNUUUF", 1),
+
+    row("GET", "/api/v1/projects/:project/freeze-windows", "U+++FNUUU+", 0),
+    row("POST", "/api/v1/projects/:project/freeze-windows", "UF++FNUUU+", 1),
+    row("GET", "/api/v1/projects/:project/freeze-windows/:id", "U+++FNUUU+", 0),
+    row("PUT", "/api/v1/projects/:project/freeze-windows/:id", "UF++FNUUU+", 1),
+    row("DELETE", "/api/v1/projects/:project/freeze-windows/:id", "UF++FNUUU+", 1),
+    row("GET", "/api/v1/projects/:project/environments", "U+++FNUUU+", 0),
+    row("POST", "/api/v1/projects/:project/environments", "UF++FNUUU+", 1),
+    row("GET", "/api/v1/projects/:project/environments/:id", "U+++FNUUU+", 0),
+    row("PUT", "/api/v1/projects/:project/environments/:id", "UF++FNUUU+", 1),
+    row("DELETE", "/api/v1/projects/:project/environments/:id", "UF++FNUUU+", 1),
+    row("GET", "/api/v1/projects/:project/rollout-templates", "U+++FNUUU+", 0),
+    row("POST", "/api/v1/projects/:project/rollout-templates", "UF++FNUUU+", 1),
+    row("GET", "/api/v1/projects/:project/rollout-templates/:id", "U+++FNUUU+", 0),
+    row("PUT", "/api/v1/projects/:project/rollout-templates/:id", "UF++FNUUU+", 1),
+    row("DELETE", "/api/v1/projects/:project/rollout-templates/:id", "UF++FNUUU+", 1),
+
     row("GET", "/api/v1/projects/:project/audit_logs", "U+++FNUUU+", 0),
     row("GET", "/api/v1/projects/:project/audit_logs/export", "U+++FNUUU+", 0),
     row("GET", "/api/v1/audit/verify", "U+++F+UUU+", 0),
@@ -269,6 +289,9 @@ impl Scene {
 
     /// A rollout in the state that the command needs.
     async fn spare_rollout(&self, command: &str) -> String {
+        let approval = matches!(command, "approve" | "reject");
+        let settings = json!({"settings": {"approval_required": approval}});
+        self.w.op.send("PATCH", "/api/v1/projects/p", settings).await.expect(200);
         let body = json!({
             "bundle_id": self.bundle, "start": command != "start",
             "target_selector": {"type": "node_ids", "node_ids": [self.spare_node().await]},
@@ -282,6 +305,11 @@ impl Scene {
 
     /// The path of a row with ids in it. What a call would use up is made anew for it.
     async fn path(&self, template: &str, method: &str) -> String {
+        // The body of one is the path of another.
+        Box::pin(self.path_of(template, method)).await
+    }
+
+    async fn path_of(&self, template: &str, method: &str) -> String {
         let p = "/api/v1/projects/p";
         let id = match template.strip_prefix("/api/v1/").unwrap_or(template) {
             "orgs/:id" if method == "DELETE" => people::org(&self.w.op, &self.fresh("org")).await,
@@ -303,6 +331,18 @@ impl Scene {
             t if t.contains("/node-groups/") => {
                 self.id(&format!("{p}/node-groups"), json!({"name": self.fresh("g"), "node_ids": []}), "node_group")
                     .await
+            }
+            t if t.contains("/freeze-windows/") => {
+                let body = self.body("/freeze-windows", "POST").await;
+                self.id(&format!("{p}/freeze-windows"), body, "freeze_window").await
+            }
+            t if t.contains("/environments/") => {
+                let body = self.body("/environments", "POST").await;
+                self.id(&format!("{p}/environments"), body, "environment").await
+            }
+            t if t.contains("/rollout-templates/") => {
+                let body = self.body("/rollout-templates", "POST").await;
+                self.id(&format!("{p}/rollout-templates"), body, "rollout_template").await
             }
             t if t.contains("/nodes/:id") && method == "GET" => self.node.id.clone(),
             t if t.contains("/nodes/:id/adopt") => {
@@ -382,6 +422,14 @@ impl Scene {
                 "bundle_id": self.bundle, "start": false,
                 "target_selector": {"type": "node_ids", "node_ids": [self.spare_node().await]},
             }),
+            t if t.ends_with("/approve") || t.ends_with("/reject") => json!({"comment": "seen"}),
+            t if t.contains("/freeze-windows") => json!({
+                "name": self.fresh("f"), "reason": "holidays", "starts_at": "2099-01-01T00:00:00Z", "ends_at": "2099-01-02T00:00:00Z",
+            }),
+            t if t.contains("/environments") => {
+                json!({"name": self.fresh("env"), "selector": {"labels": {"env": "x"}}})
+            }
+            t if t.contains("/rollout-templates") => json!({"name": self.fresh("t"), "settings": {"batch_size": 2}}),
             t if t.ends_with("/failed") => json!({"error": "x"}),
             _ => json!({}),
         }
@@ -468,6 +516,10 @@ async fn every_mutation_leaves_the_audit_entries_that_are_listed(backend: Backen
             "/api/v1/session" if r.method == "DELETE" => {
                 let person = Person::sign_in(&scene.w.one.url, people::ADMIN.0, people::ADMIN.1).await;
                 person.first(r.method, &filled, &body).await
+            }
+            // Approvals are given by people.
+            p if p.ends_with("/approve") || p.ends_with("/reject") => {
+                scene.call(Who::Admin, r.method, &filled, &body).await
             }
             "/api/v1/session/password" => scene.call(Who::Admin, r.method, &filled, &body).await,
             p if p.starts_with("/api/v1/nodes/") => scene.call(Who::Node, r.method, &filled, &body).await,

@@ -112,9 +112,7 @@ pub fn schemas() -> BTreeMap<String, Value> {
             out.insert(<$t as utoipa::ToSchema>::name().into_owned(), value);
         })+};
     }
-    use crate::{
-        access, bundle, credential, fleet, group, node, people, plans, problem, project, rollout, stream,
-    };
+    use crate::{access, bundle, credential, fleet, group, node, people, plans, problem, project, rollout, stream};
     derived!(
         problem::Problem,
         access::SignInRequest,
