@@ -146,7 +146,12 @@ fn operation(route: &Route) -> Value {
         let required = !matches!(request, "HeartbeatRequest" | "ReportRequest" | "CompileRequest" | "RevokeRequest")
             && !matches!(
                 request,
-                "NoteRequest" | "ResumeRequest" | "RollbackRequest" | "RetryRequest" | "ResolveRequest" | "RotateKeyRequest"
+                "NoteRequest"
+                    | "ResumeRequest"
+                    | "RollbackRequest"
+                    | "RetryRequest"
+                    | "ResolveRequest"
+                    | "RotateKeyRequest"
             );
         out["requestBody"] =
             json!({"required": required, "content": {"application/json": {"schema": reference(request)}}});
