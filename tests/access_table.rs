@@ -10,9 +10,8 @@ use domain::RequestId;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
-use store::testing::Backend;
 
-both!(every_route_answers_everyone_as_listed, every_mutation_leaves_the_audit_entries_that_are_listed);
+on_both_databases!(every_route_answers_everyone_as_listed, every_mutation_leaves_the_audit_entries_that_are_listed);
 
 /// Who calls, in the order of the letters of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,8 +249,8 @@ struct Scene {
 const PASSWORD: &str = "a password of some length";
 
 impl Scene {
-    async fn set(backend: Backend) -> Scene {
-        let w = World::on(backend, Options::default()).await;
+    async fn set(ground: Ground) -> Scene {
+        let w = World::on(ground, Options::default()).await;
         open_project(&w.op, "q").await;
         let orgs = w.op.get("/api/v1/orgs").await.expect(200);
         let org = orgs["orgs"][0]["id"].as_str().unwrap().to_string();
@@ -485,8 +484,8 @@ fn letter(status: u16) -> char {
     }
 }
 
-async fn every_route_answers_everyone_as_listed(backend: Backend) {
-    let scene = Scene::set(backend).await;
+async fn every_route_answers_everyone_as_listed(ground: Ground) {
+    let scene = Scene::set(ground).await;
     let mut wrong = BTreeMap::new();
     for (path, r) in rows() {
         // These end what the next calls come with.
@@ -526,8 +525,8 @@ async fn entries_of(store: &store::Store, request: RequestId) -> Vec<String> {
     found
 }
 
-async fn every_mutation_leaves_the_audit_entries_that_are_listed(backend: Backend) {
-    let scene = Scene::set(backend).await;
+async fn every_mutation_leaves_the_audit_entries_that_are_listed(ground: Ground) {
+    let scene = Scene::set(ground).await;
     let store = scene.w.one.tree.plane.store().clone();
     let mut wrong = BTreeMap::new();
     for (path, r) in rows().into_iter().filter(|(_, r)| r.method != "GET" && r.audit != ELSEWHERE) {

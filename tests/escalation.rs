@@ -4,9 +4,8 @@ use crate::harness::*;
 use crate::people;
 use bytes::Bytes;
 use serde_json::{Value, json};
-use store::testing::Backend;
 
-both!(
+on_both_databases!(
     a_bound_key_makes_no_key_beyond_its_project,
     a_key_of_one_organisation_reaches_into_no_other,
     a_repeated_request_gives_nobody_what_is_not_theirs,
@@ -16,13 +15,13 @@ both!(
 
 async fn key(op: &Client, body: Value) -> Client {
     let made = op.post("/api/v1/api-keys", body).await.expect(201);
-    Client::new(&op.url, made["key"].as_str())
+    Client::new(&op.at, made["key"].as_str())
 }
 
 const MINTER: [&str; 4] = ["api_keys:read", "api_keys:admin", "nodes:read", "projects:read"];
 
-async fn a_bound_key_makes_no_key_beyond_its_project(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_bound_key_makes_no_key_beyond_its_project(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     open_project(&w.op, "q").await;
     let bound = key(&w.op, json!({"name": "bound", "scopes": MINTER, "project_id": "p"})).await;
     let mint = async |body: Value| bound.post("/api/v1/api-keys", body).await;
@@ -49,8 +48,8 @@ async fn a_bound_key_makes_no_key_beyond_its_project(backend: Backend) {
     w.end().await;
 }
 
-async fn a_key_of_one_organisation_reaches_into_no_other(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_key_of_one_organisation_reaches_into_no_other(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let other = people::org(&w.op, "Other").await;
     let all: Vec<String> = ["projects", "nodes", "bundles", "rollouts", "audit"]
         .iter()
@@ -74,8 +73,8 @@ async fn a_key_of_one_organisation_reaches_into_no_other(backend: Backend) {
     w.end().await;
 }
 
-async fn a_repeated_request_gives_nobody_what_is_not_theirs(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_repeated_request_gives_nobody_what_is_not_theirs(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     open_project(&w.op, "q").await;
     let a = key(&w.op, json!({"name": "a", "scopes": ["nodes:write"], "project_id": "p"})).await;
     let b = key(&w.op, json!({"name": "b", "scopes": ["nodes:write"], "project_id": "q"})).await;
@@ -102,8 +101,8 @@ async fn a_repeated_request_gives_nobody_what_is_not_theirs(backend: Backend) {
     w.end().await;
 }
 
-async fn another_organisation_hears_and_downloads_nothing(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn another_organisation_hears_and_downloads_nothing(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let other = people::org(&w.op, "Other").await;
     let stranger = people::member(&w.op, &other, "s@example.org", "admin").await;
     let node = Hand::register(&w.one.url, "p", "a").await;
@@ -135,8 +134,8 @@ async fn another_organisation_hears_and_downloads_nothing(backend: Backend) {
     w.end().await;
 }
 
-async fn refusals_and_the_first_use_of_a_key_are_in_the_audit_log(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn refusals_and_the_first_use_of_a_key_are_in_the_audit_log(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let made = w.op.post("/api/v1/api-keys", json!({"name": "r", "scopes": ["nodes:read"]})).await.expect(201);
     let (id, reader) = (&made["api_key"]["id"], Client::new(&w.one.url, made["key"].as_str()));
     let store = w.one.tree.plane.store().clone();

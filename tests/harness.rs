@@ -392,6 +392,15 @@ macro_rules! everywhere {
     };
 }
 
+/// The same on both databases only: for what another instance learns of a moment later (a revoked key within a second).
+#[macro_export]
+macro_rules! on_both_databases {
+    ($($name:ident),+ $(,)?) => {
+        mod sqlite { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name($crate::harness::Ground::Sqlite).await; })+ }
+        mod postgresql { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name($crate::harness::Ground::Postgres).await; })+ }
+    };
+}
+
 /// A node driven by hand, call by call.
 pub struct Hand {
     pub id: String,

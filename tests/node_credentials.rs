@@ -5,9 +5,8 @@ use crate::people;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde_json::{Value, json};
-use store::testing::Backend;
 
-both!(
+on_both_databases!(
     a_token_does_what_its_key_does_and_nothing_else,
     a_token_ends_with_its_key,
     a_forged_token_opens_nothing,
@@ -23,8 +22,8 @@ async fn beats(http: &Client, id: &str) -> u16 {
     http.post(&format!("/api/v1/nodes/{id}/heartbeat"), json!({})).await.status
 }
 
-async fn a_token_does_what_its_key_does_and_nothing_else(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_token_does_what_its_key_does_and_nothing_else(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let node = Hand::register(&w.one.url, "p", "a").await;
     let other = Hand::register(&w.one.url, "p", "b").await;
     let made = token_of(&node).await;
@@ -58,8 +57,8 @@ async fn a_token_does_what_its_key_does_and_nothing_else(backend: Backend) {
     w.end().await;
 }
 
-async fn a_token_ends_with_its_key(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_token_ends_with_its_key(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let node = Hand::register(&w.one.url, "p", "a").await;
     let path = format!("/api/v1/projects/p/nodes/{}", node.id);
     let first = token_of(&node).await;
@@ -82,8 +81,8 @@ async fn a_token_ends_with_its_key(backend: Backend) {
     w.end().await;
 }
 
-async fn a_forged_token_opens_nothing(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_forged_token_opens_nothing(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let node = Hand::register(&w.one.url, "p", "a").await;
     let good = token_of(&node).await["token"].as_str().unwrap().to_string();
     let parts: Vec<&str> = good.split('.').collect();
@@ -128,8 +127,8 @@ async fn a_forged_token_opens_nothing(backend: Backend) {
     w.end().await;
 }
 
-async fn a_node_changes_its_key_without_missing_a_beat(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_node_changes_its_key_without_missing_a_beat(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let node = Hand::register(&w.one.url, "p", "a").await;
     let rotate = format!("/api/v1/nodes/{}/rotate-key", node.id);
     // The answer is lost, and the node asks again with the key that it has.
@@ -144,8 +143,8 @@ async fn a_node_changes_its_key_without_missing_a_beat(backend: Backend) {
     w.end().await;
 }
 
-async fn an_operator_may_let_the_old_key_live_for_a_while(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn an_operator_may_let_the_old_key_live_for_a_while(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let node = Hand::register(&w.one.url, "p", "a").await;
     let path = format!("/api/v1/projects/p/nodes/{}/rotate-key", node.id);
     is_problem(&w.op.post(&path, json!({"grace_seconds": 10_000_000})).await, 422, Some("grace_seconds"));

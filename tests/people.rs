@@ -3,9 +3,8 @@
 use crate::harness::*;
 use bytes::Bytes;
 use serde_json::{Value, json};
-use store::testing::Backend;
 
-both!(
+on_both_databases!(
     an_organisation_is_another_world,
     an_invitation_makes_a_member_once,
     a_known_address_becomes_a_member_at_once_and_roles_change,
@@ -23,12 +22,12 @@ pub struct Person {
 }
 
 impl Person {
-    pub async fn sign_in(url: &str, email: &str, password: &str) -> Person {
-        Person::try_sign_in(url, email, password).await.unwrap_or_else(|status| panic!("{email}: {status}"))
+    pub async fn sign_in(at: impl Into<Addresses>, email: &str, password: &str) -> Person {
+        Person::try_sign_in(at, email, password).await.unwrap_or_else(|status| panic!("{email}: {status}"))
     }
 
-    pub async fn try_sign_in(url: &str, email: &str, password: &str) -> Result<Person, u16> {
-        let http = Client::new(url, None);
+    pub async fn try_sign_in(at: impl Into<Addresses>, email: &str, password: &str) -> Result<Person, u16> {
+        let http = Client::new(at, None);
         let answer = http.post("/api/v1/session", json!({"email": email, "password": password})).await;
         if answer.status != 200 {
             return Err(answer.status);
@@ -85,12 +84,12 @@ pub async fn member(op: &Client, org: &str, email: &str, role: &str) -> Person {
     let path = format!("/api/v1/orgs/{org}/members");
     let invited = op.post(&path, json!({"email": email, "role": role})).await.expect(201);
     let body = json!({"token": invited["token"], "password": PASSWORD});
-    Client::new(&op.url, None).post("/api/v1/invitations/accept", body).await.expect(200);
-    Person::sign_in(&op.url, email, PASSWORD).await
+    Client::new(&op.at, None).post("/api/v1/invitations/accept", body).await.expect(200);
+    Person::sign_in(&op.at, email, PASSWORD).await
 }
 
-async fn an_organisation_is_another_world(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn an_organisation_is_another_world(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let other = org(&w.op, "Other").await;
     is_problem(&w.op.post("/api/v1/orgs", json!({"name": "Other"})).await, 409, None);
     is_problem(&w.op.post("/api/v1/orgs", json!({"name": "x", "slug": "No Slug"})).await, 422, Some("slug"));
@@ -125,8 +124,8 @@ async fn an_organisation_is_another_world(backend: Backend) {
     w.end().await;
 }
 
-async fn an_invitation_makes_a_member_once(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn an_invitation_makes_a_member_once(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let (anyone, org) = (Client::new(&w.one.url, None), default_org(&w.op).await);
     let path = format!("/api/v1/orgs/{org}/members");
     let invite = async |email: &str| w.op.post(&path, json!({"email": email, "role": "reader"})).await.expect(201);
@@ -166,8 +165,8 @@ async fn an_invitation_makes_a_member_once(backend: Backend) {
     w.end().await;
 }
 
-async fn a_known_address_becomes_a_member_at_once_and_roles_change(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_known_address_becomes_a_member_at_once_and_roles_change(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let (mine, other) = (default_org(&w.op).await, org(&w.op, "Other").await);
     let ann = member(&w.op, &mine, "ann@example.org", "operator").await;
     let path = format!("/api/v1/orgs/{other}/members");
@@ -204,8 +203,8 @@ async fn a_known_address_becomes_a_member_at_once_and_roles_change(backend: Back
     w.end().await;
 }
 
-async fn nobody_hands_out_more_than_they_hold(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn nobody_hands_out_more_than_they_hold(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let org = default_org(&w.op).await;
     let path = format!("/api/v1/orgs/{org}/members");
     let key = async |body: Value| {
@@ -238,8 +237,8 @@ async fn nobody_hands_out_more_than_they_hold(backend: Backend) {
     w.end().await;
 }
 
-async fn users_are_made_disabled_and_let_in_again_by_the_instance_administrator(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn users_are_made_disabled_and_let_in_again_by_the_instance_administrator(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let admin = Person::sign_in(&w.one.url, ADMIN.0, ADMIN.1).await;
     let made = admin.send("POST", "/api/v1/users", json!({"email": "u@example.org", "password": PASSWORD})).await;
     let id = made.expect(201)["user"]["id"].as_str().unwrap().to_string();
@@ -265,8 +264,8 @@ async fn users_are_made_disabled_and_let_in_again_by_the_instance_administrator(
     w.end().await;
 }
 
-async fn a_changed_password_ends_other_sessions_and_a_reset_voids_it(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_changed_password_ends_other_sessions_and_a_reset_voids_it(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     let made = w.op.post("/api/v1/users", json!({"email": "u@example.org"})).await.expect(201);
     let (id, anyone) = (made["user"]["id"].as_str().unwrap(), Client::new(&w.one.url, None));
     let accept = async |token: &Value, password: &str| {
@@ -298,8 +297,8 @@ async fn a_changed_password_ends_other_sessions_and_a_reset_voids_it(backend: Ba
     w.end().await;
 }
 
-async fn a_group_stands_for_its_nodes_in_a_selector(backend: Backend) {
-    let w = World::on(backend, Options::default()).await;
+async fn a_group_stands_for_its_nodes_in_a_selector(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
     open_project(&w.op, "q").await;
     let mut ids = Vec::new();
     for name in ["a", "b", "c"] {
