@@ -111,6 +111,13 @@ pub struct ReportBody {
     pub metrics: Option<Metrics>,
 }
 
+/// A line of a node's own log, as it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogLine {
+    pub kind: &'static str,
+    pub detail: serde_json::Value,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReportAnswer {
     pub state: String,

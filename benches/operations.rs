@@ -33,6 +33,12 @@ const PERIODIC: &[(&str, f64, f64)] = &[
     ("node.stats", 1.0, 10.0),
     ("rollout.list", 8.0, 10.0),
     ("audit.chains", 1.0, 10.0),
+    // Freeze windows that begin or end; projects whose nodes' readings a canary analysis wants, with the rollouts that are due.
+    ("freeze.around", 1.0, 1.0),
+    ("rollout.measured", 1.0, 2.0),
+    // Drift that began, drift that ended.
+    ("drift.find", 1.0, 15.0),
+    ("drift.ended", 1.0, 15.0),
     // Nodes that went silent, found by the scan.
     ("node.stale", 1.0, 30.0),
 ];

@@ -21,7 +21,7 @@ use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Two polls are at least this far apart unless the control plane said `poll_now`: no answer can make a node spin.
+/// Two polls are at least this far apart: no answer can make a node spin.
 pub const MIN_POLL_GAP: Span = Span::secs(1);
 /// A long poll may be answered this much before its time and still counts as held to the end.
 pub const HELD_LEEWAY: Span = Span::millis(1_500);
@@ -479,7 +479,7 @@ impl Agent {
                     self.next_beat = now + self.jittered(every);
                 }
                 if a.poll_now {
-                    self.next_poll = now;
+                    self.next_poll = now.max(self.poll_sent + MIN_POLL_GAP);
                 }
             }
             Answer::Heartbeat(Err(e)) => {

@@ -1,12 +1,15 @@
 //! The one integration-test binary: whole instances, driven from outside.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-mod agent;
 mod crate_edges;
 #[macro_use]
 mod harness;
 mod access_table;
 mod administration;
+mod agent;
+mod agent_footprint;
+mod agent_kills;
+mod agent_units;
 mod browser;
 mod bundle_commands;
 mod compiling;
@@ -23,6 +26,7 @@ mod people;
 mod plans;
 mod presence;
 mod program;
+mod proxies;
 mod refusals;
 mod secrets;
 mod simulation;

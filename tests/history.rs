@@ -38,6 +38,11 @@ async fn eventful(w: &World) -> Vec<String> {
     reaches(&w.op, &first, "completed").await;
     let second = w.roll_out(json!({"bundle_id": bad["bundle_id"], "batch_size": 8})).await;
     reaches(&w.op, &second, "paused").await;
+    // Both: one that fails after the others were accepted pauses it again.
+    eventually("both bad nodes have failed", async || {
+        (rollout(&w.op, &second).await["progress"]["failed"] == 2).then_some(())
+    })
+    .await;
     w.op.post(&format!("/api/v1/rollouts/{second}/resume"), json!({"accept_failed": true})).await.expect(200);
     reaches(&w.op, &second, "completed").await;
     w.op.post(&format!("/api/v1/rollouts/{second}/rollback"), json!({"reason": "on second thoughts"}))

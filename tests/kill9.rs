@@ -24,12 +24,12 @@ const SCRIPT: &str = "[default]\napply_delay = \"350ms\"\n[[rule]]\nmatch = \"n-
 /// When a kill comes, after the rollout was asked for; longer than a rollout takes, so that some come at its very end.
 const WITHIN_MS: u64 = 3_500;
 
-fn below(n: u64, dice: &mut Dice) -> u64 {
+pub fn below(n: u64, dice: &mut Dice) -> u64 {
     dice.throw() % n
 }
 
 /// A port that nobody listens on, below those the system gives to outgoing connections: nobody takes it while we are dead.
-fn free_port(dice: &mut Dice) -> u16 {
+pub fn free_port(dice: &mut Dice) -> u16 {
     for _ in 0..200 {
         let port = 18_000 + (below(10_000, dice) as u16);
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
@@ -40,9 +40,9 @@ fn free_port(dice: &mut Dice) -> u16 {
 }
 
 /// The real program on one data directory and one port.
-struct Server {
+pub struct Server {
     child: Child,
-    url: String,
+    pub url: String,
     port: u16,
     data: std::path::PathBuf,
 }
@@ -73,7 +73,7 @@ impl Server {
             .unwrap()
     }
 
-    async fn start(data: &Path, port: u16) -> Server {
+    pub async fn start(data: &Path, port: u16) -> Server {
         let server = Server {
             child: Server::spawn(data, port),
             url: format!("http://127.0.0.1:{port}"),
@@ -84,7 +84,7 @@ impl Server {
         server
     }
 
-    async fn ready(&self) {
+    pub async fn ready(&self) {
         let http = Client::new(&self.url, None);
         eventually("the server is ready", async || {
             let answer = http.try_raw("GET", "/ready", &[], Bytes::new()).await;
@@ -94,7 +94,7 @@ impl Server {
     }
 
     /// SIGKILL, and a new process on the same data. Answers how long nobody was there.
-    async fn kill_and_restart(&mut self) -> Duration {
+    pub async fn kill_and_restart(&mut self) -> Duration {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         let dead = Instant::now();
@@ -117,7 +117,7 @@ impl Drop for Server {
 }
 
 /// Makes the rollout, asking until the server answers; with the same idempotency key, so that it is done once.
-async fn insist(op: Client, key: String, body: Value) -> Value {
+pub async fn insist(op: Client, key: String, body: Value) -> Value {
     let path = "/api/v1/projects/p/rollouts";
     let headers = [("content-type", "application/json"), ("idempotency-key", key.as_str())];
     let mut pace = tokio::time::interval(Duration::from_millis(20));
@@ -132,7 +132,7 @@ async fn insist(op: Client, key: String, body: Value) -> Value {
     panic!("the rollout could not be asked for within {PATIENCE:?}");
 }
 
-async fn seen(op: &Client, path: &str) -> Value {
+pub async fn seen(op: &Client, path: &str) -> Value {
     eventually(&format!("GET {path} is answered"), async || {
         let answer = op.try_raw("GET", path, &[], Bytes::new()).await.ok()?;
         (answer.status == 200).then_some(answer.body)

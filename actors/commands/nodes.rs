@@ -3,7 +3,7 @@
 use super::node_keys::MAX_GRACE;
 use super::write::*;
 use crate::command::*;
-use crate::node_api::{Registered, Registration};
+use crate::node_api::{LogLine, NodeAuth, Registered, Registration};
 use crate::plane::ControlPlane;
 use domain::bundle::BundleStatus;
 use domain::node::{HealthClass, Labels, Node, Presence, Selector, Standing, check_labels, check_node_name};
@@ -25,6 +25,9 @@ const POLL_INTERVAL_S: i64 = 30;
 /// Heartbeats likewise; never more than a third of the stale time, so that one may be lost.
 const HEARTBEAT_INTERVAL_S: i64 = 30;
 
+/// Lines of a node's log that are kept: half a kilobyte each.
+const KEPT_LINES: u32 = 1_000;
+
 #[derive(Clone, Debug, Default)]
 pub struct NodePatch {
     /// Merged; `None` deletes.
@@ -33,6 +36,24 @@ pub struct NodePatch {
 }
 
 impl ControlPlane {
+    /// What a node says of itself, kept beside what we saw of it. Whose it is comes from the credential.
+    pub async fn log_of_node(&self, auth: NodeAuth, lines: Vec<LogLine>) -> CommandResult<()> {
+        let now = self.now();
+        let event = |l: LogLine| store::NodeEvent {
+            node: auth.node,
+            project: auth.project,
+            at: now,
+            kind: l.kind.into(),
+            detail: l.detail,
+            rollout: None,
+        };
+        let events: Vec<_> = lines.into_iter().map(event).collect();
+        if events.is_empty() {
+            return Ok(());
+        }
+        Ok(self.store().log_of_node(auth.node, events, KEPT_LINES, Write::at(now)).await?)
+    }
+
     /// `token`: the enrolment token's text; without one only where the project allows open registration. `Forbidden` is
     /// always about the token: it is missing, unknown, of another project, expired or used up.
     pub async fn register_node(

@@ -333,7 +333,10 @@ impl ControlPlane {
             let (event, takes) = self.event_of(id, command).await?;
             let attempt = Attempt { takes, ..Attempt::of(caller) };
             let decision: Decision = self.decide_on(id, event, attempt).await?;
-            let done = if decision.changes.is_empty() { Done::Already } else { Done::Changed };
+            let nothing = decision.changes.is_empty();
+            // Its commit may have been made and its answer lost, and then it was decided once more.
+            let made_before = nothing && self.answered(caller).await?.is_some();
+            let done = if nothing && !made_before { Done::Already } else { Done::Changed };
             Ok((self.rollout_view(id).await?, done))
         };
         self.once(caller, again, Box::pin(first)).await

@@ -320,7 +320,9 @@ pub(super) async fn came_back(s: &mut Session, now: Timestamp) -> CommandResult<
 }
 
 fn answer(s: &Session, now: Timestamp) -> HeartbeatAnswer {
-    HeartbeatAnswer { last_seen: now, heartbeat_after_s: beat_after(s), poll_now: s.has_update() }
+    // Said until a poll has named it: a node that was told and does not switch must not be kept asking.
+    let poll_now = s.has_update() && s.shown < s.assigned.generation;
+    HeartbeatAnswer { last_seen: now, heartbeat_after_s: beat_after(s), poll_now }
 }
 
 /// Seconds until the next heartbeat: spread evenly with jitter over what the instance can take, at most a third of the stale

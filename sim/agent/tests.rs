@@ -46,7 +46,7 @@ pub(super) fn ok_beat() -> HeartbeatAnswer {
 
 pub(super) fn registered() -> RegisterAnswer {
     RegisterAnswer {
-        project_id: domain::ProjectId::NIL,
+        project_id: None,
         node_id: NodeId::NIL,
         node_token: "k".into(),
         node_key: "k".into(),

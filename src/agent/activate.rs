@@ -6,6 +6,7 @@ use crate::node::{Node, now};
 use crate::overlay::marker_path;
 use crate::proxy::{Ident, Proxy, shorten};
 use crate::state::{Failed, Owed};
+use api::node::EventKind;
 use bundle::risk;
 use http::StatusCode;
 use serde_json::Value;
@@ -34,15 +35,18 @@ struct Applied {
 impl Node {
     /// From what runs to `target`. What is needed lies staged.
     pub fn intend(&self, target: Release, generation: u64, rollout: Option<domain::RolloutId>) -> Intent {
-        let s = self.state.borrow();
-        let allowed = |r: Release| match (r, s.trust.as_ref().and_then(|t| t.release.as_ref())) {
-            (Release::Bundle(id), Some(floor)) => floor.allows(&id).is_ok(),
-            (Release::Baseline | Release::Bundle(_), _) => true,
-        };
-        // What may no longer run is no fall-back either; the last resort is what the node had at enrolment.
-        let previous = if allowed(s.active) { s.active } else { Release::Baseline };
+        let previous = self.allowed(self.active());
         let restart = self.needs_restart(previous, target);
         Intent { target, previous, generation, rollout, restart, began: now(), back: None }
+    }
+
+    /// What may no longer run is no fall-back either; the last resort is what the node had at enrolment.
+    pub fn allowed(&self, r: Release) -> Release {
+        let s = self.state.borrow();
+        match (r, s.trust.as_ref().and_then(|t| t.release.as_ref())) {
+            (Release::Bundle(id), Some(floor)) if floor.allows(&id).is_err() => Release::Baseline,
+            (Release::Baseline | Release::Bundle(_), _) => r,
+        }
     }
 
     fn needs_restart(&self, from: Release, to: Release) -> bool {
@@ -89,6 +93,7 @@ impl Node {
                 }
                 Do::End(outcome) => {
                     *self.seen.borrow_mut() = proxy.alive();
+                    self.note_outcome(&a, &outcome);
                     return outcome;
                 }
             };
@@ -96,6 +101,24 @@ impl Node {
                 tracing::warn!(step = ?a.next(), "{why}");
             }
             a.done(result);
+        }
+    }
+
+    fn note_outcome(&self, a: &Activation, outcome: &Outcome) {
+        let i = a.intent();
+        let facts = [
+            ("from", i.previous.to_string().into()),
+            ("to", i.target.to_string().into()),
+            ("generation", i.generation.into()),
+            ("restart", i.restart.into()),
+        ];
+        match outcome {
+            Outcome::Activated => self.journal.note(EventKind::BundleSwitch, format!("{} is active", i.target), &facts),
+            Outcome::NotBegun(why) => self.journal.note(EventKind::Error, format!("not begun: {why}"), &facts),
+            Outcome::FellBack { why, proved, .. } => {
+                let text = format!("back on {} (proved: {proved}): {why}", i.previous);
+                self.journal.note(EventKind::Error, text, &facts);
+            }
         }
     }
 
@@ -119,6 +142,8 @@ impl Node {
             How::Reload => proxy.reload(&self.layout).await?,
             How::Restart => proxy.restart(&self.layout).await?,
         }
+        let word = if how == How::Reload { "was told to reload" } else { "was restarted" };
+        self.journal.note(EventKind::ConfigReload, format!("the proxy {word} for {r}"), &[]);
         let process = match how {
             How::Reload if before.is_some() => before,
             // A service manager may still be at it; the marker tells when it is done.

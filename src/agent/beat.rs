@@ -3,7 +3,7 @@
 use crate::metrics::Page;
 use crate::node::{Measured, Node, now};
 use crate::state::Identity;
-use api::node::{Health, HeartbeatRequest};
+use api::node::{EventKind, Health, HeartbeatRequest};
 use domain::Timestamp;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ impl Node {
         loop {
             seq += 1;
             let after = self.beat(who, &instance, seq).await;
+            self.send_journal(who).await;
             tokio::time::sleep(LEAST).await;
             tokio::select! {
                 () = tokio::time::sleep(after.saturating_sub(LEAST)) => {}
@@ -53,6 +54,11 @@ impl Node {
             let mut metadata = serde_json::Map::new();
             metadata.insert("agent".into(), env!("CARGO_PKG_VERSION").into());
             metadata.insert("proxy_alive".into(), measured.alive.into());
+            let first = !std::mem::replace(&mut self.readings.borrow_mut().alarmed, expired);
+            if expired && first {
+                tracing::error!("the last assignment has expired: this node gets no news");
+                self.journal.note(EventKind::Warning, "the last assignment has expired: this node gets no news", &[]);
+            }
             if expired {
                 metadata.insert("alarm".into(), "the last assignment has expired: this node gets no news".into());
             }

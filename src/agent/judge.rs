@@ -102,6 +102,10 @@ pub fn judge(
         trust.release = Some(trust.accept_release(&envelope, &a, now)?);
     } else if let (Some(state), Some(id)) = (&trust.release, &a.bundle_id) {
         state.allows(id)?;
+        // Once releases are stated, what was never stated is not one, whoever signed the bundle once.
+        if !state.sequences.contains_key(id) {
+            return Err(Refused("release_missing: no statement of the bundle key releases this bundle".into()));
+        }
     }
     trust.commit(&accepted);
     let order = Order {

@@ -2,6 +2,7 @@
 //!
 //! Owns: everything under `--state-dir`; nothing outside of it is ever written.
 
+use crate::owner::Sharing;
 use domain::{ContentId, Digest};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -72,16 +73,21 @@ pub struct Layout {
     root: PathBuf,
     /// Held for the life of the process: two agents on one directory would undo each other's work.
     _lock: Option<File>,
+    sharing: Sharing,
 }
 
 impl Layout {
-    /// Makes what is missing and takes the lock. Errors: another agent holds it, or the disk refuses.
-    pub fn open(root: &Path) -> io::Result<Layout> {
+    /// Makes what is missing and takes the lock. Errors: another agent holds it, the disk refuses, or the path cannot stand in a
+    /// configuration.
+    pub fn open(root: &Path, sharing: Sharing) -> io::Result<Layout> {
         let mut dir = fs::DirBuilder::new();
         dir.recursive(true).mode(0o700);
         dir.create(root)?;
         // Absolute: the proxy may change its working directory.
         let root = root.canonicalize()?;
+        if root.to_str().is_none_or(|r| r.contains(['"', '\\']) || r.contains(char::is_control)) {
+            return Err(io::Error::other("the path has characters that a configuration cannot quote"));
+        }
         dir.create(root.join("releases"))?;
         dir.create(root.join("download"))?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(root.join("lock"))?;
@@ -92,12 +98,19 @@ impl Layout {
             }
             Err(TryLockError::Error(e)) => return Err(e),
         }
-        Ok(Layout { root, _lock: Some(lock) })
+        for shared in [root.clone(), root.join("releases")] {
+            sharing.dir(&shared)?;
+        }
+        Ok(Layout { root, _lock: Some(lock), sharing })
     }
 
     /// For `status`: reads beside a running agent.
     pub fn look(root: &Path) -> Layout {
-        Layout { root: root.to_path_buf(), _lock: None }
+        Layout { root: root.to_path_buf(), _lock: None, sharing: Sharing::default() }
+    }
+
+    pub fn sharing(&self) -> Sharing {
+        self.sharing
     }
 
     pub fn root(&self) -> &Path {
@@ -250,19 +263,19 @@ mod tests {
     fn two_agents_cannot_share_a_directory_and_secrets_are_for_the_owner() {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path().join("state");
-        let one = Layout::open(&at).unwrap();
-        assert!(Layout::open(&at).err().unwrap().to_string().contains("another agent"));
+        let one = Layout::open(&at, Sharing::default()).unwrap();
+        assert!(Layout::open(&at, Sharing::default()).err().unwrap().to_string().contains("another agent"));
         one.write(&one.identity_file(), b"{}").unwrap();
         let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&at), mode(&one.identity_file())), (0o700, 0o600));
         drop(one);
-        assert!(Layout::open(&at).is_ok());
+        assert!(Layout::open(&at, Sharing::default()).is_ok());
     }
 
     #[test]
     fn a_switch_replaces_the_link_and_survives_a_half_made_one() {
         let dir = tempfile::tempdir().unwrap();
-        let l = Layout::open(dir.path()).unwrap();
+        let l = Layout::open(dir.path(), Sharing::default()).unwrap();
         assert_eq!(l.current().unwrap(), None);
         symlink("nowhere", l.root().join(".current.new")).unwrap();
         for r in [bundle(1), Release::Baseline, bundle(2)] {
@@ -276,7 +289,7 @@ mod tests {
     #[test]
     fn collecting_keeps_what_is_pinned_and_the_download_in_hand() {
         let dir = tempfile::tempdir().unwrap();
-        let l = Layout::open(dir.path()).unwrap();
+        let l = Layout::open(dir.path(), Sharing::default()).unwrap();
         for r in [bundle(1), bundle(2), bundle(3), Release::Baseline] {
             let s = l.staging(r).unwrap();
             fs::write(s.join(ABOUT), "{}").unwrap();

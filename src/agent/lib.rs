@@ -11,11 +11,14 @@ mod activate;
 mod activation;
 mod beat;
 mod client;
+mod connect;
+mod journal;
 mod judge;
 mod layout;
 mod metrics;
 mod node;
 mod overlay;
+mod owner;
 mod proxy;
 mod stage;
 mod state;
@@ -23,13 +26,15 @@ mod status;
 mod update;
 mod watch;
 
-use api::node::RegisterRequest;
+use api::node::{EventKind, RegisterRequest};
 use client::{CallError, Client};
 use domain::Digest;
 use http::Uri;
+use journal::Journal;
 use layout::{Layout, Release};
 use node::{Node, Settings, now};
 use overlay::Overlay;
+use owner::Sharing;
 use proxy::{Mode, Proxy};
 use state::{Identity, State};
 use std::cell::{OnceCell, RefCell};
@@ -40,9 +45,13 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, Notify};
 
+/// Settings of the allocator for a process that has little to keep: commit what is used, give back what is not. Not for the proxy.
+pub const SMALL_HEAP: [(&str, &str); 2] = [("MIMALLOC_ARENA_EAGER_COMMIT", "0"), ("MIMALLOC_PURGE_DELAY", "0")];
 /// Seconds that a poll is held by default: the contract's most is 60.
 const WAIT: u32 = 30;
 const ENROL_PAUSE: Duration = Duration::from_secs(5);
+/// How long the last lines of the log may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Run beside one Zentinel proxy and make it a node of the fleet.
 #[derive(Clone, Debug, clap::Args)]
@@ -112,6 +121,9 @@ pub struct RunArgs {
     /// With --pid-file: where the proxy logs, to see a refused reload at once
     #[arg(long, requires = "pid_file")]
     pub proxy_log: Option<PathBuf>,
+    /// The proxy runs as another user: this group, a name or a number, may read what it needs
+    #[arg(long)]
+    pub proxy_group: Option<String>,
     /// A path that must not answer 5xx after a switch; repeated
     #[arg(long)]
     pub smoke: Vec<String>,
@@ -121,6 +133,9 @@ pub struct RunArgs {
     /// Seconds that a poll is held, 60 at most
     #[arg(long, default_value_t = WAIT)]
     pub wait: u32,
+    /// Seconds in which a download must bring 1 KiB each
+    #[arg(long, default_value_t = 15, hide = true, value_parser = clap::value_parser!(u64).range(1..))]
+    pub download_window: u64,
     /// Leave the proxy running when the agent is told to end
     #[arg(long)]
     pub keep_proxy: bool,
@@ -159,10 +174,13 @@ pub fn run(args: AgentArgs) -> Result<(), AgentError> {
 async fn start(args: AgentArgs) -> Result<(), AgentError> {
     let run = &args.run;
     let url = run.url.as_deref().ok_or_else(|| AgentError::Usage("--url is missing".into()))?;
-    let client = Client::new(url).map_err(AgentError::Usage)?;
+    let mut client = Client::new(url).map_err(AgentError::Usage)?;
+    client.window = Duration::from_secs(run.download_window);
     let overlay = Overlay { probe_listen: run.probe_listen, rebind: pairs("--rebind", &run.rebind)? };
     let state_error = |e: std::io::Error| AgentError::State(format!("{}: {e}", args.state_dir.display()));
-    let layout = Layout::open(&args.state_dir).map_err(state_error)?;
+    let sharing = run.proxy_group.as_deref().map(Sharing::with).transpose();
+    let sharing = sharing.map_err(|e| AgentError::Usage(format!("--proxy-group: {e}")))?.unwrap_or_default();
+    let layout = Layout::open(&args.state_dir, sharing).map_err(state_error)?;
     let state = State::load(&layout).map_err(state_error)?;
     let identity: Option<Identity> = layout.read(&layout.identity_file()).map_err(state_error)?;
     if !layout.has(Release::Baseline) {
@@ -197,6 +215,7 @@ async fn start(args: AgentArgs) -> Result<(), AgentError> {
         readings: RefCell::default(),
         version: RefCell::new(version),
         leave: RefCell::default(),
+        journal: Journal::default(),
         beat_now: Notify::new(),
         work_now: Notify::new(),
         layout,
@@ -204,6 +223,12 @@ async fn start(args: AgentArgs) -> Result<(), AgentError> {
     node.refit().await;
     // First of all, and without the control plane: what an earlier agent has left half done.
     node.recover().await;
+    let proxy = node.version.borrow().clone();
+    node.journal.note(
+        EventKind::Startup,
+        format!("the agent starts; {} is active", node.active()),
+        &[("agent", env!("CARGO_PKG_VERSION").into()), ("proxy", proxy.into())],
+    );
     if run.once {
         return once(&node, run).await;
     }
@@ -220,6 +245,11 @@ async fn start(args: AgentArgs) -> Result<(), AgentError> {
         _ = term.recv() => Ok(()),
         _ = int.recv() => Ok(()),
     };
+    node.journal.note(EventKind::Shutdown, "the agent ends", &[("keep_proxy", run.keep_proxy.into())]);
+    if let Some(who) = node.identity.get() {
+        // A control plane that is away does not hold up the end.
+        let _ = tokio::time::timeout(FAREWELL, node.send_journal(who)).await;
+    }
     if ended.is_ok() && !run.keep_proxy {
         let mut proxy = node.proxy.lock().await;
         if proxy.is_supervised() {
@@ -234,6 +264,8 @@ async fn once(node: &Node, run: &RunArgs) -> Result<(), AgentError> {
     node.beat(&who, &beat::instance(), 1).await;
     let round = node.round(&who, 0).await;
     node.beat(&who, &beat::instance(), 1).await;
+    node.journal.note(EventKind::Shutdown, "the agent ends, as it was started with --once", &[]);
+    node.send_journal(&who).await;
     match round {
         update::Round::Idle(_) => println!("nothing new; {} is active", node.active()),
         update::Round::Did(what) => println!("{what}"),

@@ -1,6 +1,7 @@
 //! What the agent's loops share. One thread: a borrow never crosses an await, the proxy's lock may.
 
 use crate::client::Client;
+use crate::journal::Journal;
 use crate::layout::{Layout, Release};
 use crate::metrics::{Page, Usage, cpu_seconds, memory_percent};
 use crate::overlay::Overlay;
@@ -48,6 +49,7 @@ pub struct Node {
     pub version: RefCell<Option<String>>,
     /// Why the active release must be left, found by the watch.
     pub leave: RefCell<Option<String>>,
+    pub journal: Journal,
     pub beat_now: Notify,
     pub work_now: Notify,
 }
@@ -61,6 +63,8 @@ pub struct Readings {
     pub cpu: Option<(u64, f64, Instant)>,
     /// Half of the requests failed in the last interval.
     pub failing: bool,
+    /// It was said that the last assignment has expired.
+    pub alarmed: bool,
 }
 
 /// What was measured of the proxy at one moment.

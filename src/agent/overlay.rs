@@ -8,10 +8,64 @@
 use crate::layout::Release;
 use serde_json::Value;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 /// Routes with this id are the agent's own and do not count as traffic.
 pub const MARKER_ROUTE: &str = "sentinel-agent-marker";
 const LISTENER: &str = "sentinel-agent";
+
+/// Folders of a bundle whose files a configuration may name.
+const PLACED: [&str; 3] = ["certs", "trust", "plugins"];
+
+/// The certificates, trust stores and plugins of a bundle, where they lie on this host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placed {
+    dir: PathBuf,
+    /// `certs/server.pem`, ...
+    files: Vec<String>,
+}
+
+impl Placed {
+    /// Of the files of a bundle, those that a configuration may name. `dir` is where they will be read.
+    pub fn new<'a>(dir: &Path, files: impl Iterator<Item = &'a str>) -> Placed {
+        let named = |f: &&str| f.split_once('/').is_some_and(|(folder, _)| PLACED.contains(&folder));
+        Placed { dir: dir.to_path_buf(), files: files.filter(named).map(str::to_string).collect() }
+    }
+
+    /// Those of a release that lies unpacked in `dir`.
+    pub fn find(dir: &Path) -> std::io::Result<Placed> {
+        fn walk(dir: &Path, name: &str, found: &mut Vec<String>) -> std::io::Result<()> {
+            for entry in std::fs::read_dir(dir.join(name))? {
+                let entry = entry?;
+                let name = format!("{name}/{}", entry.file_name().to_string_lossy());
+                if entry.file_type()?.is_dir() {
+                    walk(dir, &name, found)?;
+                } else {
+                    found.push(name);
+                }
+            }
+            Ok(())
+        }
+        let mut files = Vec::new();
+        for folder in PLACED {
+            if dir.join(folder).is_dir() {
+                walk(dir, folder, &mut files)?;
+            }
+        }
+        Ok(Placed { dir: dir.to_path_buf(), files })
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.files.iter().any(|f| f == name)
+    }
+
+    /// A quoted name becomes the whole path: the proxy's working directory is not ours to choose where somebody else runs it.
+    fn apply(&self, config: String) -> String {
+        self.files
+            .iter()
+            .fold(config, |text, f| text.replace(&format!("\"{f}\""), &format!("\"{}/{f}\"", self.dir.display())))
+    }
+}
 
 /// What this host changes in every release. A release staged under another one is staged again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,11 +83,12 @@ impl Overlay {
     }
 
     /// What the proxy shall load for `config`, the verified text.
-    pub fn apply(&self, release: Release, config: &str) -> String {
+    pub fn apply(&self, release: Release, config: &str, placed: &Placed) -> String {
         let mut config = config.strip_prefix('\u{feff}').unwrap_or(config).to_string();
         for (from, to) in &self.rebind {
             config = config.replace(&format!("\"{from}\""), &format!("\"{to}\""));
         }
+        let config = placed.apply(config);
         let listener = self.probe_listen.map(|a| {
             format!("listeners {{\n    listener \"{LISTENER}\" {{\n        address \"{a}\"\n        protocol \"http\"\n    }}\n}}\n")
         });
@@ -118,11 +173,11 @@ mod tests {
     #[test]
     fn the_marker_is_in_front_and_the_verified_text_follows_unchanged() {
         let r = Release::Bundle(Digest([5; 32]));
-        let out = Overlay::default().apply(r, samples::DEMO_V1);
+        let out = Overlay::default().apply(r, samples::DEMO_V1, &Placed::default());
         assert!(out.ends_with(samples::DEMO_V1));
         assert!(out.contains(&marker_path(r)) && bundle::guard::scan(&out).is_empty());
         let own = Overlay { probe_listen: Some("127.0.0.1:4711".parse().unwrap()), rebind: Vec::new() };
-        assert!(own.apply(r, samples::DEMO_V1).contains("address \"127.0.0.1:4711\""));
+        assert!(own.apply(r, samples::DEMO_V1, &Placed::default()).contains("address \"127.0.0.1:4711\""));
         assert_ne!(own.fingerprint(), Overlay::default().fingerprint());
     }
 
@@ -135,7 +190,7 @@ mod tests {
                 ("127.0.0.1:9090".into(), "127.0.0.1:19090".into()),
             ],
         };
-        let text = o.apply(Release::Baseline, samples::DEMO_V1);
+        let text = o.apply(Release::Baseline, samples::DEMO_V1, &Placed::default());
         assert!(text.contains("\"127.0.0.1:18080\"") && !text.contains("0.0.0.0:8080"));
         let config = json!({
             "listeners": [{"address": "0.0.0.0:81", "tls": null, "protocol": "http", "namespace": "admin"},
@@ -149,6 +204,23 @@ mod tests {
         assert_eq!(o.metrics_url(Some(&off)), None);
         assert_eq!(Overlay::default().metrics_url(Some(&json!({}))).as_deref(), Some("http://127.0.0.1:9090/metrics"));
         assert_eq!(o.probe_address(Some(&json!({"listeners": []})), ""), None);
+    }
+
+    #[test]
+    fn what_the_bundle_brings_is_named_by_its_whole_path_and_nothing_else_is_touched() {
+        let all = ["certs/a.pem", "config.kdl", "plugins/x/run", "certsx/no"];
+        let placed = Placed::new(Path::new("/var/lib/a/releases/7/bundle"), all.into_iter());
+        let text = "cert-file \"certs/a.pem\"\nca-file \"certs/a.pem.old\"\nx \"plugins/x/run\" \"certsx/no\" \"config.kdl\"\n";
+        let out = Overlay::default().apply(Release::Baseline, text, &placed);
+        assert!(out.ends_with(
+            "cert-file \"/var/lib/a/releases/7/bundle/certs/a.pem\"\nca-file \"certs/a.pem.old\"\n\
+             x \"/var/lib/a/releases/7/bundle/plugins/x/run\" \"certsx/no\" \"config.kdl\"\n"
+        ));
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("plugins/x")).unwrap();
+        std::fs::write(dir.path().join("plugins/x/run"), "").unwrap();
+        let found = Placed::find(dir.path()).unwrap();
+        assert!(found.has("plugins/x/run") && !found.has("plugins/x"));
     }
 
     #[test]
@@ -166,7 +238,8 @@ mod tests {
         for text in [samples::DEMO_V1, samples::DEMO_V2, samples::LARGE, &samples::generate(20)] {
             for overlay in [&own, &Overlay::default()] {
                 let before = validate_in_process(&Sources::single(text));
-                let after = validate_in_process(&Sources::single(overlay.apply(Release::Baseline, text)));
+                let after =
+                    validate_in_process(&Sources::single(overlay.apply(Release::Baseline, text, &Placed::default())));
                 assert!(before.ok && after.ok, "{:?}", after.errors);
                 assert_eq!(after.facts.routes, before.facts.routes + 1);
                 assert_eq!(after.facts.unknown_keys, before.facts.unknown_keys);

@@ -56,6 +56,15 @@ impl Ident {
         Some(Ident { pid, started, boot: boot.trim().to_string() })
     }
 
+    /// Of a number that was read from a file. `None` as well when it has become the number of another program: `comm` holds the
+    /// first 15 bytes of a program's name.
+    fn of_program(pid: i32, program: &Path) -> Option<Ident> {
+        let comm = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
+        let name = program.file_name()?.as_encoded_bytes();
+        let same = comm.strip_suffix(b"\n").unwrap_or(&comm) == &name[..name.len().min(15)];
+        if same { Ident::of(pid) } else { None }
+    }
+
     pub fn is_alive(&self) -> bool {
         Ident::of(self.pid).as_ref() == Some(self)
     }
@@ -124,7 +133,7 @@ impl Proxy {
         }
         if let Mode::PidFile { path, .. } = &self.mode {
             let pid = std::fs::read_to_string(path).ok().and_then(|t| t.trim().parse().ok());
-            let seen = pid.and_then(Ident::of);
+            let seen = pid.and_then(|pid| Ident::of_program(pid, &self.bin));
             if seen != self.ident {
                 self.since = Some(Instant::now());
                 self.ident = seen;
@@ -147,17 +156,23 @@ impl Proxy {
         }
     }
 
+    fn program(&self) -> Command {
+        let mut c = plain_command(&self.bin);
+        c.env("RUST_MIN_STACK", MIN_STACK);
+        c
+    }
+
     fn spawn(&mut self, layout: &Layout) -> io::Result<()> {
         let path = layout.proxy_log();
         let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
         if log.metadata()?.len() > MAX_LOG_BYTES {
             log.set_len(0)?;
         }
-        let mut child = Command::new(&self.bin)
+        let mut child = self
+            .program()
             .arg("run")
             .arg("-c")
             .arg(layout.proxy_config())
-            .env("RUST_MIN_STACK", MIN_STACK)
             .current_dir(layout.root())
             // Not a pipe: it would break with us and take the proxy along.
             .stdin(Stdio::null())
@@ -184,7 +199,7 @@ impl Proxy {
     }
 
     async fn run_restart(&mut self, command: &str) -> Result<(), String> {
-        let run = Command::new("sh").args(["-c", command]).stdin(Stdio::null()).kill_on_drop(true).output();
+        let run = plain_command("sh").args(["-c", command]).stdin(Stdio::null()).kill_on_drop(true).output();
         match tokio::time::timeout(Duration::from_secs(60), run).await {
             Err(_) => Err(format!("`{command}` did not end within a minute")),
             Ok(Err(e)) => Err(format!("`{command}`: {e}")),
@@ -249,14 +264,7 @@ impl Proxy {
 
     /// Its answer to `zentinel test` on a file: `Err` with the reason.
     pub async fn test(&self, config: &Path) -> Result<(), String> {
-        let run = Command::new(&self.bin)
-            .arg("test")
-            .arg("-c")
-            .arg(config)
-            .env("RUST_MIN_STACK", MIN_STACK)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
+        let run = self.program().arg("test").arg("-c").arg(config).stdin(Stdio::null()).kill_on_drop(true).output();
         let said = match tokio::time::timeout(Duration::from_secs(30), run).await {
             Err(_) => return Err("`zentinel test` did not end within 30 s".into()),
             Ok(Err(e)) => return Err(format!("{}: {e}", self.bin.display())),
@@ -269,11 +277,20 @@ impl Proxy {
 
     /// The second word of `zentinel --version`.
     pub async fn version(&self) -> Option<String> {
-        let run = Command::new(&self.bin).arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
+        let run = self.program().arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
         let out = tokio::time::timeout(Duration::from_secs(5), run).await.ok()?.ok()?;
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
         text.split_whitespace().nth(1).map(|v| shorten(v, 50))
     }
+}
+
+/// Without the settings that are meant for our own heap.
+fn plain_command(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut c = Command::new(program);
+    for (name, _) in crate::SMALL_HEAP {
+        c.env_remove(name);
+    }
+    c
 }
 
 fn read_from(path: &Path, from: u64, most: u64) -> io::Result<String> {
@@ -319,7 +336,7 @@ mod tests {
     #[test]
     fn a_refused_reload_is_read_from_the_log_behind_the_mark() {
         let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::open(dir.path()).unwrap();
+        let layout = Layout::open(dir.path(), crate::owner::Sharing::default()).unwrap();
         let log = layout.proxy_log();
         std::fs::write(&log, "Configuration reload failed: old story\n").unwrap();
         let p = Proxy::new(&layout, Mode::Supervise, "/bin/false".into(), None);

@@ -3,7 +3,8 @@
 //! Invariant: a folder gets its final name only when everything in it was checked and is on disk.
 
 use crate::layout::{ABOUT, FILES, Layout, PROXY_CONFIG, Release, sync_dir};
-use crate::overlay::{Overlay, has_include};
+use crate::overlay::{Overlay, Placed, has_include};
+use crate::owner::Sharing;
 use bundle::archive::{CONFIG, CONFIG_JSON};
 use bundle::guard;
 use bundle::trust::Assignment;
@@ -48,6 +49,9 @@ pub fn config_json(layout: &Layout, r: Release) -> Option<Value> {
 /// Everything that is needed to stage, to be carried to a thread of its own.
 pub struct Staging {
     pub dir: PathBuf,
+    /// Where `dir` will lie when it is ready.
+    pub home: PathBuf,
+    pub sharing: Sharing,
     pub assignment: Assignment,
     pub trust: NodeTrust,
     pub overlay: Overlay,
@@ -74,8 +78,9 @@ impl Staging {
         let release = Release::Bundle(verified.manifest.bundle_id);
         compatible(self.proxy.as_deref(), &verified.manifest.compat.sentinel_min_version)?;
         guards(text, Some(&config))?;
-        missing_files(&config)?;
-        let out = self.overlay.apply(release, text);
+        let placed = Placed::new(&self.home.join(FILES), verified.files.keys().map(String::as_str));
+        missing_files(&config, &placed)?;
+        let out = self.overlay.apply(release, text, &placed);
         guards(&out, None)?;
         let probe = self.overlay.probe_address(Some(&config), text).ok_or(
             "guard: no listener speaks plain http, so nothing could be proved after a switch; give the agent --probe-listen",
@@ -94,6 +99,7 @@ impl Staging {
         std::fs::create_dir(&files).map_err(disk)?;
         verified.unpack_to(&files).map_err(disk)?;
         finish(&self.dir, Some(&out), &about).map_err(disk)?;
+        self.sharing.tree(&self.dir).map_err(|e| format!("disk: owner and mode: {e}"))?;
         Ok(about)
     }
 }
@@ -128,8 +134,8 @@ fn compatible(proxy: Option<&str>, least: &str) -> Result<(), String> {
     }
 }
 
-/// Certificates and keys that listeners name by absolute path must be on this host: the proxy would not start again.
-fn missing_files(config: &Value) -> Result<(), String> {
+/// Certificates and keys that listeners name must be in the bundle or on this host: the proxy would not start again.
+fn missing_files(config: &Value, placed: &Placed) -> Result<(), String> {
     fn walk<'a>(v: &'a Value, found: &mut Vec<&'a str>) {
         match v {
             Value::Object(o) => {
@@ -146,6 +152,9 @@ fn missing_files(config: &Value) -> Result<(), String> {
     }
     let mut named = Vec::new();
     walk(config.get("listeners").unwrap_or(&Value::Null), &mut named);
+    if let Some(n) = named.iter().find(|n| !placed.has(n) && !Path::new(n).is_absolute()) {
+        return Err(format!("guard: {n} is named by a listener and is not in the bundle"));
+    }
     match named.iter().map(Path::new).find(|p| p.is_absolute() && !p.exists()) {
         Some(p) => Err(format!("guard: {} is named by a listener and is not on this host", p.display())),
         None => Ok(()),
@@ -164,7 +173,8 @@ pub fn refit(layout: &Layout, overlay: &Overlay, r: Release) -> Result<bool, Str
     let disk = |e: std::io::Error| format!("{}: {e}", dir.display());
     let text = std::fs::read_to_string(dir.join(FILES).join(CONFIG)).map_err(disk)?;
     let config = config_json(layout, r);
-    let out = overlay.apply(r, &text);
+    let placed = Placed::find(&dir.join(FILES)).map_err(disk)?;
+    let out = overlay.apply(r, &text, &placed);
     guards(&out, None)?;
     about.probe = Some(overlay.probe_address(config.as_ref(), &text).ok_or("no listener to prove through")?);
     about.metrics_url = overlay.metrics_url(config.as_ref());
@@ -172,6 +182,7 @@ pub fn refit(layout: &Layout, overlay: &Overlay, r: Release) -> Result<bool, Str
     layout.write(&dir.join(PROXY_CONFIG), out.as_bytes()).map_err(disk)?;
     let bytes = serde_json::to_vec_pretty(&about).map_err(|e| e.to_string())?;
     layout.write(&dir.join(ABOUT), &bytes).map_err(disk)?;
+    layout.sharing().tree(&dir).map_err(disk)?;
     Ok(true)
 }
 
@@ -208,8 +219,9 @@ pub fn baseline(layout: &Layout, overlay: &Overlay, file: Option<&Path>, now: Ti
     };
     let disk = |e: std::io::Error| format!("{}: {e}", layout.root().display());
     let dir = layout.staging(Release::Baseline).map_err(disk)?;
-    let out = text.map(|t| overlay.apply(Release::Baseline, &t));
+    let out = text.map(|t| overlay.apply(Release::Baseline, &t, &Placed::default()));
     finish(&dir, out.as_deref(), &about).map_err(disk)?;
+    layout.sharing().tree(&dir).map_err(disk)?;
     layout.adopt(&dir, Release::Baseline).map_err(disk)
 }
 
@@ -248,14 +260,16 @@ mod tests {
     #[test]
     fn a_certificate_that_is_not_on_this_host_is_found_before_the_proxy_looks_for_it() {
         let config = |file: &str| json!({"listeners": [{"tls": {"cert_file": file, "key_file": "certs/k.pem"}}]});
-        assert!(missing_files(&config("/nowhere/cert.pem")).unwrap_err().contains("/nowhere/cert.pem"));
-        assert!(missing_files(&config("/proc/self/exe")).is_ok());
+        let placed = Placed::new(Path::new("/x"), ["certs/k.pem"].into_iter());
+        assert!(missing_files(&config("/nowhere/cert.pem"), &placed).unwrap_err().contains("/nowhere/cert.pem"));
+        assert!(missing_files(&config("certs/other.pem"), &placed).unwrap_err().contains("not in the bundle"));
+        assert!(missing_files(&config("/proc/self/exe"), &placed).is_ok());
     }
 
     #[test]
     fn a_baseline_is_guarded_and_may_be_absent() {
         let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::open(&dir.path().join("state")).unwrap();
+        let layout = Layout::open(&dir.path().join("state"), Sharing::default()).unwrap();
         let overlay = Overlay::default();
         baseline(&layout, &overlay, None, Timestamp::ZERO).unwrap();
         assert!(!About::read(&layout, Release::Baseline).unwrap().has_config);

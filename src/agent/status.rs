@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn the_status_of_a_fresh_directory_says_so_and_of_none_fails() {
         let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::open(dir.path()).unwrap();
+        let layout = Layout::open(dir.path(), crate::owner::Sharing::default()).unwrap();
         State::default().save(&layout).unwrap();
         let f = facts(dir.path()).unwrap();
         assert_eq!((f["active"].as_str(), f["why"].as_str()), (Some("baseline"), Some("nothing was assigned yet")));

@@ -8,7 +8,7 @@ use crate::node::{Node, now};
 use crate::proxy::shorten;
 use crate::stage::Staging;
 use crate::state::{Failed, Identity, Owed};
-use api::node::{Health, ReportAnswer, ReportRequest};
+use api::node::{EventKind, Health, ReportAnswer, ReportRequest};
 use domain::{RolloutId, Span};
 use serde_json::Value;
 use std::time::Duration;
@@ -139,7 +139,10 @@ impl Node {
             && let Err(e) = self.update(|s| s.trust = Some(trust))
         {
             tracing::error!("state.json: {e}: nothing is staged before it can be written");
-            return Round::Idle(MOST_PAUSE);
+            let Some(o) = order else { return Round::Idle(MOST_PAUSE) };
+            let why = format!("disk: state.json: {e}");
+            let told = self.tell_failed(who, o.release, o.generation, o.rollout, why.clone(), None).await;
+            return told.map_or_else(Round::Failed, |()| Round::Did(format!("{} failed: {why}", o.release)));
         }
         match order {
             None => Round::Idle(after),
@@ -263,6 +266,7 @@ impl Node {
                 // The address may have run out: the next poll brings a new one.
                 Err(FetchError::Call(e)) if tries >= MAX_FETCHES || e.is_final() => return Err(Trouble::Call(e)),
                 Err(FetchError::Refused(why)) if tries >= MAX_FETCHES => return Err(Trouble::Bundle(why)),
+                Err(e @ FetchError::Slow) if tries >= MAX_FETCHES => return Err(Trouble::Bundle(e.to_string())),
                 Err(FetchError::Disk(why)) => return Err(Trouble::Bundle(format!("disk: {why}"))),
                 Err(e) => {
                     tracing::warn!("download: {e}");
@@ -273,6 +277,8 @@ impl Node {
         let dir = self.layout.staging(order.release).map_err(|e| Trouble::Bundle(format!("disk: {e}")))?;
         let staging = Staging {
             dir: dir.clone(),
+            home: self.layout.release(order.release),
+            sharing: self.layout.sharing(),
             assignment: order.assignment.clone(),
             trust,
             overlay: self.overlay.clone(),
@@ -299,7 +305,7 @@ impl Node {
             let s = self.state.borrow();
             (s.active, s.previous, s.generation)
         };
-        let Some(previous) = previous.filter(|p| *p != active) else { return };
+        let Some(previous) = previous.map(|p| self.allowed(p)).filter(|p| *p != active) else { return };
         tracing::error!(from = %active, to = %previous, "falling back: {why}");
         let rollout = self.state.borrow().trust.as_ref().and_then(|t| t.last.as_ref()).and_then(|a| a.rollout_id);
         let mut intent = self.intend(previous, generation, None);
@@ -377,6 +383,7 @@ impl Node {
     ) -> Result<(), CallError> {
         let why = shorten(&why, 2_000);
         tracing::warn!(%release, generation, "{why}");
+        self.journal.note(EventKind::Error, format!("generation {generation}, {release}: {why}"), &[]);
         // What failed for want of disk cannot be written either; it is told all the same.
         let mut s = self.state.borrow().clone();
         s.owed = Some(Owed { release, generation, rollout, failed: Some(why.clone()), logs });

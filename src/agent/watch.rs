@@ -1,6 +1,7 @@
 //! Keeps the proxy running, and notices a release that it cannot stay up with.
 
 use crate::node::Node;
+use api::node::EventKind;
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -26,6 +27,7 @@ impl Node {
                 if wanted && alive.is_none() {
                     if std::mem::take(&mut ran) {
                         tracing::error!("the proxy has ended by itself");
+                        self.journal.note(EventKind::Error, "the proxy has ended by itself and is started again", &[]);
                         deaths.push_back(Instant::now());
                         self.beat_now.notify_one();
                     }

@@ -117,3 +117,17 @@ pub struct ResolveRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remediate: Option<bool>,
 }
+
+/// A line of a node's log: what the control plane saw of it, or what it sent to `/nodes/:id/events`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NodeLogLine {
+    pub seq: i64,
+    /// When it was received.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    pub kind: String,
+    #[schema(value_type = Object)]
+    pub detail: serde_json::Value,
+    #[schema(value_type = Option<uuid::Uuid>)]
+    pub rollout_id: Option<RolloutId>,
+}

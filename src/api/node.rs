@@ -30,9 +30,10 @@ pub struct RegisterRequest {
 pub struct RegisterAnswer {
     #[schema(value_type = uuid::Uuid)]
     pub node_id: NodeId,
-    /// Whose assignments the node accepts.
-    #[schema(value_type = uuid::Uuid)]
-    pub project_id: ProjectId,
+    /// Whose assignments the node accepts. Not in the contract: another control plane may leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<uuid::Uuid>)]
+    pub project_id: Option<ProjectId>,
     /// The node key, shown this once.
     pub node_token: String,
     /// The same.
@@ -218,6 +219,75 @@ pub struct ReportAnswer {
     /// A late or foreign report, which changed nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stale: bool,
+}
+
+/// What an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    ConfigReload,
+    BundleSwitch,
+    Error,
+    Startup,
+    Shutdown,
+    Warning,
+    Info,
+}
+
+impl EventKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EventKind::ConfigReload => "config_reload",
+            EventKind::BundleSwitch => "bundle_switch",
+            EventKind::Error => "error",
+            EventKind::Startup => "startup",
+            EventKind::Shutdown => "shutdown",
+            EventKind::Warning => "warning",
+            EventKind::Info => "info",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    Debug,
+    Info,
+    Warning,
+    Error,
+    Critical,
+}
+
+/// One line of a node's own log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NodeEvent {
+    /// `type` is read as well.
+    #[serde(alias = "type")]
+    pub event_type: EventKind,
+    /// When left out: what its type says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub severity: Option<Severity>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// When it happened by the node's clock; what is shown is when it was received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<serde_json::Map<String, Value>>,
+}
+
+/// `POST /nodes/:id/events`: these, a bare list of them, or one alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NodeEventsRequest {
+    pub events: Vec<NodeEvent>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeEventsAnswer {
+    pub status: String,
+    pub count: usize,
 }
 
 #[cfg(test)]

@@ -145,6 +145,7 @@ pub fn schemas() -> BTreeMap<String, Value> {
         fleet::Node,
         fleet::NodePatch,
         fleet::NodeStats,
+        fleet::NodeLogLine,
         fleet::BundleCount,
         fleet::DriftItem,
         fleet::ResolveRequest,
@@ -196,6 +197,11 @@ pub fn schemas() -> BTreeMap<String, Value> {
         node::PollAnswer,
         node::ReportRequest,
         node::ReportAnswer,
+        node::EventKind,
+        node::Severity,
+        node::NodeEvent,
+        node::NodeEventsRequest,
+        node::NodeEventsAnswer,
     );
     out.insert("AuditEntry".into(), audit_entry());
     out.insert("AuditVerdict".into(), verdict());

@@ -98,9 +98,10 @@ impl Store {
                     ("found", Col::opt_ids(drifts.iter().map(|d| d.found))),
                     ("kind", Col::texts(drifts.iter().map(|d| d.severity.as_str()))),
                     ("at", Col::times(drifts.iter().map(|d| d.detected_at))),
+                    ("detail", Col::json(drifts.iter())),
                 ];
-                let sql = "INSERT INTO drift (detail, id, project_id, node_id, expected, found, kind, detected_at) \
-                           SELECT '', v.id, v.project_id, v.node_id, v.expected, v.found, v.kind, v.at FROM {v} WHERE 1 = 1 \
+                let sql = "INSERT INTO drift (id, project_id, node_id, expected, found, kind, detected_at, detail) \
+                           SELECT v.id, v.project_id, v.node_id, v.expected, v.found, v.kind, v.at, v.detail FROM {v} WHERE 1 = 1 \
                            ON CONFLICT DO NOTHING";
                 let n = c.batch(sql, p![], cols).await?;
                 let at = w.at;

@@ -229,10 +229,14 @@ impl Store {
         .await
     }
 
-    pub async fn append_node_events(&self, events: Vec<NodeEvent>, w: Write) -> Result<()> {
-        self.write("node.events_append", (events, w), |c, (events, w)| {
+    /// What a node says of itself. Of its whole log the newest `keep` lines stay, so that no node fills the disk.
+    pub async fn log_of_node(&self, node: NodeId, events: Vec<NodeEvent>, keep: u32, w: Write) -> Result<()> {
+        self.write("node.log", (node, events, keep, w), |c, (node, events, keep, w)| {
             Box::pin(async move {
                 put_node_events(c, events).await?;
+                let sql = "DELETE FROM node_events WHERE node_id = ? AND seq <= (SELECT seq FROM node_events WHERE node_id = ? \
+                           ORDER BY seq DESC LIMIT 1 OFFSET ?)";
+                c.exec(sql, p![*node, *node, i64::from(*keep)]).await?;
                 finish(c, w).await
             })
         })

@@ -26,6 +26,8 @@ use store::testing::{At, Backend, Faults, Opened, open};
 use tokio::task::JoinHandle;
 
 pub const STALE: Span = Span::secs(30);
+/// Six nodes make a handful of calls each when something happens.
+const MOST_AT_ONCE: u32 = 500;
 const URL: &str = "http://control-plane";
 
 /// What goes wrong in a history, as long as it is armed.
@@ -100,6 +102,8 @@ pub struct Plant {
     turn: Mutex<usize>,
     fate: Arc<Mutex<Fate>>,
     net: Mutex<Dice>,
+    /// Requests of nodes at one instant of virtual time.
+    instant: Mutex<(Timestamp, u32)>,
     pub witness: Witness,
     virtual_time: bool,
     keepers: Mutex<Vec<JoinHandle<()>>>,
@@ -156,6 +160,7 @@ impl Plant {
             turn: Mutex::new(0),
             fate: Arc::new(Mutex::new(fate)),
             net: Mutex::new(Dice::new(seed, 2)),
+            instant: Mutex::new((Timestamp::ZERO, 0)),
             witness: Witness::default(),
             keepers: Mutex::default(),
             graveyard: Mutex::default(),
@@ -323,7 +328,23 @@ impl Plant {
         }
     }
 
+    /// Virtual time stands still as long as somebody has something to do: a node that asks without end is told apart from one
+    /// that asks often.
+    async fn no_spinning(&self) {
+        let now = self.now();
+        let asked = {
+            let mut i = self.instant.lock().unwrap();
+            *i = if i.0 == now { (now, i.1 + 1) } else { (now, 1) };
+            i.1
+        };
+        if self.virtual_time && asked > MOST_AT_ONCE {
+            self.witness.complain(format!("{asked} requests of nodes at the instant {now}"));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
     async fn witnessed(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, CallError> {
+        self.no_spinning().await;
         let (path, said) = (request.uri().path().to_string(), request.body().clone());
         let answer = self.carry(request).await?;
         if answer.status() == 200 {

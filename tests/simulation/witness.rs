@@ -90,6 +90,10 @@ impl Witness {
         self.0.lock().unwrap().disturbed
     }
 
+    pub fn complain(&self, what: String) {
+        self.0.lock().unwrap().wrong.push(what);
+    }
+
     pub fn wrong(&self) -> Vec<String> {
         self.0.lock().unwrap().wrong.clone()
     }

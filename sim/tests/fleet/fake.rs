@@ -113,7 +113,7 @@ impl Fake {
                 let node = NodeId::from(uuid_of(&body.name));
                 s.nodes.insert(node, Seen { name: body.name.clone(), ..Seen::default() });
                 Ok(Response::Registered(Box::new(RegisterAnswer {
-                    project_id: domain::ProjectId::NIL,
+                    project_id: Some(domain::ProjectId::NIL),
                     node_id: node,
                     node_token: format!("key of {}", body.name),
                     node_key: format!("key of {}", body.name),

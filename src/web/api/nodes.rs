@@ -7,7 +7,7 @@ use crate::problem::{Outcome, Refusal};
 use crate::reply;
 use actors::commands::nodes::NodePatch as Patch;
 use api::credential::RotateKeyRequest;
-use api::fleet::{BundleCount, NodePatch, NodeStats};
+use api::fleet::{BundleCount, NodeLogLine, NodePatch, NodeStats};
 use domain::node::{Labels, Node, Presence, Standing, check_labels};
 use domain::project::Project;
 use domain::{NodeId, Scope, Span};
@@ -72,6 +72,23 @@ pub async fn stats(call: Call) -> Outcome<Response> {
             .collect(),
     };
     Ok(reply::one(StatusCode::OK, "stats", &shown))
+}
+
+pub async fn events(call: Call) -> Outcome<Response> {
+    let project = call.project().await?;
+    let node = named(&call, &project).await?;
+    let asked = page(&call.query)?;
+    let store = call.app.plane.store();
+    let scope = Scope::Project(project.id);
+    let found = listing(asked.cursor.is_some(), store.node_events(scope, node.id, asked).await)?;
+    let line = |e: store::StoredNodeEvent| NodeLogLine {
+        seq: e.seq,
+        at: e.event.at,
+        kind: e.event.kind,
+        detail: e.event.detail,
+        rollout_id: e.event.rollout,
+    };
+    Ok(reply::ok(&listed(found, line).under("events")))
 }
 
 /// The node of the path. Errors: 404.

@@ -2,6 +2,7 @@
 
 pub mod convert;
 pub mod credentials;
+pub mod events;
 pub mod heartbeat;
 pub mod poll;
 pub mod register;

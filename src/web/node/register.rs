@@ -47,7 +47,7 @@ pub async fn register(call: Call) -> Outcome<Response> {
         status,
         &RegisterAnswer {
             node_id: done.node,
-            project_id: project.id,
+            project_id: Some(project.id),
             node_token: done.key.clone(),
             node_key: done.key,
             poll_interval_s: done.poll_interval_s,

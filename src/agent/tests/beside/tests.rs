@@ -1,203 +1,15 @@
-//! What the agent must do, one world (proxy, agent, control plane) each.
+//! The way of a bundle: what the agent must do beside a proxy and a control plane that behave, fail, die or are away.
 
-use crate::plane::{Lie, Made, Plane, config, make};
+use crate::plane::config;
+use crate::world::{World, eq, eventually};
 use serde_json::Value;
-use std::fmt::Debug;
-use std::path::PathBuf;
-use std::process::ExitCode;
-use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
-
-/// Generous: the machine is shared, and only failures wait for it.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-macro_rules! sentences {
-    ($($name:ident),+ $(,)?) => {
-        const NAMES: &[&str] = &[$(stringify!($name)),+];
-        async fn run(name: &str) {
-            match name { $(stringify!($name) => $name().await,)+ _ => unreachable!() }
-        }
-    };
-}
-
-sentences!(
-    a_good_bundle_is_proved_and_the_next_one_needs_no_new_process,
-    a_bundle_that_the_proxy_refuses_or_dies_of_is_taken_back,
-    a_bundle_whose_requests_fail_is_taken_back,
-    what_is_not_valid_or_too_deep_never_reaches_the_proxy,
-    a_hostile_control_plane_changes_nothing,
-    a_broken_download_goes_on_where_it_stopped,
-    an_agent_killed_at_any_moment_ends_on_what_serves,
-    a_killed_proxy_is_started_again_and_found_by_the_next_agent,
-    without_the_control_plane_the_last_configuration_serves,
-    a_new_generation_of_what_runs_is_confirmed_without_a_switch,
-    a_withdrawn_assignment_is_not_switched_to,
-    a_release_that_does_not_stay_up_is_left_without_the_control_plane,
-    another_root_is_not_enrolled_with,
-    an_agent_started_with_other_addresses_moves_the_proxy,
-);
-
-pub fn main(args: &[String]) -> ExitCode {
-    if args.iter().any(|a| a == "--list") {
-        // What `cargo nextest` asks.
-        if !args.iter().any(|a| a == "--ignored") {
-            NAMES.iter().for_each(|n| println!("{n}: test"));
-        }
-        return ExitCode::SUCCESS;
-    }
-    let wanted: Vec<&String> = args.iter().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let chosen = NAMES.iter().filter(|n| wanted.is_empty() || wanted.iter().any(|w| n.contains(w.as_str())));
-    for name in chosen {
-        let begun = Instant::now();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(run(name));
-        println!("test {name} ... ok ({:.1} s)", begun.elapsed().as_secs_f64());
-    }
-    ExitCode::SUCCESS
-}
-
-async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, mut look: F) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(begun.elapsed() < PATIENCE, "did not happen within {PATIENCE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-struct World {
-    plane: Plane,
-    dir: tempfile::TempDir,
-    address: String,
-    agent: Option<Child>,
-}
-
-impl World {
-    /// A node with a baseline that answers `old`.
-    async fn new() -> World {
-        // Free a moment ago; nobody else on this host takes it within the test's life but by chance.
-        let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("baseline.kdl"), config(&address, "// answer old")).unwrap();
-        let mut w = World { plane: Plane::start().await, dir, address, agent: None };
-        w.start(&[]);
-        w
-    }
-
-    fn state(&self) -> PathBuf {
-        self.dir.path().join("state")
-    }
-
-    fn command(&self, more: &[&str]) -> Command {
-        let me = std::env::current_exe().unwrap();
-        let log =
-            std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("agent.log")).unwrap();
-        let mut c = Command::new(&me);
-        let root = self.plane.root();
-        c.arg("agent").args(["--url", &self.plane.url, "--project", "p", "--name", "n-1"]);
-        c.arg("--state-dir").arg(self.state()).arg("--proxy-bin").arg(&me);
-        c.arg("--proxy-config").arg(self.dir.path().join("baseline.kdl"));
-        let metrics = format!("http://{}/metrics", self.address);
-        for (flag, usual) in
-            [("--root", root.as_str()), ("--soak", "0.3"), ("--wait", "5"), ("--metrics-url", &metrics)]
-        {
-            if !more.contains(&flag) {
-                c.args([flag, usual]);
-            }
-        }
-        c.args(more).env("BESIDE_FAKE", "1").stdout(log.try_clone().unwrap()).stderr(log).kill_on_drop(true);
-        c
-    }
-
-    fn start(&mut self, more: &[&str]) {
-        self.agent = Some(self.command(more).spawn().unwrap());
-    }
-
-    async fn kill_agent(&mut self) {
-        if let Some(mut a) = self.agent.take() {
-            a.kill().await.unwrap();
-        }
-    }
-
-    fn bundle(&self, lines: &str) -> Made {
-        make(&self.address, lines)
-    }
-
-    /// What the proxy answers, `None` without an answer.
-    async fn ask(&self) -> Option<String> {
-        let mut socket = TcpStream::connect(&self.address).await.ok()?;
-        socket.write_all(b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n").await.ok()?;
-        let mut text = String::new();
-        socket.read_to_string(&mut text).await.ok()?;
-        text.split("\r\n\r\n").nth(1).map(str::to_string).filter(|t| !t.is_empty())
-    }
-
-    async fn serves(&self, answer: &str) {
-        let what = format!("the proxy answers {answer:?}\n{}", self.log());
-        eventually(&what, async || self.ask().await.filter(|a| a == answer)).await;
-    }
-
-    async fn said(&self, generation: u64, last: &str) -> Vec<String> {
-        let what = format!("{last} is reported of generation {generation}");
-        let begun = Instant::now();
-        loop {
-            let said = self.plane.said(generation);
-            if said.iter().any(|s| s == last) {
-                return said;
-            }
-            assert!(begun.elapsed() < PATIENCE, "did not happen: {what}; said {said:?}\n{}", self.log());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    fn read(&self, file: &str) -> Value {
-        serde_json::from_slice(&std::fs::read(self.state().join(file)).unwrap_or_default()).unwrap_or_default()
-    }
-
-    fn proxy_pid(&self) -> i64 {
-        self.read("proxy.json")["pid"].as_i64().unwrap_or(0)
-    }
-
-    fn signal(&self, pid: i64, signal: &str) {
-        let done = std::process::Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
-        assert!(done.success());
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("agent.log")).unwrap_or_default()
-    }
-
-    async fn is_active(&self, made: &Made) {
-        let id = made.id.to_string();
-        eventually("a heartbeat names the active bundle", async || {
-            (self.plane.last_beat()["active_bundle_id"] == *id).then_some(())
-        })
-        .await;
-        assert_eq!(self.read("state.json")["active"], *id);
-        assert!(std::fs::read_link(self.state().join("current")).unwrap().ends_with(&id));
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        let pid = self.proxy_pid();
-        if pid > 0 {
-            let _ = std::process::Command::new("kill").args(["-9", &pid.to_string()]).output();
-        }
-    }
-}
-
-fn eq<T: PartialEq + Debug>(a: T, b: T, w: &World) {
-    assert_eq!(a, b, "\n{}", w.log());
-}
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+use tokio::net::TcpListener;
 
 const GOOD: [&str; 4] = ["downloaded", "staged", "activated", "verified"];
 
-async fn a_good_bundle_is_proved_and_the_next_one_needs_no_new_process() {
+pub async fn a_good_bundle_is_proved_and_the_next_one_needs_no_new_process() {
     let w = World::new().await;
     w.serves("old").await;
     let (one, two) = (w.bundle("// answer one"), w.bundle("// answer two"));
@@ -222,9 +34,50 @@ async fn a_good_bundle_is_proved_and_the_next_one_needs_no_new_process() {
     eq(kept, 3, &w);
     let text = std::fs::read_to_string(w.state().join("current/bundle/config.kdl")).unwrap();
     eq(text, config(&w.address, "// answer two"), &w);
+    // What came with it may be read by nobody else, and only programs may be run.
+    let mode = |f: &str| std::fs::metadata(w.state().join(f)).unwrap().permissions().mode() & 0o7777;
+    eq([mode(""), mode("current/bundle"), mode("current/bundle/plugins")], [0o700; 3], &w);
+    for f in [
+        "identity.json",
+        "state.json",
+        "current/proxy.kdl",
+        "current/bundle/certs/site.pem",
+        "current/bundle/trust/ca.pem",
+    ] {
+        eq(mode(f), 0o600, &w);
+    }
+    eq(mode("current/bundle/plugins/padding.bin"), 0o700, &w);
 }
 
-async fn a_bundle_that_the_proxy_refuses_or_dies_of_is_taken_back() {
+pub async fn the_agent_keeps_a_log_at_the_control_plane() {
+    let mut w = World::new().await;
+    w.serves("old").await;
+    w.plane.order(&w.bundle("// answer one"), 1);
+    w.said(1, "verified").await;
+    w.plane.order(&w.bundle("// answer bad\n// refused"), 2);
+    w.said(2, "failed").await;
+    w.signal(w.proxy_pid(), "-9");
+    w.serves("one").await;
+    w.signal(i64::from(w.agent.as_ref().unwrap().id().unwrap()), "-TERM");
+    w.agent.take().unwrap().wait().await.unwrap();
+    let events = w.plane.desk.lock().unwrap().events.clone();
+    let has = |kind: &str, text: &str| {
+        events.iter().any(|e| e["event_type"] == kind && e["message"].as_str().is_some_and(|m| m.contains(text)))
+    };
+    for (kind, text) in [
+        ("startup", "baseline is active"),
+        ("config_reload", "told to reload"),
+        ("bundle_switch", "is active"),
+        ("error", "Configuration reload failed: because"),
+        ("error", "ended by itself"),
+        ("shutdown", "the agent ends"),
+    ] {
+        assert!(has(kind, text), "{kind} {text}: {events:#?}");
+    }
+    assert!(events.iter().all(|e: &Value| e["at"].is_string()));
+}
+
+pub async fn a_bundle_that_the_proxy_refuses_or_dies_of_is_taken_back() {
     let w = World::new().await;
     let good = w.bundle("// answer one");
     w.plane.order(&good, 1);
@@ -243,7 +96,7 @@ async fn a_bundle_that_the_proxy_refuses_or_dies_of_is_taken_back() {
     }
 }
 
-async fn a_bundle_whose_requests_fail_is_taken_back() {
+pub async fn a_bundle_whose_requests_fail_is_taken_back() {
     let mut w = World::new().await;
     w.plane.order(&w.bundle("// answer one"), 1);
     w.said(1, "verified").await;
@@ -268,7 +121,7 @@ async fn a_bundle_whose_requests_fail_is_taken_back() {
     w.serves("one").await;
 }
 
-async fn what_is_not_valid_or_too_deep_never_reaches_the_proxy() {
+pub async fn what_is_not_valid_or_too_deep_never_reaches_the_proxy() {
     let w = World::new().await;
     w.serves("old").await;
     let deep = format!("/- {}{}", "a { ".repeat(600), "}".repeat(600));
@@ -288,46 +141,7 @@ async fn what_is_not_valid_or_too_deep_never_reaches_the_proxy() {
     }
 }
 
-async fn a_hostile_control_plane_changes_nothing() {
-    let w = World::new().await;
-    let good = w.bundle("// answer one");
-    w.plane.order(&good, 4);
-    w.said(4, "verified").await;
-    let bad = w.bundle("// answer evil");
-    let lies = [
-        (Lie::Signature, "bad_signature"),
-        (Lie::OtherNode, "wrong_node"),
-        (Lie::OtherProject, "wrong_project"),
-        (Lie::Expired, "expired"),
-        (Lie::Unsigned, "malformed"),
-        (Lie::OtherBytes, "artifact_hash"),
-        (Lie::MoreBytes, "too_large"),
-        (Lie::Redirect, "redirected"),
-        (Lie::Origin, "origin"),
-        (Lie::OtherBundle, "bundle_id"),
-    ];
-    for (n, (lie, code)) in (5..).zip(lies) {
-        w.plane.desk.lock().unwrap().lie = Some(lie);
-        w.plane.order(&bad, n);
-        w.said(n, "failed").await;
-        let why = w.plane.failure(n).unwrap();
-        assert!(why.contains(code), "{lie:?}: {why}");
-        eq(w.ask().await.as_deref(), Some("one"), &w);
-    }
-    w.plane.desk.lock().unwrap().lie = Some(Lie::OldGeneration);
-    w.plane.order(&bad, 50);
-    w.said(1, "failed").await;
-    assert!(w.plane.failure(1).unwrap().contains("stale_generation"));
-    w.is_active(&good).await;
-    // And what is true is believed again.
-    w.plane.desk.lock().unwrap().lie = None;
-    w.plane.order(&w.bundle("// answer two"), 51);
-    w.said(51, "verified").await;
-    w.serves("two").await;
-    assert!(!w.log().contains("sig=secret"), "the query of a download address is a credential");
-}
-
-async fn a_broken_download_goes_on_where_it_stopped() {
+pub async fn a_broken_download_goes_on_where_it_stopped() {
     let mut w = World::new().await;
     w.plane.desk.lock().unwrap().cut = 2;
     w.plane.order(&w.bundle("// answer one"), 1);
@@ -348,7 +162,7 @@ async fn a_broken_download_goes_on_where_it_stopped() {
     w.serves("two").await;
 }
 
-async fn an_agent_killed_at_any_moment_ends_on_what_serves() {
+pub async fn an_agent_killed_at_any_moment_ends_on_what_serves() {
     let mut w = World::new().await;
     w.plane.order(&w.bundle("// answer 0"), 1);
     w.said(1, "verified").await;
@@ -368,7 +182,7 @@ async fn an_agent_killed_at_any_moment_ends_on_what_serves() {
     }
 }
 
-async fn a_killed_proxy_is_started_again_and_found_by_the_next_agent() {
+pub async fn a_killed_proxy_is_started_again_and_found_by_the_next_agent() {
     let mut w = World::new().await;
     w.plane.order(&w.bundle("// answer one"), 1);
     w.said(1, "verified").await;
@@ -390,7 +204,7 @@ async fn a_killed_proxy_is_started_again_and_found_by_the_next_agent() {
     eventually("nobody answers", async || w.ask().await.is_none().then_some(())).await;
 }
 
-async fn without_the_control_plane_the_last_configuration_serves() {
+pub async fn without_the_control_plane_the_last_configuration_serves() {
     let mut w = World::new().await;
     let one = w.bundle("// answer one");
     w.plane.order(&one, 1);
@@ -407,7 +221,7 @@ async fn without_the_control_plane_the_last_configuration_serves() {
     w.serves("two").await;
 }
 
-async fn a_new_generation_of_what_runs_is_confirmed_without_a_switch() {
+pub async fn a_new_generation_of_what_runs_is_confirmed_without_a_switch() {
     let w = World::new().await;
     let one = w.bundle("// answer one");
     w.plane.order(&one, 1);
@@ -418,7 +232,7 @@ async fn a_new_generation_of_what_runs_is_confirmed_without_a_switch() {
     eq((w.proxy_pid(), w.plane.desk.lock().unwrap().downloads), (pid, downloads), &w);
 }
 
-async fn a_withdrawn_assignment_is_not_switched_to() {
+pub async fn a_withdrawn_assignment_is_not_switched_to() {
     let w = World::new().await;
     w.serves("old").await;
     w.plane.desk.lock().unwrap().withdraw = true;
@@ -432,7 +246,7 @@ async fn a_withdrawn_assignment_is_not_switched_to() {
     eq(w.plane.last_beat()["active_bundle_id"].is_null(), true, &w);
 }
 
-async fn a_release_that_does_not_stay_up_is_left_without_the_control_plane() {
+pub async fn a_release_that_does_not_stay_up_is_left_without_the_control_plane() {
     let w = World::new().await;
     w.plane.order(&w.bundle("// answer one"), 1);
     w.said(1, "verified").await;
@@ -447,18 +261,7 @@ async fn a_release_that_does_not_stay_up_is_left_without_the_control_plane() {
     w.serves("one").await;
 }
 
-async fn another_root_is_not_enrolled_with() {
-    let mut w = World::new().await;
-    w.kill_agent().await;
-    std::fs::remove_file(w.state().join("identity.json")).ok();
-    let mut other = w.command(&["--root", &format!("sha256:{}", "0".repeat(64))]);
-    let status = other.status().await.unwrap();
-    assert!(!status.success());
-    assert!(w.log().contains("wrong_root"), "{}", w.log());
-    assert!(!w.state().join("identity.json").exists());
-}
-
-async fn an_agent_started_with_other_addresses_moves_the_proxy() {
+pub async fn an_agent_started_with_other_addresses_moves_the_proxy() {
     let mut w = World::new().await;
     w.plane.order(&w.bundle("// answer one"), 1);
     w.said(1, "verified").await;

@@ -274,3 +274,28 @@ async fn the_settings_have_sensible_defaults() {
     let c = StoreConfig::sqlite("x");
     assert!(c.readers >= 2 && c.retries >= 3 && c.statement_cache);
 }
+
+#[tokio::test]
+async fn of_what_a_node_says_of_itself_the_newest_lines_stay() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 2).await;
+        let line = |n: &domain::node::Node, text: &str| NodeEvent {
+            node: n.id,
+            project: w.project.id,
+            at: seed::now(),
+            kind: "info".into(),
+            detail: serde_json::json!({"message": text}),
+            rollout: None,
+        };
+        let (a, b) = (&w.nodes[0], &w.nodes[1]);
+        s.log_of_node(b.id, vec![line(b, "other")], 3, seed::write()).await.unwrap();
+        for part in [["1", "2"], ["3", "4"]] {
+            s.log_of_node(a.id, part.iter().map(|t| line(a, t)).collect(), 3, seed::write()).await.unwrap();
+        }
+        let listed = s.node_events(SYSTEM, a.id, Page::first(10)).await.unwrap();
+        let said: Vec<_> = listed.rows.iter().map(|e| e.event.detail["message"].as_str().unwrap()).collect();
+        assert_eq!((said, listed.total), (vec!["4", "3", "2"], 3));
+        assert_eq!(s.node_events(SYSTEM, b.id, Page::first(10)).await.unwrap().total, 1);
+    })
+    .await;
+}
