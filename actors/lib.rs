@@ -16,6 +16,7 @@ mod node_session;
 mod periodic;
 pub mod plane;
 mod rollout;
+mod sound;
 pub mod supervision;
 pub mod tokens;
 pub mod tree;

@@ -101,6 +101,8 @@ impl Tree {
                     compiles,
                     bundles: Default::default(),
                     egress: std::sync::OnceLock::new(),
+                    releases: Default::default(),
+                    sound: Default::default(),
                     heads: Default::default(),
                     down: AtomicI64::new(down.0),
                     measured: crate::rollout::Measured::default(),

@@ -382,6 +382,15 @@ pub async fn chains_hold(op: &Client) {
     assert!(verdict["entries"].as_u64() > Some(0), "{verdict:#}");
 }
 
+/// The tests of a module on both databases, with one instance: for what is said to hold as soon as that instance has answered.
+#[macro_export]
+macro_rules! both {
+    ($($name:ident),+ $(,)?) => {
+        mod sqlite { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name($crate::harness::Ground::Sqlite).await; })+ }
+        mod postgresql { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name($crate::harness::Ground::Postgres).await; })+ }
+    };
+}
+
 /// The tests of a module on both databases, and on two instances: `everywhere!(a_sentence, another_sentence)`.
 #[macro_export]
 macro_rules! everywhere {

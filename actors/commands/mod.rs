@@ -13,7 +13,11 @@ pub mod people;
 pub mod plans;
 pub mod projects;
 pub mod refusals;
+pub mod releases;
+pub mod resources;
+pub mod retention;
 pub mod rollouts;
+pub mod trust;
 pub(crate) mod write;
 
 #[cfg(test)]

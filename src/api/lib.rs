@@ -14,9 +14,11 @@ pub mod people;
 pub mod plans;
 pub mod problem;
 pub mod project;
+pub mod resource;
 pub mod rollout;
 pub mod schema;
 pub mod stream;
+pub mod trust;
 pub mod wire;
 
 pub use problem::Problem;

@@ -13,3 +13,4 @@ mod people;
 mod rollouts;
 mod schema;
 mod speed;
+mod trust;

@@ -106,6 +106,7 @@ pub fn bundle_row(status: BundleStatus) -> Bundle {
         key_id: Some(EVIL.into()),
         builder: EVIL.into(),
         source: Source { kind: EVIL.into(), reference: Some(EVIL.into()) },
+        resources: Default::default(),
         risk: RiskLevel::High,
         risk_reasons: vec![EVIL.into()],
         warnings: vec![diagnostic.clone()],
