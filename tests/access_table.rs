@@ -55,7 +55,7 @@ const fn row(method: &'static str, path: &'static str, answers: &'static str, au
     Row { method, path, answers, audit }
 }
 
-/// The entry of a call that needs more of a story than this file has is looked for in `drift` and `strategies`.
+/// The entry of a call that needs more of a story than this file has is looked for in `drift`, `strategies` and `trust`.
 const ELSEWHERE: usize = usize::MAX;
 
 #[rustfmt::skip]
@@ -68,6 +68,7 @@ const TABLE: &[Row] = &[
     row("POST", "/api/v1/nodes/:node_id/bundles/:bundle_id/activated", "UUUUUU+FUU", 0),
     row("POST", "/api/v1/nodes/:node_id/bundles/:bundle_id/verified", "UUUUUU+FUU", 0),
     row("POST", "/api/v1/nodes/:node_id/bundles/:bundle_id/failed", "UUUUUU+FUU", 0),
+    row("POST", "/api/v1/nodes/:node_id/events", "UUUUUU+FUU", 0),
     row("POST", "/api/v1/nodes/:node_id/token", "UUUUFF+FFF", 0),
     row("POST", "/api/v1/nodes/:node_id/rotate-key", "UUUUFF+FFF", 1),
     row("POST", "/api/v1/projects/:project/nodes/register", "++++UU++UU", 1),
@@ -93,6 +94,14 @@ const TABLE: &[Row] = &[
     row("DELETE", "/api/v1/orgs/:id/members/:user_id", "UFF+FFUUUF", 1),
     row("GET", "/api/v1/orgs/:id/invitations", "UFF+FFUUUF", 0),
     row("DELETE", "/api/v1/orgs/:id/invitations/:invitation_id", "UFF+FFUUUF", 1),
+    row("GET", "/api/v1/orgs/:id/trust", "U+++FFUUUF", 0),
+    row("GET", "/api/v1/orgs/:id/trust/versions", "U+++FFUUUF", 0),
+    row("POST", "/api/v1/orgs/:id/trust", "UFF+FFUUUF", 1),
+    row("POST", "/api/v1/orgs/:id/trust/draft", "UFF+FFUUUF", 0),
+    row("GET", "/api/v1/orgs/:id/keys", "U+++FFUUUF", 0),
+    row("POST", "/api/v1/orgs/:id/keys", "UFF+FFUUUF", 1),
+    row("POST", "/api/v1/orgs/:id/keys/:key_id/export", "UFF+FFUUUF", 1),
+    row("POST", "/api/v1/orgs/:id/keys/:key_id/remove", "UFF+FFUUUF", 1),
     row("GET", "/api/v1/api-keys", "UFF+F+UUU+", 0),
     row("POST", "/api/v1/api-keys", "UFF+FFUUUF", 1),
     row("GET", "/api/v1/api-keys/:id", "UFF+FNUUU+", 0),
@@ -112,6 +121,7 @@ const TABLE: &[Row] = &[
     row("GET", "/api/v1/projects/:project/nodes/stats", "U+++FNUUU+", 0),
     row("GET", "/api/v1/projects/:project/nodes/:id", "U+++FNUUU+", 0),
     row("GET", "/api/v1/projects/:project/nodes/:id/explain", "U+++FNUUU+", 0),
+    row("GET", "/api/v1/projects/:project/nodes/:id/events", "U+++FNUUU+", 0),
     row("PATCH", "/api/v1/projects/:project/nodes/:id", "UF++FNUUU+", 1),
     row("DELETE", "/api/v1/projects/:project/nodes/:id", "UF++FNUUU+", 1),
     row("POST", "/api/v1/projects/:project/nodes/:id/rotate-key", "UF++FNUUU+", 1),
@@ -134,8 +144,19 @@ const TABLE: &[Row] = &[
     row("GET", "/api/v1/projects/:project/bundles/:id/verify", "U+++FNUUU+", 0),
     row("POST", "/api/v1/projects/:project/bundles/:id/deprecate", "UF++FNUUU+", 1),
     row("POST", "/api/v1/projects/:project/bundles/:id/revoke", "UF++FNUUU+", 1),
-
     row("POST", "/api/v1/projects/:project/bundles/:id/assign", "UF++FNUUU+", 1),
+    row("GET", "/api/v1/projects/:project/bundles/:id/diff", "U+++FNUUU+", 0),
+    row("POST", "/api/v1/projects/:project/bundles/:id/cancel", "UF++FNUUU+", 1),
+    row("POST", "/api/v1/projects/:project/bundles/:id/signature", "UF++FNUUU+", 1),
+    row("GET", "/api/v1/projects/:project/releases", "U+++FNUUU+", 0),
+    row("POST", "/api/v1/projects/:project/releases", "UF++FNUUU+", ELSEWHERE),
+    row("GET", "/api/v1/projects/:project/resources", "U+++FNUUU+", 0),
+    row("POST", "/api/v1/projects/:project/resources", "UF++FNUUU+", 1),
+    row("GET", "/api/v1/projects/:project/resources/:id", "U+++FNUUU+", 0),
+    row("GET", "/api/v1/projects/:project/resources/:id/content", "U+++FNUUU+", 0),
+    row("DELETE", "/api/v1/projects/:project/resources/:id", "UF++FNUUU+", 1),
+    // One for each bundle that it collects.
+    row("POST", "/api/v1/projects/:project/retention", "UF++FNUUU+", 1),
 
     row("GET", "/api/v1/projects/:project/rollouts", "U+++FNUUU+", 0),
     row("POST", "/api/v1/projects/:project/rollouts", "UF++FNUUU+", 1),
@@ -233,6 +254,9 @@ fn every_route_is_listed_once_and_nothing_else_is() {
     assert!(missing.is_empty() && gone.is_empty(), "to be listed in TABLE: {missing:#?}\nno longer served: {gone:#?}");
 }
 
+/// More bundles than are compiled at once, by far.
+const BUSY: usize = 12;
+
 /// A world with someone for each of [`EVERYONE`], and with an example of everything that a path can name.
 struct Scene {
     w: World,
@@ -305,6 +329,48 @@ impl Scene {
         self.id("/api/v1/users", json!({"email": email}), "user").await
     }
 
+    /// A bundle key that nothing counts on.
+    async fn spare_key(&self) -> String {
+        let made = self.w.op.post(&format!("/api/v1/orgs/{}/keys", self.org), json!({"role": "bundle"})).await;
+        made.expect(201)["key"]["key_id"].as_str().unwrap().to_string()
+    }
+
+    /// The path of a call that changes something only once something else has happened, where that is so.
+    async fn ready(&self, path: &str, filled: String) -> String {
+        let one = |slug: &str, version: String| {
+            let kdl = format!("{}\n// {version}\n", bundle::samples::DEMO_V1);
+            (format!("/api/v1/projects/{slug}/bundles"), json!({"version": version, "config_source": kdl}))
+        };
+        match path.rsplit('/').next().unwrap_or_default() {
+            "cancel" if path.contains("/bundles/") => {
+                // Those before it keep the compilers busy.
+                let mut last = String::new();
+                for _ in 0..BUSY {
+                    let (at, body) = one("p", self.fresh("c"));
+                    last = self.id(&at, body, "bundle").await;
+                }
+                format!("/api/v1/projects/p/bundles/{last}/cancel")
+            }
+            "signature" => {
+                // A bundle of before is signed again by a key of now.
+                let keys = json!({"bundle": {"keys": [self.spare_key().await]}});
+                self.w.op.post(&format!("/api/v1/orgs/{}/trust", self.org), keys).await.expect(201);
+                filled
+            }
+            "retention" => {
+                let slug = self.fresh("old");
+                open_project(&self.w.op, &slug).await;
+                let keep = json!({"settings": {"retention_keep": 1}});
+                self.w.op.send("PATCH", &format!("/api/v1/projects/{slug}"), keep).await.expect(200);
+                for _ in 0..2 {
+                    bundle_of(&self.w.op, &slug, &self.fresh("r")).await;
+                }
+                format!("/api/v1/projects/{slug}/retention")
+            }
+            _ => filled,
+        }
+    }
+
     /// A rollout in the state that the command needs.
     async fn spare_rollout(&self, command: &str) -> String {
         let approval = matches!(command, "approve" | "reject");
@@ -353,6 +419,10 @@ impl Scene {
             t if t.contains("/freeze-windows/") => {
                 let body = self.body("/freeze-windows", "POST").await;
                 self.id(&format!("{p}/freeze-windows"), body, "freeze_window").await
+            }
+            t if t.contains("/resources/") => {
+                let body = self.body("/resources", "POST").await;
+                self.id(&format!("{p}/resources"), body, "resource").await
             }
             t if t.contains("/environments/") => {
                 let body = self.body("/environments", "POST").await;
@@ -405,6 +475,14 @@ impl Scene {
             let members = format!("/api/v1/orgs/{}/members", self.org);
             path = path.replace(":invitation_id", &self.id(&members, body, "invitation").await);
         }
+        if path.contains(":key_id") {
+            let key = self.spare_key().await;
+            if path.ends_with("/remove") {
+                let export = format!("/api/v1/orgs/{}/keys/{key}/export", self.org);
+                self.w.op.post(&export, json!({})).await.expect(200);
+            }
+            path = path.replace(":key_id", &key);
+        }
         path.replace(":bundle_id", "baseline")
             .replace(":id", &id)
             .replace(":file", &format!("{}.tar.zst", "0".repeat(64)))
@@ -450,6 +528,15 @@ impl Scene {
                 json!({"name": self.fresh("env"), "selector": {"labels": {"env": "x"}}})
             }
             t if t.contains("/rollout-templates") => json!({"name": self.fresh("t"), "settings": {"batch_size": 2}}),
+            "orgs/:id/trust" | "orgs/:id/trust/draft" => {
+                json!({"artifact_origins": [format!("https://{}.example.org", self.fresh("o"))]})
+            }
+            "orgs/:id/keys" => json!({"role": "bundle"}),
+            t if t.ends_with("/resources") => {
+                json!({"path": format!("certs/{}.pem", self.fresh("r")), "text": "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"})
+            }
+            t if t.ends_with("/releases") => json!({"payload": "", "key_id": "", "signature": ""}),
+            t if t.ends_with("nodes/:node_id/events") => json!({"events": [{"event_type": "info", "message": "up"}]}),
             t if t.ends_with("/failed") => json!({"error": "x"}),
             _ => json!({}),
         }
@@ -530,7 +617,7 @@ async fn every_mutation_leaves_the_audit_entries_that_are_listed(ground: Ground)
     let store = scene.w.one.tree.plane.store().clone();
     let mut wrong = BTreeMap::new();
     for (path, r) in rows().into_iter().filter(|(_, r)| r.method != "GET" && r.audit != ELSEWHERE) {
-        let filled = scene.path(&path, r.method).await;
+        let filled = scene.ready(&path, scene.path(&path, r.method).await).await;
         let body = scene.body(r.path, r.method).await;
         let answer = match r.path {
             "/api/v1/session" if r.method == "DELETE" => {

@@ -22,6 +22,7 @@ mod instances;
 mod kill9;
 mod main_job;
 mod node_credentials;
+mod page_access;
 #[path = "../src/artifacts/tests/contract/peer.rs"]
 mod peer;
 mod people;

@@ -169,7 +169,7 @@ use Auth::{Caller, Key, Node, NodeKey, Open};
 static TABLE: &[Route] = &[
     // Nodes. The first two places are HEARTBEAT and POLL.
     post("/api/v1/nodes/:node_id/heartbeat", Node, "A node says how it is", Some("HeartbeatRequest"), Bare("HeartbeatAnswer"), |c| Box::pin(heartbeat::call(c))),
-    get("/api/v1/nodes/:node_id/bundles/latest", Node, "What the node is to run; held up to `wait` seconds", Bare("PollAnswer"), |c| Box::pin(poll::call(c))).query(&["wait"]),
+    get("/api/v1/nodes/:node_id/bundles/latest", Node, "What the node is to run; held up to `wait` seconds", Bare("PollAnswer"), |c| Box::pin(poll::call(c))).query(&["wait", "trust"]),
     post("/api/v1/nodes/:node_id/bundles/:bundle_id/downloaded", Node, "The archive is on the node", Some("ReportRequest"), Bare("ReportAnswer"), |c| Box::pin(report::downloaded(c))),
     post("/api/v1/nodes/:node_id/bundles/:bundle_id/staged", Node, "Verified and unpacked; `proceed` says whether to switch", Some("ReportRequest"), Bare("ReportAnswer"), |c| Box::pin(report::staged(c))),
     post("/api/v1/nodes/:node_id/bundles/:bundle_id/activated", Node, "The proxy runs it", Some("ReportRequest"), Bare("ReportAnswer"), |c| Box::pin(report::activated(c))),

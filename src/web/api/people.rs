@@ -2,6 +2,7 @@
 
 use super::{is_change, session, show};
 use crate::app::App;
+use crate::auth::Identity;
 use crate::call::Call;
 use crate::page::{listed, listing, page};
 use crate::problem::{Outcome, Refusal};
@@ -89,18 +90,29 @@ pub async fn reset_password(call: Call) -> Outcome<Response> {
     Ok(reply::ok(&answer(&call.app, reset)))
 }
 
-/// Of whoever is signed in. Tries are counted with those to sign in: a stolen session does not open the account.
 pub async fn change_password(call: Call) -> Outcome<Response> {
     let said: PasswordRequest = call.json()?;
-    let identity = call.identity()?;
+    let passwords = (said.current_password.as_str(), said.new_password.as_str());
+    password_changed(&call.app, call.identity()?, passwords, call.address, call.meta.request_id).await?;
+    Ok(reply::no_content())
+}
+
+/// The present and the next password of whoever is signed in; also behind the page `/account`. Tries are counted with those to
+/// sign in: a stolen session does not open the account. Errors: 403 for a key or a wrong password, 422, 429.
+pub async fn password_changed(
+    app: &App,
+    identity: &Identity,
+    (present, next): (&str, &str),
+    address: IpAddr,
+    request: RequestId,
+) -> Outcome<()> {
     let (Some(user), Some(token)) = (&identity.user, &identity.session_token) else {
         return Err(Refusal::forbidden("a key has no password: sign in"));
     };
-    let attempt = session::begin(&call.app, &user.email, call.address, call.meta.request_id)?;
-    let caller = &identity.caller;
-    call.app.plane.change_password(caller, token, &said.current_password, &said.new_password).await?;
-    call.app.sign_ins.succeeded(&attempt, call.app.plane.now());
-    Ok(reply::no_content())
+    let attempt = session::begin(app, &user.email, address, request)?;
+    app.plane.change_password(&identity.caller, token, present, next).await?;
+    app.sign_ins.succeeded(&attempt, app.plane.now());
+    Ok(())
 }
 
 pub async fn accept(call: Call) -> Outcome<Response> {

@@ -114,6 +114,8 @@ fn back(path: &str) -> String {
     let keep = match parts.as_slice() {
         ["projects", _, "nodes" | "bundles" | "rollouts", ..] => parts.len().min(4),
         ["projects", _, _, ..] => 3,
+        ["users" | "account", ..] => 1,
+        ["orgs", ..] => return "/people".into(),
         _ => 0,
     };
     let path = format!("/{}", parts[..keep].join("/"));

@@ -18,6 +18,7 @@ mod live;
 mod nodes;
 mod overview;
 mod pages;
+mod people;
 mod rollout_new;
 mod rollouts;
 mod settings;
@@ -80,6 +81,11 @@ pub fn routes(app: App) -> BoxedFilter<(Response,)> {
 /// Addresses of all pages, with `:names` for parameters.
 pub fn addresses() -> impl Iterator<Item = &'static str> {
     std::iter::once("/login").chain(pages::PAGES.iter().map(|p| p.path))
+}
+
+/// Addresses that take a form, the same way.
+pub fn forms() -> impl Iterator<Item = &'static str> {
+    pages::FORMS.iter().map(|p| p.path)
 }
 
 /// A request before it is known who makes it.

@@ -17,6 +17,7 @@ pub mod nodes;
 pub mod outcome;
 pub mod overview;
 pub mod parts;
+pub mod people;
 pub mod rollout;
 pub mod rollout_new;
 pub mod rollouts;
@@ -78,6 +79,7 @@ pub enum Tab {
     Keys,
     Settings,
     Instances,
+    People,
 }
 
 macro_rules! flashes {
@@ -114,6 +116,13 @@ flashes! {
     NodeAdopted = "node_adopted", "The node is adopted and can get bundles.";
     NodeRevoked = "node_revoked", "The node is revoked. Its key is void.";
     TokenDeleted = "token_deleted", "The enrolment token was deleted.";
+    MemberAdded = "member_added", "The member was added.";
+    MemberChanged = "member_changed", "The role was changed.";
+    MemberRemoved = "member_removed", "The member was removed. Keys that they made stay.";
+    InvitationWithdrawn = "invitation_withdrawn", "The invitation is void.";
+    UserDisabled = "user_disabled", "The user is disabled. Keys that they made stay.";
+    UserEnabled = "user_enabled", "The user can sign in again.";
+    PasswordChanged = "password_changed", "The password is changed. Your other sessions have ended.";
     KeyRevoked = "key_revoked", "The API key is revoked.";
 }
 
@@ -164,7 +173,7 @@ fn header(frame: &Frame) -> Markup {
                 @if let Some(user) = &frame.user {
                     div .who {
                         span #live-status .live-status role="status" hidden {}
-                        span .email { (user) }
+                        a .email href="/account" title="Your password" { (user) }
                         form method="post" action="/logout" {
                             (parts::csrf(frame))
                             button .plain type="submit" { "Sign out" }
@@ -189,6 +198,7 @@ fn header(frame: &Frame) -> Markup {
                         None => {
                             (tab(Tab::Projects, "/".into(), "Projects"))
                             (tab(Tab::Audit, "/audit".into(), "Audit"))
+                            (tab(Tab::People, "/people".into(), "People"))
                             @if frame.may.instances { (tab(Tab::Instances, "/instances".into(), "Instances")) }
                             a href="/api/docs" { "API" }
                         }
