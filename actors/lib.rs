@@ -15,6 +15,7 @@ pub mod node_api;
 mod node_session;
 mod periodic;
 pub mod plane;
+mod probes;
 mod rollout;
 mod sound;
 pub mod supervision;

@@ -62,6 +62,7 @@ pub(crate) struct Inner {
     pub(crate) compiles: CompileJobs,
     pub(crate) bundles: BundleIndex,
     pub(crate) egress: std::sync::OnceLock<egress::Egress>,
+    pub(crate) probes: crate::probes::Probes,
     pub(crate) releases: ReleaseIndex,
     pub(crate) sound: crate::sound::Soundness,
     /// Heads of audit chains, at most a second old: what signed assignments carry.
@@ -152,6 +153,11 @@ impl ControlPlane {
     pub fn egress(&self) -> &egress::Egress {
         // Made when it is first needed: the certificates that the system trusts are read for it.
         self.inner.egress.get_or_init(|| egress::Egress::new(self.inner.config.egress.clone()))
+    }
+    /// What the probes say that a node is judged by. `None`: it is judged by none, or one has no answer yet.
+    pub(crate) fn probed(&self, judge: &domain::rollout::GateSpec) -> Option<domain::node::Probed> {
+        let probes = &judge.probes;
+        if probes.is_empty() { None } else { self.inner.probes.read(probes, self.egress(), self.now()) }
     }
     pub fn instance(&self) -> InstanceId {
         self.inner.instance

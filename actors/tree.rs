@@ -101,6 +101,7 @@ impl Tree {
                     compiles,
                     bundles: Default::default(),
                     egress: std::sync::OnceLock::new(),
+                    probes: Default::default(),
                     releases: Default::default(),
                     sound: Default::default(),
                     heads: Default::default(),

@@ -28,6 +28,7 @@ mod peer;
 mod people;
 mod plans;
 mod presence;
+mod probes;
 mod program;
 mod proxies;
 mod refusals;

@@ -179,11 +179,19 @@ pub struct Options {
     pub lease: i64,
     pub rate_limit_per_key: u32,
     pub max_body_bytes: usize,
+    /// May probes reach this machine? (Never this instance.)
+    pub probe_loopback: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { stale_after: 120, lease: 5, rate_limit_per_key: 1_000_000, max_body_bytes: 4 * 1024 * 1024 }
+        Options {
+            stale_after: 120,
+            lease: 5,
+            rate_limit_per_key: 1_000_000,
+            max_body_bytes: 4 * 1024 * 1024,
+            probe_loopback: false,
+        }
     }
 }
 
@@ -199,7 +207,8 @@ impl Instance {
     /// `store` is migrated; `dir` holds the artifacts and is shared by all instances of one control plane.
     pub async fn start(store: store::Store, dir: &Path, options: Options) -> Instance {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let own = listener.local_addr().unwrap();
+        let url = format!("http://{own}");
         let registry = prometheus::Registry::new();
         let master = [7u8; 32];
         let secret = actors::keys::derive(&MasterKey::new(master), "artifact-urls");
@@ -215,7 +224,10 @@ impl Instance {
                 validator: ChildValidator::new(env!("CARGO_BIN_EXE_sentinel-cp"), ["validate-child"]),
                 compile_concurrency: 2,
                 audit_keep: None,
-                egress: Default::default(),
+                egress: egress::Policy {
+                    allow: options.probe_loopback.then(|| "127.0.0.0/8".parse().unwrap()).into_iter().collect(),
+                    own: vec![own],
+                },
             },
             store,
             artifacts,

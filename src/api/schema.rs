@@ -85,6 +85,15 @@ pub(crate) fn health_gates() -> RefOr<Schema> {
         "max_cpu_percent": number, "max_memory_percent": number}))
 }
 
+pub(crate) fn probes() -> RefOr<Schema> {
+    by_hand(json!({"type": "array", "maxItems": domain::rollout::HttpProbe::MOST, "items": {"type": "object",
+        "required": ["url"], "additionalProperties": false, "properties": {
+            "url": {"type": "string", "maxLength": 2048}, "method": {"type": "string", "enum": ["GET", "HEAD"]},
+            "expected_status": {"type": "integer", "minimum": 100, "maximum": 599},
+            "body_contains": {"type": ["string", "null"], "minLength": 1, "maxLength": 1024},
+            "timeout_ms": {"type": "integer", "minimum": 100, "maximum": 10000}}}}))
+}
+
 pub(crate) fn canary() -> RefOr<Schema> {
     object(json!({"steps": {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 100}},
         "confidence_level": {"type": "number", "minimum": 0.5, "exclusiveMaximum": 1}, "min_samples": {"type": "integer", "minimum": 1}}))

@@ -70,6 +70,10 @@ impl Ask {
     pub fn get(url: impl Into<String>, timeout: Duration) -> Ask {
         Ask { method: Method::GET, url: url.into(), headers: HeaderMap::new(), body: Bytes::new(), timeout }
     }
+
+    pub fn head(url: impl Into<String>, timeout: Duration) -> Ask {
+        Ask { method: Method::HEAD, ..Ask::get(url, timeout) }
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ pub mod selector;
 pub mod traffic;
 
 pub use fold::{Fold, GateVerdict, GateWindow};
-pub use observation::{HealthClass, Metrics, Observation};
+pub use observation::{HealthClass, Metrics, Observation, Probed};
 pub use selector::{Match, Op, Selector};
 pub use traffic::Traffic;
 

@@ -302,6 +302,7 @@ fn rollout_of(spec: Spec, head: Head, frame: Frame) -> api::rollout::Rollout {
         min_requests: spec.judge.min_requests,
         on_no_traffic: spec.judge.on_no_traffic,
         health_gates: spec.judge.gates,
+        probes: spec.judge.probes,
         auto_rollback: spec.on_failure == OnFailure::Rollback,
         on_failure: spec.on_failure,
         allow_failed: spec.allow_failed,
