@@ -212,7 +212,7 @@ mod tests {
         let closed = [probe("http://127.0.0.1:1/".into())];
         assert_eq!(answered(&probes, &closed, &out, at(0)).await.failed.as_deref(), Some("probe 1 did not match"));
         let with_text = HttpProbe { body_contains: Some("ok".into()), ..asked[0].clone() };
-        assert_eq!(answered(&probes, &[with_text.clone()], &out, at(0)).await.failed, None);
+        assert_eq!(answered(&probes, std::slice::from_ref(&with_text), &out, at(0)).await.failed, None);
         let other_text = HttpProbe { body_contains: Some("no".into()), ..with_text };
         assert!(answered(&probes, &[other_text], &out, at(0)).await.failed.is_some());
     }

@@ -4,7 +4,7 @@ use crate::id::*;
 use serde::{Deserialize, Serialize};
 
 /// The one who acts. Shown in audit entries as `actor_type` and `actor_id`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "type", content = "id", rename_all = "snake_case")]
 pub enum Actor {
     User(UserId),

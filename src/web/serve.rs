@@ -490,7 +490,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let serving = accept(listener, 4, door(filter), async { drop(stopped.await) }, || {});
+        let serving = accept(listener, 4, None, door(filter), async { drop(stopped.await) }, || {});
         let asking = async {
             let good = ask(address, REQUEST).await;
             assert!(good.starts_with("HTTP/1.1 200") && good.ends_with("\"later\""), "{good}");
