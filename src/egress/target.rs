@@ -43,9 +43,14 @@ impl Target {
             return Err(bad("has no host that can be looked up"));
         }
         let standard = if https { 443 } else { 80 };
-        let port = match authority.port() {
-            None => standard,
-            Some(port) => port.as_str().parse().ok().filter(|p| *p > 0).ok_or(bad("has a port that there is not"))?,
+        // `Authority::port` is none for one that is out of range, as if there were no port at all.
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => standard,
+            rest => rest
+                .and_then(|r| r.strip_prefix(':'))
+                .and_then(|p| p.parse().ok())
+                .filter(|p| *p > 0)
+                .ok_or(bad("has a port that there is not"))?,
         };
         let written = authority.host();
         let authority = if port == standard { written.to_string() } else { format!("{written}:{port}") };
