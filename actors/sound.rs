@@ -7,8 +7,9 @@ use crate::plane::ControlPlane;
 use dashmap::DashMap;
 use domain::*;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// How long a good archive needs no other look. Objects are never overwritten, so only a failing disk changes one.
 const GOOD_FOR: Span = Span::secs(600);
@@ -22,19 +23,31 @@ const MAX_KNOWN: usize = 10_000;
 #[derive(Clone, Debug)]
 struct Known {
     at: Timestamp,
-    trouble: Option<String>,
+    trouble: Verdict,
 }
 
-/// Cheap: everything is shared.
 #[derive(Default)]
 pub(crate) struct Soundness {
     known: DashMap<BundleId, Known>,
-    /// One look at each archive, however many nodes ask.
-    looking: Mutex<HashMap<BundleId, Arc<tokio::sync::Mutex<()>>>>,
+    /// One look at each archive, however many nodes ask: what it finds, once it has.
+    looking: Mutex<HashMap<BundleId, watch::Receiver<Option<Verdict>>>>,
+}
+
+/// `None`: whole.
+type Verdict = Option<String>;
+
+/// A look that goes on. It is over however it ends.
+struct Look(ControlPlane, BundleId);
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        let mut looking = self.0.inner.sound.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        looking.remove(&self.1);
+    }
 }
 
 impl Soundness {
-    fn recent(&self, id: BundleId, now: Timestamp) -> Option<Option<String>> {
+    fn recent(&self, id: BundleId, now: Timestamp) -> Option<Verdict> {
         let known = self.known.get(&id)?;
         let good_for = if known.trouble.is_none() { GOOD_FOR } else { BAD_FOR };
         (now.since(known.at) < good_for).then(|| known.trouble.clone())
@@ -57,32 +70,43 @@ impl Soundness {
 impl ControlPlane {
     /// `None`: the archive is there and whole. Otherwise why no node can be sent to it: for the rollout that waits to say so.
     /// From memory when it was looked at lately; never longer than some seconds.
-    pub(crate) async fn artifact_trouble(&self, id: BundleId) -> Option<String> {
+    pub(crate) async fn artifact_trouble(&self, id: BundleId) -> Verdict {
         if let Some(known) = self.inner.sound.recent(id, self.now()) {
             return known;
         }
-        let plane = self.clone();
-        let (tell, told) = tokio::sync::oneshot::channel();
-        crate::supervision::spawn_task("artifact check", async move {
-            // Whoever asked may have gone; what was found is remembered all the same.
-            let _ = tell.send(plane.look(id).await);
-        })
-        .detach();
-        match tokio::time::timeout(PATIENCE, told).await {
-            Ok(Ok(trouble)) => trouble,
+        let mut told = self.look(id);
+        match tokio::time::timeout(PATIENCE, told.wait_for(Option::is_some)).await {
+            Ok(Ok(verdict)) => verdict.clone().flatten(),
             Ok(Err(_)) => Some("the look at the archive ended without an answer".into()),
-            Err(_) => Some("the artifact store is slow to answer".into()),
+            Err(_) => {
+                let slow = Some("the artifact store is slow to answer".to_string());
+                self.found(id, slow.clone());
+                slow
+            }
         }
     }
 
-    async fn look(&self, id: BundleId) -> Option<String> {
-        let sound = &self.inner.sound;
-        let turn = sound.looking.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().clone();
-        let _turn = turn.lock().await;
-        if let Some(known) = sound.recent(id, self.now()) {
-            return known;
+    /// What the look that goes on finds; without one, one is begun. It goes on when nobody waits any more.
+    fn look(&self, id: BundleId) -> watch::Receiver<Option<Verdict>> {
+        let mut looking = self.inner.sound.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(told) = looking.get(&id) {
+            return told.clone();
         }
-        let trouble = self.read_whole(id).await;
+        let (tell, told) = watch::channel(None);
+        looking.insert(id, told.clone());
+        let look = Look(self.clone(), id);
+        crate::supervision::spawn_task("artifact check", async move {
+            let verdict = look.0.read_whole(id).await;
+            look.0.found(id, verdict.clone());
+            drop(look);
+            tell.send_replace(Some(verdict));
+        })
+        .detach();
+        told
+    }
+
+    fn found(&self, id: BundleId, trouble: Verdict) {
+        let sound = &self.inner.sound;
         if sound.known.len() >= MAX_KNOWN {
             sound.known.clear();
         }
@@ -90,15 +114,14 @@ impl ControlPlane {
             tracing::warn!(bundle = %id, why, "no node is sent to this archive");
         }
         let was_broken = sound.is_broken(id);
-        sound.known.insert(id, Known { at: self.now(), trouble: trouble.clone() });
-        sound.looking.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        if was_broken != trouble.is_some() {
+        let is_broken = trouble.is_some();
+        sound.known.insert(id, Known { at: self.now(), trouble });
+        if was_broken != is_broken {
             // Its rollout waits and says so, or goes on.
             for (_, actor) in self.inner.rollouts.family.directory().snapshot() {
                 let _ = actor.cast(crate::rollout::RolloutMsg::Wake);
             }
         }
-        trouble
     }
 
     /// Archives that were broken, once more: what was put right is found without anybody asking for it.
@@ -108,7 +131,7 @@ impl ControlPlane {
         }
     }
 
-    async fn read_whole(&self, id: BundleId) -> Option<String> {
+    async fn read_whole(&self, id: BundleId) -> Verdict {
         let facts = match self.inner.store.bundle_facts(vec![id]).await {
             Ok(rows) => rows.into_iter().next(),
             Err(why) => return Some(format!("the database did not answer: {why}")),

@@ -19,6 +19,7 @@ mod plan;
 mod process;
 mod rollout;
 mod scale;
+mod sign;
 mod sign_in;
 mod table;
 mod wire;
@@ -48,7 +49,7 @@ struct Cli {
     /// The table as JSON, into a file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Only these: heartbeat, memory, rollout, scale, compile, plan, process, restart, decision, sign_in
+    /// Only these: heartbeat, memory, rollout, scale, compile, sign, plan, process, restart, decision, sign_in
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// The product's binary [default: sentinel-cp beside this program]
@@ -140,6 +141,9 @@ async fn all(cli: Cli) -> Result<(), Failure> {
     }
     if wanted("compile") {
         compile::run(&mut table, cli.long).await?;
+    }
+    if wanted("sign") {
+        sign::run(&mut table).await?;
     }
     if wanted("plan") {
         plan::run(&mut table, 10_000, Bar::AtMost { floor: 500.0, aim: 100.0 }).await?;

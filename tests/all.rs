@@ -23,6 +23,8 @@ mod kill9;
 mod main_job;
 mod node_credentials;
 mod page_access;
+// The store's own tests use the rest of it.
+#[allow(dead_code)]
 #[path = "../src/artifacts/tests/contract/peer.rs"]
 mod peer;
 mod people;
@@ -31,6 +33,7 @@ mod presence;
 mod probes;
 mod program;
 mod proxies;
+mod readme;
 mod refusals;
 mod resources;
 mod s3;

@@ -110,6 +110,31 @@ impl Answer {
     }
 }
 
+/// A stream that does not end by itself.
+pub struct Events {
+    body: hyper::body::Incoming,
+    read: String,
+}
+
+impl Events {
+    /// The data of the next event; patience is the caller's.
+    pub async fn next(&mut self) -> Value {
+        loop {
+            if let Some((event, rest)) = self.read.split_once("\n\n") {
+                let data =
+                    event.lines().find_map(|l| l.strip_prefix("data: ")).map(|d| serde_json::from_str(d).unwrap());
+                self.read = rest.to_string();
+                if let Some(data) = data {
+                    return data;
+                }
+                continue;
+            }
+            let frame = self.body.frame().await.expect("the stream ended").unwrap();
+            self.read.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
+        }
+    }
+}
+
 impl Client {
     pub fn new(at: impl Into<Addresses>, bearer: Option<&str>) -> Client {
         let http = Hyper::builder(TokioExecutor::new()).build_http();
@@ -159,6 +184,16 @@ impl Client {
         // HEAD is served as GET without its body, so that an endless one is not waited for.
         let method = if path.starts_with("/api/v1/events/stream") { "HEAD" } else { method };
         self.raw(method, path, headers, body).await
+    }
+
+    /// Server-sent events, from now on.
+    pub async fn events(&self, path: &str) -> Events {
+        let key = self.bearer.as_deref().unwrap_or_default();
+        let request = http::Request::builder().uri(format!("{}{path}", self.at.next()));
+        let request = request.header("authorization", format!("Bearer {key}")).body(Full::default()).unwrap();
+        let answer = self.http.request(request).await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        Events { body: answer.into_body(), read: String::new() }
     }
 
     pub async fn get(&self, path: &str) -> Answer {

@@ -37,6 +37,10 @@ const PAGES: &[(&str, &str)] = &[
     ("/projects/:project/audit", "LN++++"),
     ("/projects/:project/tokens", "LN++++"),
     ("/projects/:project/keys", "LNFF++"),
+    ("/projects/:project/resources", "LN++++"),
+    ("/projects/:project/rules", "LN++++"),
+    ("/projects/:project/retention", "LN++++"),
+    ("/projects/:project/trust", "LN++++"),
     ("/projects/:project/settings", "LN++++"),
 ];
 
@@ -64,6 +68,15 @@ const FORMS: &[(&str, &str)] = &[
     ("/projects/:project/tokens/:id/delete", "LNF+++"),
     ("/projects/:project/keys", "LNFF++"),
     ("/projects/:project/keys/:id/revoke", "LNFF++"),
+    ("/projects/:project/resources", "LNF+++"),
+    ("/projects/:project/resources/:id/delete", "LNF+++"),
+    ("/projects/:project/rules", "LNFF++"),
+    ("/projects/:project/retention", "LNF+++"),
+    ("/projects/:project/retention/keep", "LNFF++"),
+    ("/projects/:project/trust", "LNFF++"),
+    ("/projects/:project/trust/keys", "LNFF++"),
+    ("/projects/:project/trust/keys/:key_id/export", "LNFF++"),
+    ("/projects/:project/trust/keys/:key_id/remove", "LNFF++"),
     ("/projects/:project/settings", "LNFF++"),
     ("/projects/:project/settings/delete", "LNFF++"),
     ("/logout", "L+++++"), // the last: it ends the session
@@ -99,12 +112,19 @@ impl Things {
         let members = format!("/api/v1/orgs/{org}/members");
         w.op.post(&members, json!({"email": "spare@example.org", "role": "operator"})).await.expect(201);
         let invitation = made(&members, json!({"email": "invited@example.org", "role": "reader"}), "invitation").await;
+        let pem = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+        let body = json!({"path": "certs/a.pem", "text": pem});
+        let resource = made("/api/v1/projects/p/resources", body, "resource").await;
+        let signing = w.op.post(&format!("/api/v1/orgs/{org}/keys"), json!({"role": "bundle"})).await.expect(201);
+        let signing = signing["key"]["key_id"].as_str().unwrap().to_string();
         Things(vec![
             ("/nodes/:id", format!("/nodes/{node}")),
             ("/bundles/:id", format!("/bundles/{bundle}")),
             ("/rollouts/:id", format!("/rollouts/{rollout}")),
             ("/tokens/:id", format!("/tokens/{token}")),
             ("/keys/:id", format!("/keys/{key}")),
+            ("/resources/:id", format!("/resources/{resource}")),
+            (":key_id", signing),
             ("/orgs/:id", format!("/orgs/{org}")),
             ("/users/:id", format!("/users/{user}")),
             (":user", user.clone()),

@@ -60,7 +60,7 @@ async fn bundles_go_through_s3_and_everything_waits_while_it_is_away() {
 
     // A node fetches it from S3 itself, with nothing but the URL.
     let node = Hand::register(&url, "p", "n-1").await;
-    roll_out(&op, "p", json!({"bundle_id": id, "min_healthy_seconds": 0})).await;
+    let run = roll_out(&op, "p", json!({"bundle_id": id, "min_healthy_seconds": 0})).await;
     let update = node.told().await;
     let from = update["artifact_url"].as_str().unwrap();
     assert!(from.starts_with(&format!("http://{}/", peer.addr)), "{from}");
@@ -69,6 +69,8 @@ async fn bundles_go_through_s3_and_everything_waits_while_it_is_away() {
     let altered = from.replace("X-Amz-Expires=", "X-Amz-Expires=1");
     assert_eq!(Client::new("", None).raw("GET", &altered, &[], Bytes::new()).await.status, 403);
     node.run(&update).await;
+    node.beat(json!({"active_bundle_id": id, "health": {"status": "healthy"}})).await;
+    reaches(&op, &run, "completed").await;
 
     // Away: not ready, a compile waits and loses nothing.
     peer.faults.fail_first.store(usize::MAX, Ordering::SeqCst);
@@ -102,4 +104,45 @@ async fn bundles_go_through_s3_and_everything_waits_while_it_is_away() {
     std::fs::write(&object, good).unwrap();
     let update = other.told().await;
     assert_eq!(update["bundle_id"], *id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_waits_while_the_store_is_away_or_silent_says_so_and_goes_on_by_itself() {
+    let peer = Peer::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, url) = serve(&dir.path().join("data"), &peer);
+    let op = Client::operator(&url);
+    eventually("it is ready", async || {
+        op.try_raw("GET", "/ready", &[], Bytes::new()).await.is_ok_and(|a| a.status == 200).then_some(())
+    })
+    .await;
+    open_project(&op, "p").await;
+    let faults = &peer.faults;
+    type Switch<'a> = &'a dyn Fn(bool);
+    let away: Switch<'_> = &|on| faults.fail_first.store(if on { usize::MAX } else { 0 }, Ordering::SeqCst);
+    let silent: Switch<'_> = &|on| faults.hang.store(on, Ordering::SeqCst);
+    for (what, fault) in [("away", away), ("silent", silent)] {
+        let made = bundle_of(&op, "p", what).await;
+        let id = made["bundle_id"].as_str().unwrap();
+        let node = Hand::register(&url, "p", what).await;
+        let selector = json!({"type": "node_ids", "node_ids": [node.id]});
+        fault(true);
+        let seen = faults.seen.load(Ordering::SeqCst);
+        let body = json!({"bundle_id": id, "target_selector": selector, "min_healthy_seconds": 0});
+        let run = roll_out(&op, "p", body).await;
+        eventually("its step runs", async || (rollout(&op, &run).await["state"] == "running").then_some(())).await;
+        eventually("the rollout waits and says so", async || {
+            assert_eq!(node.poll(0).await["no_update"], true, "{what}");
+            let why = op.get(&format!("/api/v1/rollouts/{run}/explain")).await.expect(200);
+            (why["primary"]["code"] == "artifact_unavailable").then_some(())
+        })
+        .await;
+        assert!(faults.seen.load(Ordering::SeqCst) > seen, "{what}: nobody looked");
+        fault(false);
+        let update = node.told().await;
+        assert_eq!(update["bundle_id"], *id, "{what}");
+        node.run(&update).await;
+        node.beat(json!({"active_bundle_id": id, "health": {"status": "healthy"}})).await;
+        reaches(&op, &run, "completed").await;
+    }
 }

@@ -232,7 +232,11 @@ impl ControlPlane {
     pub async fn cancel_compile(&self, caller: &Caller, project: ProjectId, id: BundleId) -> CommandResult<Bundle> {
         let store = &self.inner.store;
         let bundle = self.bundle_to_change(project, id).await?;
-        let who = if caller.user.is_some() { "by a person" } else { "by an API key" };
+        let who = match caller.ctx.actor {
+            Actor::User(_) => "by a person",
+            Actor::ApiKey(_) => "by an API key",
+            Actor::Node(_) | Actor::System => "by the control plane",
+        };
         let text = format!("cancelled {who}");
         let changes = json!({"version": bundle.version, "errors": [&text]});
         let write = self.bundle_write(caller, "bundle.cancelled", &bundle, changes);

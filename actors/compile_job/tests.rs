@@ -1,6 +1,8 @@
 //! What jobs do when something around them fails.
 #![allow(clippy::unwrap_used)]
 
+mod queue;
+
 use super::*;
 use crate::commands::tests::{WAIT, World, on_both};
 use ::bundle::samples;

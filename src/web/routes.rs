@@ -255,7 +255,7 @@ static TABLE: &[Route] = &[
     get("/api/v1/projects/:project/bundles/:id/sbom", Key(BundlesRead), "SBOM.json (CycloneDX)", Object, |c| Box::pin(bundles::sbom(c))),
     get("/api/v1/projects/:project/bundles/:id/verify", Key(BundlesRead), "Check hash, signature and every file of the stored archive", Bare("Verification"), |c| Box::pin(bundles::verify(c))),
     post("/api/v1/projects/:project/bundles/:id/assign", Key(RolloutsWrite), "Give nodes this bundle: a rollout of kind `assign`", Some("AssignRequest"), One("rollout", "Rollout"), |c| Box::pin(bundles::assign(c))).status(201),
-    get("/api/v1/projects/:project/bundles/:id/diff", Key(BundlesRead), "What differs by meaning, and how risky it is: `against` a bundle, `fleet` or `parent`; `format` json or text", Bare("BundleDiff"), |c| Box::pin(resources::compare(c))).query(&["against", "format"]),
+    get("/api/v1/projects/:project/bundles/:id/diff", Key(BundlesRead), "What differs by meaning, and how risky it is: `against` a bundle, `fleet` or `parent`; `format` json or text", Bare("BundleDiff"), |c| Box::pin(resources::diff(c))).query(&["against", "format"]),
     post("/api/v1/projects/:project/bundles/:id/cancel", Key(BundlesWrite), "Stop a compile", None, Changed("bundle", "Bundle"), |c| Box::pin(resources::cancel(c))),
     get("/api/v1/projects/:project/resources", Key(BundlesRead), "List files that are shipped in bundles", List("resources", "Resource"), |c| Box::pin(resources::list(c))),
     post("/api/v1/projects/:project/resources", Key(BundlesWrite), "Put a certificate, a trust store or a plugin at its path", Some("ResourceRequest"), Changed("resource", "Resource"), |c| Box::pin(resources::put(c))).status(201),

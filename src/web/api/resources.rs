@@ -2,10 +2,10 @@
 
 use super::{bundle, is_change, show};
 use crate::call::Call;
+use crate::compare::{self, Against};
 use crate::page::{listed, listing, page};
 use crate::problem::{Outcome, Refusal};
 use crate::reply;
-use ::bundle::{diff, risk};
 use api::bundle::BundleBrief;
 use api::resource::{BundleDiff, ResourceRequest, Retention, RetentionRequest};
 use base64::Engine as _;
@@ -14,7 +14,7 @@ use domain::bundle::Bundle;
 use domain::project::Project;
 use http::StatusCode;
 use http::header::{self, HeaderValue};
-use serde_json::{Value, json};
+use serde_json::json;
 use store::Resource;
 use warp::reply::Response;
 
@@ -94,37 +94,20 @@ fn brief(b: &Bundle) -> BundleBrief {
     }
 }
 
-/// The normalised configuration. Errors: 409 before it is compiled.
-fn config(b: &Bundle) -> Outcome<&Value> {
-    b.config.as_ref().ok_or_else(|| Refusal::conflict("not_compiled", format!("bundle {} is {}", b.id, b.status)))
-}
-
 /// `?against=`: `fleet` (what most nodes run, the default), `parent` (the bundle before), or a bundle. `?format=text` for lines.
-pub async fn compare(call: Call) -> Outcome<Response> {
+pub async fn diff(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
     let found = bundle(&call, &project, call.param("id")).await?;
-    let plane = &call.app.plane;
-    let against = match call.query.text("against").unwrap_or("fleet") {
-        "fleet" => plane.fleet_bundle(project.id).await?,
-        "parent" => plane.parent_bundle(project.id, &found).await?,
-        name => bundle(&call, &project, name).await?,
+    let name = call.query.text("against").unwrap_or("fleet");
+    let against = match Against::parse(name) {
+        Some(which) => which.bundle(&call.app, project.id, &found).await?,
+        None => bundle(&call, &project, name).await?,
     };
     let formats = |s: &str| ["json", "text"].into_iter().find(|f| *f == s);
     let format = call.query.read("format", "json or text", formats)?.unwrap_or("json");
-    let (old, new) = (config(&against)?.clone(), config(&found)?.clone());
-    let unknown = found.warnings.len() as u32;
-    // 1,000 routes take tens of milliseconds.
-    let compared = tokio::task::spawn_blocking(move || {
-        let (changes, truncated) = diff::changes(&old, &new);
-        (changes, truncated, risk::assess(Some(&old), &new, unknown))
-    });
-    let (changes, truncated, risk) = compared.await.map_err(|e| Refusal::internal(format!("diff: {e}")))?;
-    let mut text = diff::text(&changes);
-    text.push_str(&format!("risk: {}\n", risk.level));
-    risk.reasons.iter().for_each(|why| text.push_str(&format!("    {why}\n")));
-    risk.restart_reasons.iter().for_each(|why| text.push_str(&format!("    needs a restart of the proxy: {why}\n")));
+    let compared = compare::compare(&against, &found).await?;
     if format == "text" {
-        let mut response = Response::new(text.into());
+        let mut response = Response::new(compared.text.into());
         let kind = HeaderValue::from_static("text/plain; charset=utf-8");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
         return Ok(response);
@@ -132,10 +115,10 @@ pub async fn compare(call: Call) -> Outcome<Response> {
     Ok(reply::ok(&BundleDiff {
         bundle: brief(&found),
         against: brief(&against),
-        changes: json!(changes),
-        truncated,
-        risk: json!(risk),
-        text,
+        changes: json!(compared.changes),
+        truncated: compared.truncated,
+        risk: json!(compared.risk),
+        text: compared.text,
     }))
 }
 

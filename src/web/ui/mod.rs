@@ -19,11 +19,14 @@ mod nodes;
 mod overview;
 mod pages;
 mod people;
+mod resources;
+mod retention;
 mod rollout_new;
 mod rollouts;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod trust;
 pub mod view;
 
 use crate::app::App;

@@ -328,3 +328,44 @@ async fn retention_takes_only_what_nobody_needs() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_begins_to_need_a_bundle_while_retention_removes_it_is_never_left_without() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 1).await;
+        let mut removed = 0;
+        for round in 0..40 {
+            let bundle = seed::compiled_bundle(&s, w.project.id, None).await.id;
+            let planned = seed::planned(w.project.id, bundle, &[]);
+            let new = store::NewRollout { planned, ..seed::new_rollout(&w) };
+            let rollout = new.planned.id;
+            let pin = store::NodePatch { pinned_bundle: Some(Some(bundle)), ..Default::default() };
+            // A rollout and a pin in turns: each of them at once with the removal.
+            let needs = async {
+                match round % 2 {
+                    0 => s.insert_rollout(new, seed::write()).await,
+                    _ => s.patch_node(SYSTEM, w.nodes[0].id, pin, seed::write()).await.map(drop),
+                }
+            };
+            let (needs, collected) = tokio::join!(needs, s.collect_bundle(bundle, seed::write()));
+            let there = s.bundle_by_id(SYSTEM, bundle).await.is_ok();
+            match (needs, collected) {
+                (Ok(()), Err(Error::Conflict("state"))) => assert!(there, "round {round}"),
+                (Err(Error::Conflict("bundle")), Ok(())) => {
+                    removed += 1;
+                    assert!(!there, "round {round}");
+                    assert_eq!(s.rollout(SYSTEM, rollout).await.err(), Some(Error::NotFound));
+                }
+                other => panic!("round {round}: {other:?}, the bundle is there: {there}"),
+            }
+        }
+        // And one after the other.
+        let gone = seed::compiled_bundle(&s, w.project.id, None).await.id;
+        s.collect_bundle(gone, seed::write()).await.unwrap();
+        let planned = seed::planned(w.project.id, gone, &[]);
+        let late = s.insert_rollout(store::NewRollout { planned, ..seed::new_rollout(&w) }, seed::write()).await;
+        assert_eq!(late, Err(Error::Conflict("bundle")));
+        println!("removed before it was needed: {removed} of 40");
+    })
+    .await;
+}
