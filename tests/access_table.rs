@@ -171,7 +171,8 @@ const TABLE: &[Row] = &[
     row("POST", "/api/v1/rollouts/:id/resume", "UF++FNUUU+", 1),
     row("POST", "/api/v1/rollouts/:id/cancel", "UF++FNUUU+", 2),
     row("POST", "/api/v1/rollouts/:id/rollback", "UF++FNUUU+", 2),
-    row("POST", "/api/v1/rollouts/:id/retry", "UF++FNUUU+", 1),
+    // And here that the cause of the pause is gone.
+    row("POST", "/api/v1/rollouts/:id/retry", "UF++FNUUU+", 2),
 
     row("POST", "/api/v1/rollouts/:id/advance-traffic", "UF++FNUUU+", ELSEWHERE),
     row("POST", "/api/v1/rollouts/:id/swap-slot", "UF++FNUUU+", ELSEWHERE),
