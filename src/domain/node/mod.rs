@@ -9,7 +9,7 @@ pub mod traffic;
 
 pub use fold::{Fold, GateVerdict, GateWindow};
 pub use identity::Instances;
-pub use observation::{HealthClass, Metrics, Observation};
+pub use observation::{HealthClass, Metrics, Observation, Probed};
 pub use selector::{Match, Op, Selector};
 pub use traffic::Traffic;
 
