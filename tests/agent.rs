@@ -284,3 +284,30 @@ async fn a_real_proxy_that_a_service_manager_runs_is_reloaded_by_signal_and_rest
     host.end().await;
     w.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_says_not_now_is_passed_over_and_gets_the_bundle_when_it_is_free() {
+    let Some(bin) = zentinel("a host that says not now") else { return };
+    let w = World::on(Ground::Sqlite, Options::default()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (fleet, _) = fleet_on_one(&w, &bin, dir.path(), &["--soak", "0.5"]).await;
+    fleet[1].says(&["busy", "60"]);
+    eventually("the control plane has heard it", async || {
+        nodes(&w.op, "p").await["n-2"]["busy_until"].as_str().map(str::to_string)
+    })
+    .await;
+    let two = compile(&w.op, "p", "two", &config(upstream("two").await)).await;
+    let id = w.roll_out(json!({"bundle_id": two["bundle_id"], "batch_size": 3})).await;
+    let r = reaches(&w.op, &id, "completed").await;
+    assert_eq!((&r["progress"]["verified"], &r["progress"]["owed"]), (&json!(2), &json!(1)), "{r:#}");
+    assert_eq!(fleet[1].serves().await, "one");
+    assert!(fleet[1].says(&["status"]).contains("busy until:"));
+    fleet[1].says(&["busy", "--off"]);
+    all_serve(&fleet, "two").await;
+    eventually("the debt is paid", async || (rollout(&w.op, &id).await["progress"]["verified"] == 3).then_some(()))
+        .await;
+    for b in fleet {
+        b.end().await;
+    }
+    w.end().await;
+}

@@ -25,4 +25,5 @@ mod refusals;
 mod simulation;
 mod strategies;
 mod takeover;
+mod telemetry;
 mod tenancy;

@@ -10,6 +10,7 @@
 mod activate;
 mod activation;
 mod beat;
+mod busy;
 mod client;
 mod connect;
 mod journal;
@@ -20,6 +21,7 @@ mod node;
 mod overlay;
 mod owner;
 mod proxy;
+mod slim;
 mod stage;
 mod state;
 mod status;
@@ -37,7 +39,7 @@ use overlay::Overlay;
 use owner::Sharing;
 use proxy::{Mode, Proxy};
 use state::{Identity, State};
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -72,6 +74,15 @@ pub enum AgentCommand {
     Status {
         #[arg(long)]
         json: bool,
+    },
+    /// "Not now": from its next heartbeat on the node is given nothing new, for as long as the control plane grants it
+    Busy {
+        /// For so long, counted from now
+        #[arg(required_unless_present = "off")]
+        minutes: Option<u32>,
+        /// It is free again
+        #[arg(long, conflicts_with = "minutes")]
+        off: bool,
     },
 }
 
@@ -158,8 +169,12 @@ pub enum AgentError {
 
 /// Runs until SIGTERM or Ctrl-C. Has its own runtime, on this thread.
 pub fn run(args: AgentArgs) -> Result<(), AgentError> {
-    if let Some(AgentCommand::Status { json }) = args.command {
-        return status::print(&args.state_dir, json).map_err(AgentError::State);
+    match args.command {
+        Some(AgentCommand::Status { json }) => return status::print(&args.state_dir, json).map_err(AgentError::State),
+        Some(AgentCommand::Busy { minutes, .. }) => {
+            return busy::say(&args.state_dir, minutes, now()).map_err(AgentError::State);
+        }
+        None => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -215,6 +230,7 @@ async fn start(args: AgentArgs) -> Result<(), AgentError> {
         readings: RefCell::default(),
         version: RefCell::new(version),
         leave: RefCell::default(),
+        worked: Cell::new(Some(tokio::time::Instant::now())),
         journal: Journal::default(),
         beat_now: Notify::new(),
         work_now: Notify::new(),

@@ -14,6 +14,7 @@ pub mod project;
 pub mod rollout;
 pub mod schema;
 pub mod stream;
+pub mod telemetry;
 pub mod wire;
 
 pub use problem::Problem;

@@ -108,7 +108,7 @@ pub fn schemas() -> BTreeMap<String, Value> {
             out.insert(<$t as utoipa::ToSchema>::name().into_owned(), value);
         })+};
     }
-    use crate::{access, bundle, fleet, node, plans, problem, project, rollout, stream};
+    use crate::{access, bundle, fleet, node, plans, problem, project, rollout, stream, telemetry};
     derived!(
         problem::Problem,
         access::SignInRequest,
@@ -182,6 +182,17 @@ pub fn schemas() -> BTreeMap<String, Value> {
         node::NodeEvent,
         node::NodeEventsRequest,
         node::NodeEventsAnswer,
+        telemetry::ConfigPush,
+        telemetry::ConfigAnswer,
+        telemetry::RunningConfig,
+        telemetry::MetricsPush,
+        telemetry::MetricsPeriod,
+        telemetry::RequestLog,
+        telemetry::MetricsAnswer,
+        telemetry::WafEvent,
+        telemetry::WafEventsPush,
+        telemetry::WafEventsAnswer,
+        telemetry::NodeSample,
     );
     out.insert("AuditEntry".into(), audit_entry());
     out.insert("AuditVerdict".into(), verdict());

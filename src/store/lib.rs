@@ -29,6 +29,7 @@ mod readings;
 mod rollout_commit;
 mod rollout_owner;
 mod rollouts;
+mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod types;
@@ -52,6 +53,7 @@ pub use presence::PresenceMoved;
 pub use rollout_commit::{BudgetMove, Committed, Debt, NewRollout, RolloutCommit};
 pub use rollout_owner::{Acquired, InboxItem, Owner};
 pub use rollouts::{CompletedRollout, Loaded, MemberFilter, MemberRow, RolloutFilter, RolloutSummary};
+pub use telemetry::{NodeConfig, Sample, StoredSample};
 pub use types::{BundleFacts, ChangeKind, Changed, Listing, Page};
 pub use write::{IdemRecord, NewChange, OutboxItem, Write};
 

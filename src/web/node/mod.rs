@@ -6,3 +6,4 @@ pub mod heartbeat;
 pub mod poll;
 pub mod register;
 pub mod report;
+pub mod telemetry;
