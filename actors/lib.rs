@@ -15,6 +15,7 @@ mod node_session;
 mod periodic;
 pub mod plane;
 mod rollout;
+mod sound;
 pub mod supervision;
 pub mod tree;
 mod writer;

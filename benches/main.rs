@@ -19,6 +19,7 @@ mod plan;
 mod process;
 mod rollout;
 mod scale;
+mod sign;
 mod table;
 mod wire;
 
@@ -47,7 +48,7 @@ struct Cli {
     /// The table as JSON, into a file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Only these: heartbeat, memory, rollout, scale, compile, plan, process, restart, decision
+    /// Only these: heartbeat, memory, rollout, scale, compile, sign, plan, process, restart, decision
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// The product's binary [default: sentinel-cp beside this program]
@@ -135,6 +136,9 @@ async fn all(cli: Cli) -> Result<(), Failure> {
     }
     if wanted("compile") {
         compile::run(&mut table, cli.long).await?;
+    }
+    if wanted("sign") {
+        sign::run(&mut table).await?;
     }
     if wanted("plan") {
         plan::run(&mut table, 10_000, Bar::AtMost { floor: 500.0, aim: 100.0 }).await?;

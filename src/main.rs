@@ -5,6 +5,7 @@ mod bundle_cli;
 mod config;
 mod demo;
 mod rollout_cli;
+mod trust_cli;
 
 use boot::Failure;
 use clap::{Parser, Subcommand};
@@ -52,6 +53,9 @@ enum Command {
     /// Work on a rollout's exported log, without a server
     #[command(subcommand)]
     Rollout(rollout_cli::RolloutCommand),
+    /// Keys kept offline: make them, sign trust documents and releases, rotate the master key
+    #[command(subcommand)]
+    Trust(trust_cli::TrustCommand),
     /// Bring the database to this version's schema
     Migrate {
         #[command(flatten)]
@@ -95,6 +99,7 @@ fn main() -> ExitCode {
         Command::Bundle(command) => bundle_cli::run(command),
         Command::Ctl(args) => block_on(async { ctl::run(args, &mut std::io::stdout()).await.map_err(Failure::from) }),
         Command::Rollout(command) => rollout_cli::run(command),
+        Command::Trust(command) => trust_cli::run(command),
         Command::Sim(args) => block_on(simulate(args)),
         Command::Agent(args) => {
             if args.command.is_none() {
@@ -133,11 +138,11 @@ fn start_again_with_a_small_heap() {
     eprintln!("sentinel-cp: the agent will use more memory than it needs: {error}");
 }
 
-fn resolve(settings: Written) -> Result<Config, Failure> {
+pub(crate) fn resolve(settings: Written) -> Result<Config, Failure> {
     settings.resolve(&std::env::vars().collect()).map_err(|e| e.to_string().into())
 }
 
-fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+pub(crate) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }
 

@@ -87,7 +87,8 @@ impl ControlPlane {
             return Err(CommandError::invalid("labels", why));
         }
         // Before anything is written: a registration that cannot be answered must not use up the token.
-        let trust = self.inner.keys.trust(project.org).await?;
+        let trust_chain = self.inner.keys.trust_after(project.org, 0).await?;
+        let trust = trust_chain.last().cloned().unwrap_or_default();
         let key = secret_text(self.fresh(), "snk_");
         let now = self.now();
         let standing = match &token {
@@ -153,6 +154,7 @@ impl ControlPlane {
             poll_interval_s: POLL_INTERVAL_S.min(third).max(1) as u32,
             heartbeat_interval_s: HEARTBEAT_INTERVAL_S.min(third).max(1) as u32,
             trust,
+            trust_chain,
         })
     }
 

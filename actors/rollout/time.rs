@@ -21,7 +21,8 @@ impl Brain {
     /// While nobody could fetch the bundle nothing is assigned, and no deadline runs.
     pub(super) async fn wait_for_artifacts(&mut self, me: &Me) -> Done {
         let wait = Wait::Artifact;
-        let away = self.plane.inner.artifacts_away.load(Ordering::Relaxed);
+        let away = self.plane.inner.artifacts_away.load(Ordering::Relaxed)
+            || self.plane.inner.sound.is_broken(self.rollout.spec.bundle);
         match (away, self.rollout.head.waits.contains(&wait)) {
             (true, false) if self.rollout.head.phase.is_active() => self.event(me, Event::WaitBegan { wait }).await,
             (false, true) => self.event(me, Event::WaitEnded { wait }).await,

@@ -11,10 +11,12 @@ pub mod node;
 pub mod plans;
 pub mod problem;
 pub mod project;
+pub mod resource;
 pub mod rollout;
 pub mod schema;
 pub mod stream;
 pub mod telemetry;
+pub mod trust;
 pub mod wire;
 
 pub use problem::Problem;

@@ -1,6 +1,7 @@
 //! Projects: the tenant that owns nodes, bundles and rollouts.
 
 use crate::id::*;
+use crate::rules::Rules;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -91,6 +92,10 @@ pub struct Settings {
     pub retention_keep: u32,
     /// Unknown keys of a configuration are errors instead of warnings.
     pub strict_config: bool,
+    /// Beside the validator's judgement; enforced at every compile.
+    pub rules: Rules,
+    /// Names of secrets that the nodes have and configurations may refer to as `secrets/NAME`.
+    pub secrets: Vec<String>,
 }
 
 impl Default for Settings {
@@ -103,6 +108,8 @@ impl Default for Settings {
             max_updating: None,
             retention_keep: 20,
             strict_config: false,
+            rules: Rules::default(),
+            secrets: Vec::new(),
         }
     }
 }

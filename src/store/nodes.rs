@@ -3,6 +3,7 @@
 use crate::Store;
 use crate::conn::Conn;
 use crate::error::{Q, Result};
+use crate::rollout_commit::hold_bundle;
 use crate::rollouts::{MEMBER, read_member};
 use crate::types::{BundleFacts, Changed, FACTS, Listing, Page, Where, read_facts};
 use crate::value::{Bind, Cells, Col, json, p};
@@ -370,10 +371,14 @@ impl Store {
         .await
     }
 
+    /// Errors: `NotFound`, `Conflict("bundle")` when the bundle to pin was removed.
     pub async fn patch_node(&self, scope: Scope, id: NodeId, patch: NodePatch, w: Write) -> Result<Node> {
         self.write("node.patch", (scope, id, patch, w), |c, (scope, id, patch, w)| {
             Box::pin(async move {
                 node_in(c, *scope, *id).await?;
+                if let Some(Some(pin)) = patch.pinned_bundle {
+                    hold_bundle(c, pin).await?;
+                }
                 if let Some(labels) = &patch.labels {
                     c.exec("UPDATE nodes SET labels = ?, updated_at = ? WHERE id = ?", p![json(labels), w.at, *id])
                         .await?;

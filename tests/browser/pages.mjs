@@ -17,7 +17,12 @@ const VISITS = {
   "/projects/:project/bundles": (w) => [`/projects/${w.project}/bundles`],
   "/projects/:project/bundles/new": (w) => [`/projects/${w.project}/bundles/new`],
   "/projects/:project/bundles/:id": (w, f) => [f.bad, f.revoked].map((b) => `/projects/${w.project}/bundles/${b.id}`),
-  "/projects/:project/bundles/:id/diff": (w, f) => [`/projects/${w.project}/bundles/${f.bad.id}/diff`],
+  "/projects/:project/bundles/:id/diff": (w, f) =>
+    ["", "&view=text"].flatMap((v) => ["parent", "fleet"].map((a) => `/projects/${w.project}/bundles/${f.other.id}/diff?against=${a}${v}`)),
+  "/projects/:project/resources": (w) => [`/projects/${w.project}/resources`],
+  "/projects/:project/rules": (w) => [`/projects/${w.project}/rules`],
+  "/projects/:project/retention": (w) => [`/projects/${w.project}/retention`],
+  "/projects/:project/trust": (w) => [`/projects/${w.project}/trust`],
   "/projects/:project/rollouts": (w) => [`/projects/${w.project}/rollouts`],
   "/projects/:project/rollouts/new": (w, f) => [`/projects/${w.project}/rollouts/new?bundle=${f.good.id}`],
   "/projects/:project/rollouts/:id": (w, f) => [f.done, f.back, f.paused].map((r) => `/projects/${w.project}/rollouts/${r}`),

@@ -79,24 +79,20 @@ async fn a_job_survives_the_end_of_its_process() {
         let config = w.submit(samples::DEMO_V1).await;
         let config = store.desired_config(w.project.id, config).await.unwrap();
         // A row whose process ended before its job began.
-        let row = crate::compile_job::queued_row(w.plane.fresh().id(START), &config, Some("1".into()), START);
+        let row = crate::compile_job::queued_row(
+            w.plane.fresh().id(START),
+            &config,
+            Some("1".into()),
+            BTreeMap::new(),
+            START,
+        );
         let id = row.id;
-        let hash = crate::compile_job::input_hash(config.input_hash, false);
+        let hash = crate::compile_job::input_hash(config.input_hash, &Settings::default(), &BTreeMap::new());
         assert!(store.enqueue_compile(row, hash, Write::at(START)).await.unwrap().created);
-        w.tree.unwrap().stop().await.unwrap();
-        let (clock, _hand) = Clock::manual(START);
-        let parts = Parts {
-            config: super::config(7),
-            store: store.clone(),
-            artifacts: artifacts(&w._dir),
-            clock,
-            fresh: Fresh::system(),
-            registry: prometheus::Registry::new(),
-        };
-        let tree = Tree::start(parts).await.unwrap();
-        let done = tree.plane.inner.compiles.wait_for(&store, id, WAIT).await.unwrap();
+        let w = w.restarted(validator()).await;
+        let done = w.plane.inner.compiles.wait_for(&store, id, WAIT).await.unwrap();
         assert_eq!(done.status, BundleStatus::Compiled);
-        tree.stop().await.unwrap();
+        w.end().await;
     })
     .await;
 }

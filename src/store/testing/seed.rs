@@ -147,6 +147,7 @@ pub fn bundle(project: ProjectId, version: Option<&str>) -> Bundle {
         key_id: None,
         builder: "test".into(),
         source: Source::default(),
+        resources: Default::default(),
         risk: RiskLevel::Low,
         risk_reasons: vec![],
         warnings: vec![],

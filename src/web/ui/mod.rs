@@ -17,11 +17,14 @@ mod live;
 mod nodes;
 mod overview;
 mod pages;
+mod resources;
+mod retention;
 mod rollout_new;
 mod rollouts;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod trust;
 pub mod view;
 
 use crate::app::App;

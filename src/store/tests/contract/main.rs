@@ -12,3 +12,4 @@ mod owner;
 mod rollouts;
 mod schema;
 mod speed;
+mod trust;

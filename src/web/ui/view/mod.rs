@@ -16,6 +16,8 @@ pub mod nodes;
 pub mod outcome;
 pub mod overview;
 pub mod parts;
+pub mod resources;
+pub mod retention;
 pub mod rollout;
 pub mod rollout_new;
 pub mod rollouts;
@@ -24,6 +26,7 @@ mod samples;
 pub mod settings;
 #[cfg(test)]
 mod tests;
+pub mod trust;
 
 use domain::Timestamp;
 use maud::{DOCTYPE, Markup, html};
@@ -71,10 +74,12 @@ pub enum Tab {
     Projects,
     Nodes,
     Bundles,
+    Resources,
     Rollouts,
     Audit,
     Tokens,
     Keys,
+    Trust,
     Settings,
     Instances,
 }
@@ -113,6 +118,13 @@ flashes! {
     NodeRevoked = "node_revoked", "The node is revoked. Its key is void.";
     TokenDeleted = "token_deleted", "The enrolment token was deleted.";
     KeyRevoked = "key_revoked", "The API key is revoked.";
+    ResourcePut = "resource_put", "The file is in every bundle that is compiled from now on.";
+    ResourceDeleted = "resource_deleted", "The resource was deleted. Bundles that have it keep it.";
+    RulesSaved = "rules_saved", "The rules are saved. They hold from the next compile on.";
+    Collected = "collected", "The bundles that nobody needs were collected.";
+    TrustChanged = "trust_changed", "The next version of the trust document is published. Nodes follow by themselves.";
+    SigningKeyMade = "signing_key_made", "The key is known. It counts once it is listed in the trust document.";
+    PrivateKeyRemoved = "private_key_removed", "The private half is gone from the server.";
 }
 
 /// The whole page.
@@ -178,10 +190,12 @@ fn header(frame: &Frame) -> Markup {
                             (tab(Tab::Projects, "/".into(), "Projects"))
                             (tab(Tab::Nodes, format!("{base}/nodes"), "Nodes"))
                             (tab(Tab::Bundles, format!("{base}/bundles"), "Bundles"))
+                            (tab(Tab::Resources, format!("{base}/resources"), "Resources"))
                             (tab(Tab::Rollouts, format!("{base}/rollouts"), "Rollouts"))
                             @if frame.may.audit_read { (tab(Tab::Audit, format!("{base}/audit"), "Audit")) }
                             (tab(Tab::Tokens, format!("{base}/tokens"), "Enrolment"))
                             @if frame.may.keys_read { (tab(Tab::Keys, format!("{base}/keys"), "API keys")) }
+                            (tab(Tab::Trust, format!("{base}/trust"), "Trust"))
                             (tab(Tab::Settings, format!("{base}/settings"), "Settings"))
                         }
                         None => {
