@@ -1,10 +1,8 @@
 //! Code that was needed once is given back: the start of the program and the verification of a bundle touch three times the pages
 //! that a quiet agent uses, and all of them count as its memory.
 //!
-//! The one place with `unsafe` here: no crate has a safe form of `madvise`.
+//! The one place with `unsafe` here: `madvise` has no safe form, in std or in any crate we have.
 #![allow(unsafe_code)]
-
-use std::ffi::c_void;
 
 /// A stretch of this process's memory.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,10 +19,9 @@ pub fn give_back_code() {
     for s in unwritten(&maps, &program.to_string_lossy()) {
         // SAFETY: the stretch is mapped from the program's own file, may not be written, and has no page that differs from the
         // file, so that dropping its pages changes nothing that can be read there; nobody unmaps the program.
-        let dropped =
-            unsafe { rustix::mm::madvise(s.from as *mut c_void, s.to - s.from, rustix::mm::Advice::LinuxDontNeed) };
-        if let Err(e) = dropped {
-            tracing::debug!("madvise: {e}");
+        let refused = unsafe { libc::madvise(s.from as *mut libc::c_void, s.to - s.from, libc::MADV_DONTNEED) };
+        if refused != 0 {
+            tracing::debug!("madvise: {}", std::io::Error::last_os_error());
         }
     }
 }
