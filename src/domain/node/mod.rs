@@ -3,12 +3,14 @@
 pub mod busy;
 pub mod drift;
 pub mod fold;
+pub mod identity;
 pub mod observation;
 pub mod selector;
 pub mod traffic;
 
 pub use busy::Busy;
 pub use fold::{Fold, GateVerdict, GateWindow};
+pub use identity::Instances;
 pub use observation::{HealthClass, Metrics, Observation};
 pub use selector::{Match, Op, Selector};
 pub use traffic::Traffic;
@@ -27,8 +29,9 @@ text_enum! {
 }
 
 text_enum! {
-    /// May it get bundles at all? Quarantined nodes came by open registration and wait to be adopted.
-    Standing { Adopted = "adopted", Quarantined = "quarantined", Revoked = "revoked" }
+    /// May it get bundles at all? Quarantined nodes came by open registration, conflicted ones are two processes with one credential:
+    /// both wait to be adopted.
+    Standing { Adopted = "adopted", Quarantined = "quarantined", Conflicted = "conflicted", Revoked = "revoked" }
 }
 
 text_enum! {

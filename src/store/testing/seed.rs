@@ -204,6 +204,7 @@ pub fn head(phase: Phase) -> Head {
         analysis: None,
         shift: None,
         unweighed: 0,
+        budget: Default::default(),
     }
 }
 
