@@ -135,7 +135,8 @@ async fn a_node_that_says_not_now_is_owed_until_it_is_free_or_its_time_is_used_u
             .await;
         };
         becomes(NodeStateKind::Owed).await;
-        let told = async || matches!(w.plane.poll(node, Duration::ZERO).await.unwrap(), PollAnswer::Update(_));
+        let polled = async || w.plane.poll(node, Duration::ZERO, None).await.unwrap().answer;
+        let told = async || matches!(polled().await, PollAnswer::Update(_));
         assert!(!told().await, "it is named nothing");
 
         // It is free for a moment; what it is not told of in that moment is taken back again.
