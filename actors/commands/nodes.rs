@@ -1,5 +1,6 @@
 //! What operators do to nodes. What nodes do themselves is in `node_session`.
 
+use super::node_keys::MAX_GRACE;
 use super::write::*;
 use crate::command::*;
 use crate::node_api::{LogLine, NodeAuth, Registered, Registration};
@@ -239,13 +240,30 @@ impl ControlPlane {
         Ok(new)
     }
 
-    /// The new key is answered once (empty when the request was repeated); the old one is void at once.
-    pub async fn rotate_node_key(&self, caller: &Caller, project: ProjectId, node: NodeId) -> CommandResult<String> {
-        let first = Box::pin(self.rotate_node_key_first(caller, project, node));
+    /// The new key is answered once (empty when the request was repeated). The old one is void at once, or with a `grace` when
+    /// the new one is used first, and at the latest after it.
+    pub async fn rotate_node_key(
+        &self,
+        caller: &Caller,
+        project: ProjectId,
+        node: NodeId,
+        grace: Span,
+    ) -> CommandResult<String> {
+        let first = Box::pin(self.rotate_node_key_first(caller, project, node, grace));
         self.once(caller, |_| std::future::ready(Ok(String::new())), first).await
     }
 
-    async fn rotate_node_key_first(&self, caller: &Caller, project: ProjectId, node: NodeId) -> CommandResult<String> {
+    async fn rotate_node_key_first(
+        &self,
+        caller: &Caller,
+        project: ProjectId,
+        node: NodeId,
+        grace: Span,
+    ) -> CommandResult<String> {
+        if !(Span::ZERO..=MAX_GRACE).contains(&grace) {
+            let most = MAX_GRACE.as_secs();
+            return Err(CommandError::invalid("grace_seconds", format!("must be 0 to {most}")));
+        }
         let old = self.node_by_id(project, node).await?;
         if old.standing == Standing::Revoked {
             return Err(CommandError::Conflict {
@@ -257,7 +275,9 @@ impl ControlPlane {
         let changes = json!({"credential_epoch": {"from": old.credential_epoch, "to": old.credential_epoch + 1}});
         let write = self.node_write(caller, "node.key_rotated", &old, changes, 200);
         let hash = secret_hash(&key);
-        self.inner.store.rotate_node_key(Scope::Project(project), node, hash, write).await.map_err(missing("node"))?;
+        let keep = (grace > Span::ZERO).then(|| (old.key_hash, self.now() + grace));
+        let store = &self.inner.store;
+        store.rotate_node_key(Scope::Project(project), node, hash, keep, write).await.map_err(missing("node"))?;
         Box::pin(self.node_changed(project, node)).await;
         Ok(key)
     }

@@ -94,6 +94,7 @@ impl ControlPlane {
     pub async fn plan_rollout(&self, project: ProjectId, spec: &Spec) -> CommandResult<PlanView> {
         check(spec)?;
         self.usable_bundle(project, spec).await?;
+        self.groups_exist(project, &spec.selector).await?;
         let resolved = self.resolve(project, spec).await?;
         refuse_unknown(&resolved.unknown)?;
         // Without one of the caller's the lot is drawn here: naming this seed at creation gives these very steps.
@@ -174,6 +175,7 @@ impl ControlPlane {
         spec.stale_after = self.config().stale_after;
         check(&spec)?;
         self.usable_bundle(project, &spec).await?;
+        self.groups_exist(project, &spec.selector).await?;
         if spec.scheduled_at.is_some_and(|t| t < now - Span::secs(60)) {
             return Err(CommandError::invalid("scheduled_at", "lies in the past"));
         }

@@ -273,6 +273,7 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
             health: beat.health,
             metrics: beat.metrics,
             verified_report: false,
+            probed: s.plane.probed(judge),
         };
         windows.extend(f.observe(&observation, judge));
     }
@@ -494,6 +495,7 @@ pub(super) async fn report(
                 health: body.health,
                 metrics: None,
                 verified_report: true,
+                probed: s.plane.probed(judge),
             };
             windows.extend(f.observe(&observation, judge));
         }

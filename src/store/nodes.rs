@@ -188,8 +188,14 @@ pub struct Credential {
     pub org: OrgId,
     pub epoch: u32,
     pub standing: Standing,
+    /// The node's present key.
     pub key_hash: Digest,
+    /// The key before it, and until when that one is good at most.
+    pub previous: Option<(Digest, Timestamp)>,
 }
+
+const CREDENTIAL: &str =
+    "id, project_id, org_id, credential_epoch, standing, key_hash, previous_key_hash, previous_key_until";
 
 fn read_credential(r: &mut Cells) -> Q<Credential> {
     Ok(Credential {
@@ -199,6 +205,7 @@ fn read_credential(r: &mut Cells) -> Q<Credential> {
         epoch: r.get()?,
         standing: r.get()?,
         key_hash: r.get()?,
+        previous: r.get::<Option<Digest>>()?.zip(r.get::<Option<Timestamp>>()?),
     })
 }
 
@@ -350,12 +357,14 @@ impl Store {
         .await
     }
 
-    /// `NotFound` also for deleted nodes; the standing is the caller's to judge.
+    /// By its present or previous key. `NotFound` also for deleted nodes; standing and time are the caller's to judge.
     pub async fn node_credential(&self, key_hash: Digest) -> Result<Credential> {
         self.read("node.credential", key_hash, |c, hash| {
             Box::pin(async move {
-                let sql = "SELECT id, project_id, org_id, credential_epoch, standing, key_hash FROM nodes WHERE key_hash = ? AND deleted_at IS NULL";
-                c.one(sql, p![*hash], read_credential).await
+                let sql = format!(
+                    "SELECT {CREDENTIAL} FROM nodes WHERE (key_hash = ? OR previous_key_hash = ?) AND deleted_at IS NULL"
+                );
+                c.one(sql, p![*hash, *hash], read_credential).await
             })
         })
         .await
@@ -364,7 +373,7 @@ impl Store {
     pub async fn node_credential_of(&self, id: NodeId) -> Result<Credential> {
         self.read("node.credential_of", id, |c, id| {
             Box::pin(async move {
-                let sql = "SELECT id, project_id, org_id, credential_epoch, standing, key_hash FROM nodes WHERE id = ? AND deleted_at IS NULL";
+                let sql = format!("SELECT {CREDENTIAL} FROM nodes WHERE id = ? AND deleted_at IS NULL");
                 c.one(sql, p![*id], read_credential).await
             })
         })
@@ -395,13 +404,21 @@ impl Store {
         .await
     }
 
-    /// Answers the new credential epoch.
-    pub async fn rotate_node_key(&self, scope: Scope, id: NodeId, key_hash: Digest, w: Write) -> Result<u32> {
-        self.write("node.rotate_key", (scope, id, key_hash, w), |c, (scope, id, hash, w)| {
+    /// Answers the new credential epoch. `keep` is a key that stays good for a while, until the new one is used first.
+    pub async fn rotate_node_key(
+        &self,
+        scope: Scope,
+        id: NodeId,
+        key_hash: Digest,
+        keep: Option<(Digest, Timestamp)>,
+        w: Write,
+    ) -> Result<u32> {
+        self.write("node.rotate_key", (scope, id, key_hash, keep, w), |c, (scope, id, hash, keep, w)| {
             Box::pin(async move {
                 node_in(c, *scope, *id).await?;
-                let sql = "UPDATE nodes SET key_hash = ?, credential_epoch = credential_epoch + 1, updated_at = ? WHERE id = ?";
-                c.exec(sql, p![*hash, w.at, *id]).await?;
+                let sql = "UPDATE nodes SET key_hash = ?, previous_key_hash = ?, previous_key_until = ?, \
+                           credential_epoch = credential_epoch + 1, updated_at = ? WHERE id = ?";
+                c.exec(sql, p![*hash, keep.map(|k| k.0), keep.map(|k| k.1), w.at, *id]).await?;
                 let epoch = node_in(c, *scope, *id).await?.credential_epoch;
                 finish(c, w).await?;
                 Ok(epoch)

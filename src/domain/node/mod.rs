@@ -11,7 +11,7 @@ pub mod traffic;
 pub use busy::Busy;
 pub use fold::{Fold, GateVerdict, GateWindow};
 pub use identity::Instances;
-pub use observation::{HealthClass, Metrics, Observation};
+pub use observation::{HealthClass, Metrics, Observation, Probed};
 pub use selector::{Match, Op, Selector};
 pub use traffic::Traffic;
 

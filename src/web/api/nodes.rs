@@ -6,11 +6,12 @@ use crate::page::{listed, listing, page};
 use crate::problem::{Outcome, Refusal};
 use crate::reply;
 use actors::commands::nodes::NodePatch as Patch;
+use api::credential::RotateKeyRequest;
 use api::fleet::{BundleCount, NodeLogLine, NodePatch, NodeStats};
 use api::telemetry::{NodeSample, RunningConfig};
 use domain::node::{Labels, Node, Presence, SampleKind, Standing, check_labels};
 use domain::project::Project;
-use domain::{NodeId, Scope};
+use domain::{NodeId, Scope, Span};
 use http::StatusCode;
 use store::NodeFilter;
 use warp::reply::Response;
@@ -182,8 +183,10 @@ pub async fn delete(call: Call) -> Outcome<Response> {
 pub async fn rotate_key(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
     let node = named(&call, &project).await?;
+    let said: RotateKeyRequest = call.json_or_empty()?;
     let caller = call.commander()?;
-    let key = call.app.plane.rotate_node_key(&caller, project.id, node.id).await?;
+    let grace = Span::secs(i64::from(said.grace_seconds.unwrap_or(0)));
+    let key = call.app.plane.rotate_node_key(&caller, project.id, node.id, grace).await?;
     let node = shown(&call, named(&call, &project).await?).await?;
     Ok(reply::ok(&serde_json::json!({"node": node, "key": key, "node_key": key})))
 }

@@ -10,6 +10,7 @@ mod feed;
 mod hand_over;
 mod nodes;
 mod owner;
+mod people;
 mod readings;
 mod rollouts;
 mod schema;

@@ -176,7 +176,7 @@ async fn credentials_change_their_epoch_and_void_what_was_issued() {
     testing::for_each_backend(|s| async move {
         let w = seed::world(&s, 2).await;
         let id = w.nodes[0].id;
-        assert_eq!(s.rotate_node_key(SYSTEM, id, Digest::of(b"k2"), seed::write()).await.unwrap(), 2);
+        assert_eq!(s.rotate_node_key(SYSTEM, id, Digest::of(b"k2"), None, seed::write()).await.unwrap(), 2);
         let mut stale = NodeChange::of(id, w.project.id);
         stale.expect_epoch = Some(1);
         stale.health = Some(HealthClass::Degraded);
