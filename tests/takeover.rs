@@ -93,7 +93,7 @@ async fn a_revoked_bundle_is_replaced_where_it_runs(ground: Ground) {
     all_run(&w.op, "p", &["n-1", "n-2", "n-3", "n-4"], &v1["bundle_id"]).await;
     let node = nodes(&w.op, "p").await["n-1"]["id"].as_str().unwrap().to_string();
     let pin = json!({"pinned_bundle_id": v2["bundle_id"]});
-    is_problem(&w.op.patch(&format!("/api/v1/projects/p/nodes/{node}"), pin).await, 409, None);
+    is_problem(&w.op.send("PATCH", &format!("/api/v1/projects/p/nodes/{node}"), pin).await, 409, None);
     fleet.stop().await.unwrap();
     w.end().await;
 }
