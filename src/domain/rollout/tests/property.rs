@@ -68,6 +68,8 @@ enum Op {
     Rollback(Option<u32>),
     Freeze(bool),
     Blocked(bool),
+    /// The project's budget.
+    Granted(Option<u32>),
     Revoke(u32),
     Removed(u32, u8),
     Joined(bool, bool),
@@ -118,6 +120,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => prop::option::weighted(0.2, node()).prop_map(Op::Rollback),
         2 => any::<bool>().prop_map(Op::Freeze),
         2 => any::<bool>().prop_map(Op::Blocked),
+        2 => prop::option::weighted(0.5, 0..4u32).prop_map(Op::Granted),
         1 => (1..4u32).prop_map(Op::Revoke),
         2 => (node(), 0..6u8).prop_map(|(n, r)| Op::Removed(n, r)),
         2 => (any::<bool>(), any::<bool>()).prop_map(|(online, first)| Op::Joined(online, first)),
@@ -287,6 +290,7 @@ impl World {
             Op::Freeze(false) => drop(self.try_feed(Event::FreezeEnded)?),
             Op::Blocked(true) => drop(self.try_feed(Event::WaitBegan { wait: Wait::Artifact })?),
             Op::Blocked(false) => drop(self.try_feed(Event::WaitEnded { wait: Wait::Artifact })?),
+            Op::Granted(k) => drop(self.try_feed(Event::CapacityGranted { k: *k })?),
             Op::Revoke(b) => drop(self.try_feed(Event::BundleRevoked { revoked: [bundle(*b)].into() })?),
             Op::Removed(n, reason) => {
                 const REASONS: [SkipReason; 6] = [
