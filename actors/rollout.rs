@@ -5,6 +5,7 @@
 //! commit leaves no dirty memory, a doubtful one ends the actor, which is loaded again.
 
 mod actor;
+mod budget;
 mod commit;
 pub(crate) mod facts;
 mod hooks;
@@ -24,7 +25,7 @@ use crate::command::{CommandError, CommandResult};
 use crate::plane::{ControlPlane, Inner};
 use crate::supervision::{Backoff, Budget, Env, Family, FamilySpec, GivenUp, Restart, call_with_deadline, spawn_task};
 use actor::RolloutActor;
-use dashmap::DashSet;
+use dashmap::{DashMap, DashSet};
 use domain::node::{GateWindow, Generation};
 use domain::rollout::{Decision, Event, NodeStateKind, PresenceChange, Report};
 use domain::*;
@@ -49,8 +50,8 @@ pub struct Delivery {
     pub change: store::NodeChange,
     pub reports: Vec<Report>,
     pub windows: Vec<GateWindow>,
-    /// The node came online with this.
-    pub online: bool,
+    /// The node came online with this, or says "not now", or says so no more.
+    pub presence: Option<PresenceChange>,
 }
 
 /// What became of a delivery.
@@ -81,6 +82,8 @@ pub struct Rollouts {
     /// Those here whose decisions the database does not take: shown as their wait, which nobody can store.
     pub(crate) unstored: DashSet<RolloutId>,
     pub(crate) metrics: RolloutMetrics,
+    /// `max_updating` of projects in nodes, as read a moment ago.
+    pub(crate) limits: DashMap<ProjectId, (Timestamp, Option<u32>)>,
 }
 
 pub(crate) struct RolloutMetrics {
@@ -152,7 +155,7 @@ impl Rollouts {
         spec.child_budget = CHILD_BUDGET;
         spec.backoff = BACKOFF;
         let metrics = RolloutMetrics::register(registry)?;
-        Ok(Rollouts { family: Family::new(spec, env), unstored: DashSet::new(), metrics })
+        Ok(Rollouts { family: Family::new(spec, env), unstored: DashSet::new(), metrics, limits: DashMap::new() })
     }
 }
 
@@ -228,7 +231,7 @@ impl ControlPlane {
             if let Some(owner) = self.inner.store.owner_of(rollout).await?
                 && owner.instance != self.inner.instance
             {
-                return self.post(rollout, node, delivery).await;
+                return self.post(rollout, delivery).await;
             }
             self.ensure_rollout(rollout).await;
         }
@@ -238,7 +241,7 @@ impl ControlPlane {
                 Taken::NotMine(back) => self.only_store(*back).await,
             },
             None => match self.inner.store.owner_of(rollout).await? {
-                Some(owner) if owner.instance != self.inner.instance => self.post(rollout, node, delivery).await,
+                Some(owner) if owner.instance != self.inner.instance => self.post(rollout, delivery).await,
                 Some(_) | None => {
                     tracing::debug!(%project, %node, %rollout, "the rollout's actor is not there");
                     Err(CommandError::Unavailable("the rollout is being taken over".into()))
@@ -265,7 +268,7 @@ impl ControlPlane {
     }
 
     async fn only_store(&self, delivery: Delivery) -> CommandResult<Delivered> {
-        if delivery.online || says_something(&delivery.change) {
+        if delivery.presence.is_some() || says_something(&delivery.change) {
             let write = store::Write::at(self.now());
             self.inner.store.observe(vec![delivery.change], write).await?;
         }
@@ -273,17 +276,16 @@ impl ControlPlane {
     }
 
     /// Another instance owns the rollout: committed to its inbox, then acknowledged.
-    async fn post(&self, rollout: RolloutId, node: NodeId, delivery: Delivery) -> CommandResult<Delivered> {
+    async fn post(&self, rollout: RolloutId, delivery: Delivery) -> CommandResult<Delivered> {
         let now = self.now();
-        let mut mail = Mail { reports: delivery.reports, windows: delivery.windows, presence: Vec::new() };
-        if delivery.online {
-            mail.presence.push(PresenceChange { node, online: true, handed_over: 0 });
-        }
+        let presence: Vec<PresenceChange> = delivery.presence.into_iter().collect();
+        let is_news = !presence.is_empty();
+        let mail = Mail { reports: delivery.reports, windows: delivery.windows, presence };
         // The mail first: heard twice is harmless, stored as said and never heard is not.
         if !mail.is_empty() {
             self.put_mail(rollout, &mail).await?;
         }
-        if delivery.online || says_something(&delivery.change) {
+        if is_news || says_something(&delivery.change) {
             self.inner.store.observe(vec![delivery.change], store::Write::at(now)).await?;
         }
         Ok(Delivered { state: None, unengaged: false })
@@ -306,7 +308,7 @@ impl ControlPlane {
         online: bool,
         handed_over: Generation,
     ) {
-        let change = PresenceChange { node, online, handed_over };
+        let change = PresenceChange { node, online, handed_over, busy: false };
         if let Err(e) = self.tell_holder(node, change).await {
             tracing::warn!(%node, error = ?e, "a change of presence did not reach its rollout");
         }
@@ -363,6 +365,13 @@ impl ControlPlane {
             let loaded = self.inner.store.load_rollout(id).await?;
             let (org, fence) = (loaded.org, loaded.fence);
             let mut rollout = rollout_of(loaded);
+            if let Some(grant) = self.grant(&rollout).await?
+                && let Ok(granted) =
+                    self.commit(&rollout, org, fence, &grant, &Attempt::system(), Extra::default()).await
+            {
+                domain::rollout::apply_all(&mut rollout, &granted);
+                self.act(&rollout, &granted).await;
+            }
             match self.commit(&rollout, org, fence, event, attempt, Extra::default()).await {
                 Ok(decision) => {
                     domain::rollout::apply_all(&mut rollout, &decision);
@@ -375,6 +384,11 @@ impl ControlPlane {
                 }
                 Err(commit::Failure::Refused(e)) => return Err(e),
                 Err(commit::Failure::Moved(_) | commit::Failure::Reload(_)) => {}
+                Err(commit::Failure::Budget) => {
+                    // Others were faster: without room it decides anew, and assigns when there is some.
+                    let none = Event::CapacityGranted { k: Some(rollout.head.budget.updating) };
+                    let _ = self.commit(&rollout, org, fence, &none, &Attempt::system(), Extra::default()).await;
+                }
             }
         }
         Err(CommandError::Unavailable("the rollout is changing too fast; try again".into()))

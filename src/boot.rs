@@ -57,7 +57,10 @@ pub async fn start(config: &Config) -> Result<Instance, Failure> {
     }
     let listener = TcpListener::bind(config.listen).await.map_err(|e| format!("listen: {}: {e}", config.listen))?;
     let address = listener.local_addr()?;
-    let public_url = config.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
+    let public_url = config
+        .public_url
+        .clone()
+        .unwrap_or_else(|| format!("{}://{address}", if config.tls.is_some() { "https" } else { "http" }));
     if config.data_dir.join(NEXT_MASTER_KEY).exists() {
         return Err(
             "a rotation of the master key was interrupted: run `sentinel-cp trust rotate-master-key` again".into()
@@ -76,6 +79,8 @@ pub async fn start(config: &Config) -> Result<Instance, Failure> {
             master_key: master,
             validator: ChildValidator::new(exe, [VALIDATE_CHILD]),
             compile_concurrency: config.compile_concurrency,
+            audit_keep: config.audit_keep_days.map(|d| Span::secs(i64::from(d) * 86_400)),
+            egress: egress_policy(config, address)?,
         },
         store,
         artifacts,
@@ -107,6 +112,8 @@ pub async fn start(config: &Config) -> Result<Instance, Failure> {
         https: public_url.starts_with("https://"),
         max_body_bytes: config.max_body_bytes,
         rate_limit_per_key: config.rate_limit_per_key,
+        rate_limit_per_node: config.rate_limit_per_node,
+        tls: config.tls.clone().map(|(cert, key)| web::TlsFiles { cert, key, client_ca: config.client_ca.clone() }),
         metrics_here: config.metrics_listen.is_none(),
         metrics_token: config.metrics_token.clone(),
         trusted_proxies,
@@ -141,6 +148,15 @@ pub async fn start(config: &Config) -> Result<Instance, Failure> {
         stop,
         web: Some(web),
     })
+}
+
+/// What probes and webhooks may reach: never where we listen ourselves.
+fn egress_policy(config: &Config, listen: SocketAddr) -> Result<egress::Policy, Failure> {
+    let allow = config.probe_allow.iter().map(|n| n.parse()).collect::<Result<_, _>>();
+    let mut own: Vec<SocketAddr> = [Some(listen), config.metrics_listen].into_iter().flatten().collect();
+    let unspecified: Vec<u16> = own.iter().filter(|a| a.ip().is_unspecified()).map(|a| a.port()).collect();
+    own.extend(unspecified.into_iter().flat_map(egress::everywhere));
+    Ok(egress::Policy { allow: allow.map_err(|e| format!("probe_allow: {e}"))?, own })
 }
 
 fn finish<E: std::fmt::Display>(what: &str, outcome: Result<(), E>) {

@@ -1,5 +1,6 @@
 //! `sentinel-cp`: one binary for the control plane, its demo, the simulated fleet and administration.
 
+mod admin_cli;
 mod boot;
 mod bundle_cli;
 mod config;
@@ -62,6 +63,12 @@ enum Command {
         #[command(flatten)]
         settings: Written,
     },
+    /// Users, in the database
+    User(admin_cli::On<admin_cli::UserCommand>),
+    /// API keys, in the database
+    ApiKey(admin_cli::On<admin_cli::ApiKeyCommand>),
+    /// The audit log, in the database
+    Audit(admin_cli::On<admin_cli::AuditCommand>),
     /// Print the OpenAPI 3.1 document
     Openapi,
     /// Validate a configuration from standard input (used by the control plane itself)
@@ -97,6 +104,9 @@ fn main() -> ExitCode {
             log_as(&config);
             block_on(migrate(config))
         }),
+        Command::User(on) => resolve(on.settings).and_then(|c| block_on(admin_cli::user(c, on.command))),
+        Command::ApiKey(on) => resolve(on.settings).and_then(|c| block_on(admin_cli::api_key(c, on.command))),
+        Command::Audit(on) => resolve(on.settings).and_then(|c| block_on(admin_cli::audit(c, on.command))),
         Command::Bundle(command) => bundle_cli::run(command),
         Command::Ctl(args) => block_on(async { ctl::run(args, &mut std::io::stdout()).await.map_err(Failure::from) }),
         Command::Rollout(command) => rollout_cli::run(command),

@@ -355,6 +355,8 @@ async fn a_bundle_waits_for_its_offline_key_and_an_old_one_is_kept_out(ground: G
     let releases = "/api/v1/projects/p/releases";
     w.op.post(releases, release(old, "1", "0")).await.expect(201);
     w.op.post(releases, release(new, "2", "2")).await.expect(201);
+    let entries = w.op.get("/api/v1/projects/p/audit_logs?action=release.published").await.expect(200);
+    assert_eq!(entries["total"], 2, "one entry for each: {entries:#}");
     is_problem(&w.op.post(releases, release(old, "3", "4")).await, 422, Some("release"));
     is_problem(&w.op.post(releases, release(&"0".repeat(64), "3", "0")).await, 422, Some("release"));
     assert_eq!(w.op.post(releases, release(old, "2", "0")).await.status, 409, "its place is taken");

@@ -7,7 +7,7 @@ use crate::node_api::*;
 use crate::plane::{ControlPlane, Inner};
 use crate::rollout::Delivery;
 use crate::supervision::{TaskGuard, spawn_task};
-use domain::node::{Fold, Generation, HealthClass, Presence, Traffic};
+use domain::node::{Busy, Fold, Generation, HealthClass, Instances, Presence, Traffic};
 use domain::rollout::{FULL_WEIGHT, GateSpec, NodeState, Told};
 use domain::*;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -95,6 +95,10 @@ pub(super) struct Session {
     pub epoch: u32,
     pub adopted: bool,
     pub presence: Presence,
+    /// What it is granted of the "not now" that it says.
+    pub busy: Option<Busy>,
+    /// Whoever holds it was told that it is busy.
+    pub put_off: bool,
     pub health: HealthClass,
     pub heard: Timestamp,
     pub flushed: Timestamp,
@@ -103,6 +107,8 @@ pub(super) struct Session {
     /// When our picture of the node was last read from the database.
     pub viewed: Timestamp,
     pub seq: Option<u64>,
+    /// Others that said they were this node; `None`: it has been one process all the time.
+    pub instances: Option<Box<Instances>>,
     pub assigned: Assigned,
     pub active: Option<BundleId>,
     pub active_content: Option<ContentId>,
@@ -156,12 +162,15 @@ impl Actor for SessionActor {
             epoch: view.node.credential_epoch,
             adopted: false,
             presence: view.node.presence,
+            busy: None,
+            put_off: false,
             health: view.node.health,
             heard: now,
             flushed: view.node.last_seen.unwrap_or(Timestamp::ZERO),
             beat_print: 0,
             viewed: now,
             seq: None,
+            instances: None,
             assigned: Assigned {
                 generation: 0,
                 bundle: None,
@@ -291,10 +300,15 @@ impl Session {
         self.epoch = n.credential_epoch;
         self.adopted = n.standing == domain::node::Standing::Adopted;
         self.presence = n.presence;
+        self.busy = n.busy;
+        // If that is over by now, nobody may have said so.
+        self.put_off = n.busy.is_some();
         self.health = n.health;
         self.hearsay |= self.active != n.active_bundle;
         self.active = n.active_bundle;
         self.active_content = None;
+        // Heard elsewhere as another one: counted as if it were heard here. What follows from it is decided at its next word.
+        let _ = self.is_instance(n.instance.as_ref(), self.viewed);
         *self.slow = SlowFacts {
             version: n.version.clone(),
             ip: n.ip.clone(),

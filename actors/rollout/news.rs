@@ -1,7 +1,7 @@
 //! What nodes and other instances say: gathered, decided on once for all of it, and only then acknowledged.
 
 use super::actor::{Brain, Done, Me};
-use super::commit::{Attempt, Extra, Failure};
+use super::commit::{Attempt, Extra, Failure, NO_ROOM};
 use super::{Delivery, Mail, Taken};
 use crate::command::CommandError;
 use domain::node::GateWindow;
@@ -27,13 +27,11 @@ impl Brain {
                 let _ = input.reply.send(Ok(Taken::NotMine(Box::new(input.delivery))));
                 continue;
             }
-            let Delivery { change, reports: said, windows: seen, online } = input.delivery;
+            let Delivery { change, reports: said, windows: seen, presence: moved } = input.delivery;
             columns.push(change);
             reports.extend(said);
             windows.extend(seen);
-            if online {
-                presence.push(PresenceChange { node: input.node, online: true, handed_over: 0 });
-            }
+            presence.extend(moved);
             waiting.push((input.node, input.begun, input.reply));
         }
         let mail = Mail { reports, windows, presence };
@@ -55,6 +53,7 @@ impl Brain {
                 }
                 Err(Failure::Refused(e)) => Err(e.clone()),
                 Err(Failure::Moved(why) | Failure::Reload(why)) => Err(CommandError::Unknown(why.clone())),
+                Err(Failure::Budget) => Err(CommandError::Unavailable(NO_ROOM.into())),
             };
             let _ = reply.send(answer);
         }
@@ -65,6 +64,7 @@ impl Brain {
                 Ok(())
             }
             Err(Failure::Moved(why) | Failure::Reload(why)) => Err(why.into()),
+            Err(Failure::Budget) => Err(NO_ROOM.into()),
         }
     }
 
@@ -152,6 +152,7 @@ impl Brain {
                     return Ok(());
                 }
                 Err(Failure::Moved(why) | Failure::Reload(why)) => return Err(why.into()),
+                Err(Failure::Budget) => return Err(NO_ROOM.into()),
             }
         }
     }
@@ -178,7 +179,8 @@ fn merge(columns: Vec<store::NodeChange>) -> Vec<store::NodeChange> {
                     hostname,
                     instance,
                     metadata,
-                    last_error
+                    last_error,
+                    busy
                 );
                 o.events.extend(c.events);
             }

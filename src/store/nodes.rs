@@ -8,7 +8,7 @@ use crate::rollouts::{MEMBER, read_member};
 use crate::types::{BundleFacts, Changed, FACTS, Listing, Page, Where, read_facts};
 use crate::value::{Bind, Cells, Col, json, p};
 use crate::write::{Write, finish};
-use domain::node::{Generation, HealthClass, HistoryEntry, Labels, Node, Presence, Standing};
+use domain::node::{Busy, Generation, HealthClass, HistoryEntry, Labels, Node, Presence, Standing};
 use domain::rollout::{Member, Phase, Spec};
 use domain::{BundleId, Digest, InstanceId, NodeId, OrgId, ProjectId, RolloutId, Scope, Timestamp};
 use std::collections::HashMap;
@@ -16,10 +16,10 @@ use std::collections::HashMap;
 pub(crate) const NODE: &str = "n.id, n.org_id, n.project_id, n.name, n.standing, n.key_hash, n.credential_epoch, n.labels, n.capabilities, \
     n.version, n.ip, n.hostname, n.metadata, n.presence, n.health, n.last_seen, n.instance, n.generation, n.handed_over, n.desired_bundle, \
     n.desired_rollout, n.traffic_weight, n.active_bundle, n.staged_bundle, n.verified_bundle, n.pinned_bundle, n.last_error, \
-    n.inserted_at, n.updated_at";
+    n.inserted_at, n.updated_at, n.busy_since, n.busy_until";
 
 pub(crate) fn read_node(r: &mut Cells) -> Q<Node> {
-    Ok(Node {
+    let node = Node {
         id: r.get()?,
         org: r.get()?,
         project: r.get()?,
@@ -49,7 +49,10 @@ pub(crate) fn read_node(r: &mut Cells) -> Q<Node> {
         last_error: r.get()?,
         inserted_at: r.get()?,
         updated_at: r.get()?,
-    })
+        busy: None,
+    };
+    let (since, until): (Option<Timestamp>, Option<Timestamp>) = (r.get()?, r.get()?);
+    Ok(Node { busy: since.zip(until).map(|(since, until)| Busy { since, until }), ..node })
 }
 
 /// What the fleet's read model keeps of a node.
@@ -73,10 +76,12 @@ pub struct FleetNode {
     pub pinned_bundle: Option<BundleId>,
     pub version: Option<String>,
     pub credential_epoch: u32,
+    /// It says "not now", and is granted it.
+    pub busy_until: Option<Timestamp>,
 }
 
 const FLEET: &str = "n.id, n.org_id, n.project_id, n.name, n.labels, n.standing, n.presence, n.health, n.last_seen, n.generation, \
-    n.handed_over, n.desired_bundle, n.desired_rollout, n.active_bundle, n.verified_bundle, n.pinned_bundle, n.version, n.credential_epoch";
+    n.handed_over, n.desired_bundle, n.desired_rollout, n.active_bundle, n.verified_bundle, n.pinned_bundle, n.version, n.credential_epoch, n.busy_until";
 
 fn read_fleet(r: &mut Cells) -> Q<FleetNode> {
     Ok(FleetNode {
@@ -98,6 +103,7 @@ fn read_fleet(r: &mut Cells) -> Q<FleetNode> {
         pinned_bundle: r.get()?,
         version: r.get()?,
         credential_epoch: r.get()?,
+        busy_until: r.get()?,
     })
 }
 
@@ -120,10 +126,12 @@ pub struct Candidate {
     pub desired_rollout: Option<RolloutId>,
     /// The active rollout that holds it.
     pub claimed_by: Option<RolloutId>,
+    /// It says "not now", and is granted it.
+    pub busy_until: Option<Timestamp>,
 }
 
 const CANDIDATE: &str = "n.id, n.name, n.labels, n.standing, n.presence, n.health, n.pinned_bundle, n.generation, n.handed_over, n.version, \
-    n.active_bundle, n.verified_bundle, n.desired_bundle, n.desired_rollout, a.rollout_id";
+    n.active_bundle, n.verified_bundle, n.desired_bundle, n.desired_rollout, a.rollout_id, n.busy_until";
 
 fn read_candidate(r: &mut Cells) -> Q<Candidate> {
     Ok(Candidate {
@@ -142,6 +150,7 @@ fn read_candidate(r: &mut Cells) -> Q<Candidate> {
         desired_bundle: r.get()?,
         desired_rollout: r.get()?,
         claimed_by: r.get()?,
+        busy_until: r.get()?,
     })
 }
 
@@ -179,8 +188,14 @@ pub struct Credential {
     pub org: OrgId,
     pub epoch: u32,
     pub standing: Standing,
+    /// The node's present key.
     pub key_hash: Digest,
+    /// The key before it, and until when that one is good at most.
+    pub previous: Option<(Digest, Timestamp)>,
 }
+
+const CREDENTIAL: &str =
+    "id, project_id, org_id, credential_epoch, standing, key_hash, previous_key_hash, previous_key_until";
 
 fn read_credential(r: &mut Cells) -> Q<Credential> {
     Ok(Credential {
@@ -190,6 +205,7 @@ fn read_credential(r: &mut Cells) -> Q<Credential> {
         epoch: r.get()?,
         standing: r.get()?,
         key_hash: r.get()?,
+        previous: r.get::<Option<Digest>>()?.zip(r.get::<Option<Timestamp>>()?),
     })
 }
 
@@ -328,7 +344,7 @@ impl Store {
                     } += n;
                     *match standing {
                         Standing::Adopted => &mut s.adopted,
-                        Standing::Quarantined => &mut s.quarantined,
+                        Standing::Quarantined | Standing::Conflicted => &mut s.quarantined,
                         Standing::Revoked => &mut s.revoked,
                     } += n;
                 }
@@ -341,12 +357,14 @@ impl Store {
         .await
     }
 
-    /// `NotFound` also for deleted nodes; the standing is the caller's to judge.
+    /// By its present or previous key. `NotFound` also for deleted nodes; standing and time are the caller's to judge.
     pub async fn node_credential(&self, key_hash: Digest) -> Result<Credential> {
         self.read("node.credential", key_hash, |c, hash| {
             Box::pin(async move {
-                let sql = "SELECT id, project_id, org_id, credential_epoch, standing, key_hash FROM nodes WHERE key_hash = ? AND deleted_at IS NULL";
-                c.one(sql, p![*hash], read_credential).await
+                let sql = format!(
+                    "SELECT {CREDENTIAL} FROM nodes WHERE (key_hash = ? OR previous_key_hash = ?) AND deleted_at IS NULL"
+                );
+                c.one(sql, p![*hash, *hash], read_credential).await
             })
         })
         .await
@@ -355,7 +373,7 @@ impl Store {
     pub async fn node_credential_of(&self, id: NodeId) -> Result<Credential> {
         self.read("node.credential_of", id, |c, id| {
             Box::pin(async move {
-                let sql = "SELECT id, project_id, org_id, credential_epoch, standing, key_hash FROM nodes WHERE id = ? AND deleted_at IS NULL";
+                let sql = format!("SELECT {CREDENTIAL} FROM nodes WHERE id = ? AND deleted_at IS NULL");
                 c.one(sql, p![*id], read_credential).await
             })
         })
@@ -386,13 +404,21 @@ impl Store {
         .await
     }
 
-    /// Answers the new credential epoch.
-    pub async fn rotate_node_key(&self, scope: Scope, id: NodeId, key_hash: Digest, w: Write) -> Result<u32> {
-        self.write("node.rotate_key", (scope, id, key_hash, w), |c, (scope, id, hash, w)| {
+    /// Answers the new credential epoch. `keep` is a key that stays good for a while, until the new one is used first.
+    pub async fn rotate_node_key(
+        &self,
+        scope: Scope,
+        id: NodeId,
+        key_hash: Digest,
+        keep: Option<(Digest, Timestamp)>,
+        w: Write,
+    ) -> Result<u32> {
+        self.write("node.rotate_key", (scope, id, key_hash, keep, w), |c, (scope, id, hash, keep, w)| {
             Box::pin(async move {
                 node_in(c, *scope, *id).await?;
-                let sql = "UPDATE nodes SET key_hash = ?, credential_epoch = credential_epoch + 1, updated_at = ? WHERE id = ?";
-                c.exec(sql, p![*hash, w.at, *id]).await?;
+                let sql = "UPDATE nodes SET key_hash = ?, previous_key_hash = ?, previous_key_until = ?, \
+                           credential_epoch = credential_epoch + 1, updated_at = ? WHERE id = ?";
+                c.exec(sql, p![*hash, keep.map(|k| k.0), keep.map(|k| k.1), w.at, *id]).await?;
                 let epoch = node_in(c, *scope, *id).await?.credential_epoch;
                 finish(c, w).await?;
                 Ok(epoch)
@@ -427,12 +453,28 @@ impl Store {
                 match node.standing {
                     Standing::Adopted => return Ok(Changed { row: node, changed: false }),
                     Standing::Revoked => return Err(crate::error::Fail::conflict("state")),
-                    Standing::Quarantined => {}
+                    Standing::Quarantined | Standing::Conflicted => {}
                 }
                 c.exec("UPDATE nodes SET standing = 'adopted', updated_at = ? WHERE id = ?", p![w.at, *id]).await?;
                 (node.standing, node.updated_at) = (Standing::Adopted, w.at);
                 finish(c, w).await?;
                 Ok(Changed { row: node, changed: true })
+            })
+        })
+        .await
+    }
+
+    /// Two processes say that they are this node: it gets nothing more until somebody adopts it. Only of an adopted one.
+    pub async fn node_conflicted(&self, id: NodeId, w: Write) -> Result<bool> {
+        self.write("node.conflicted", (id, w), |c, (id, w)| {
+            Box::pin(async move {
+                let sql = "UPDATE nodes SET standing = 'conflicted', updated_at = ? \
+                           WHERE id = ? AND standing = 'adopted' AND deleted_at IS NULL";
+                if c.exec(sql, p![w.at, *id]).await? == 0 {
+                    return Ok(false);
+                }
+                finish(c, w).await?;
+                Ok(true)
             })
         })
         .await
@@ -446,7 +488,9 @@ impl Store {
                 let sql = "UPDATE nodes SET deleted_at = ?, standing = 'revoked', credential_epoch = credential_epoch + 1, updated_at = ? \
                            WHERE id = ? AND deleted_at IS NULL";
                 c.exec_one(sql, p![w.at, w.at, *id]).await?;
-                c.exec("DELETE FROM debts WHERE node_id = ?", p![*id]).await?;
+                for table in ["debts", "node_samples", "node_configs"] {
+                    c.exec(format!("DELETE FROM {table} WHERE node_id = ?"), p![*id]).await?;
+                }
                 finish(c, w).await
             })
         })

@@ -9,6 +9,8 @@ use std::net::IpAddr;
 
 /// Buckets kept at once. 65,536 x about 64 bytes = 4 MB.
 const MAX_BUCKETS: usize = 65_536;
+/// The same for nodes, of which an installation has more than keys: 262,144 x about 64 bytes = 16 MB.
+pub const MAX_NODE_BUCKETS: usize = 262_144;
 /// Calls without a credential that one address may make in a minute (sign-in, registration, wrong keys).
 pub const ANONYMOUS_PER_MINUTE: u32 = 600;
 /// Sign-in attempts of one address in a minute; people mistype, offices share an address.
@@ -49,7 +51,12 @@ pub struct Buckets<K: Eq + Hash> {
 impl<K: Eq + Hash + Copy> Buckets<K> {
     /// 0 is no limit.
     pub fn new(per_minute: u32) -> Buckets<K> {
-        Buckets { per_minute, most: MAX_BUCKETS, buckets: DashMap::new() }
+        Buckets::keeping(per_minute, MAX_BUCKETS)
+    }
+
+    /// At most so many buckets.
+    pub fn keeping(per_minute: u32, most: usize) -> Buckets<K> {
+        Buckets { per_minute, most, buckets: DashMap::new() }
     }
 
     fn full(&self) -> i64 {
@@ -96,10 +103,17 @@ impl<K: Eq + Hash + Copy> Buckets<K> {
         (missing.max(0) as u64).div_ceil(u64::from(self.per_minute.max(1)) * 1_000_000) as u32
     }
 
+    /// A scan costs as many steps as there are buckets, so each leaves a quarter of the room free for as many newcomers. Those
+    /// that are empty, whose owners are being held off, go last.
+    #[cold]
     fn make_room(&self, now: Timestamp) {
+        let enough = self.most - self.most.div_ceil(4);
         self.buckets.retain(|_, b| self.filled(*b, now) < self.full());
-        // Still full: someone uses very many keys at once. Starting anew is better than growing.
-        if self.buckets.len() >= self.most {
+        if self.buckets.len() > enough {
+            self.buckets.retain(|_, b| self.filled(*b, now) < CALL);
+        }
+        // Still full: very many are held off at once. Starting anew is better than growing.
+        if self.buckets.len() > enough {
             self.buckets.clear();
         }
     }
@@ -222,6 +236,30 @@ mod tests {
         for k in 0..10_000 {
             let _ = b.take(k, at(60));
             assert!(b.buckets.len() <= 100);
+        }
+    }
+
+    #[test]
+    fn who_is_held_off_stays_held_off_when_room_is_made() {
+        let mut b = Buckets::new(2);
+        b.most = 100;
+        for _ in 0..3 {
+            let _ = b.take(0, at(0));
+        }
+        for k in 1..1_000 {
+            b.take(k, at(0)).unwrap();
+        }
+        assert!(b.take(0, at(0)).is_err() && b.buckets.len() <= 100);
+    }
+
+    #[test]
+    fn the_wait_that_is_told_is_long_enough_and_not_longer() {
+        for per_minute in [1, 7, 60, 600, 1_000] {
+            let b = Buckets::new(per_minute);
+            while b.take((), at(0)).is_ok() {}
+            let Err(Wait(seconds)) = b.take((), at(0)) else { panic!() };
+            assert!(b.take((), at(i64::from(seconds) - 1)).is_err() || seconds == 1, "{per_minute}: {seconds}");
+            assert!(b.take((), at(i64::from(seconds))).is_ok(), "{per_minute}: {seconds}");
         }
     }
 

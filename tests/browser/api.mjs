@@ -53,6 +53,10 @@ export async function furnish(world) {
   await api.post(`/api/v1/projects/${p}/enrolment-tokens`, { name: "first nodes", max_uses: 20, expires_in_seconds: 3600, labels: { site: "ams" } });
   const project = (await api.get(`/api/v1/projects/${p}`)).project.id;
   await api.post("/api/v1/api-keys", { name: "pipeline", scopes: ["bundles:write", "rollouts:write"], project_id: project });
+  const org = (await api.get("/api/v1/orgs")).orgs[0].id;
+  await api.post(`/api/v1/orgs/${org}/members`, { email: "invited@example.org", role: "operator" });
+  await api.post("/api/v1/users", { email: "reader@example.org" });
+  await api.post(`/api/v1/orgs/${org}/members`, { email: "reader@example.org", role: "reader" });
   const nodes = (await api.get(`/api/v1/projects/${p}/nodes`)).nodes;
   const failed = (await api.get(`/api/v1/projects/${p}/nodes?q=${world.badNode}`)).nodes[0];
   return { api, good, bad, next, other, revoked, done, back, paused, nodes, failed };

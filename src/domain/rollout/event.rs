@@ -82,6 +82,9 @@ pub struct PresenceChange {
     pub online: bool,
     /// The newest generation a poll answer has named to the node.
     pub handed_over: Generation,
+    /// It says "not now", and is granted it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub busy: bool,
 }
 
 /// The input of a decision.
@@ -153,6 +156,10 @@ pub enum Event {
     BundleRevoked {
         revoked: BTreeSet<BundleId>,
     },
+    /// The project's budget, as read under its lock: so many members may be updating at once (`None`: it has no budget).
+    CapacityGranted {
+        k: Option<u32>,
+    },
     WaitBegan {
         wait: Wait,
     },
@@ -193,6 +200,7 @@ impl Event {
             Event::FreezeBegan => "freeze_began",
             Event::FreezeEnded => "freeze_ended",
             Event::BundleRevoked { .. } => "bundle_revoked",
+            Event::CapacityGranted { .. } => "capacity_granted",
             Event::WaitBegan { .. } => "wait_began",
             Event::WaitEnded { .. } => "wait_ended",
             Event::ControllerFailed { .. } => "controller_failed",

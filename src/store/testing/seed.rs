@@ -119,6 +119,7 @@ pub fn node(p: &Project, name: &str) -> Node {
         desired_bundle: None,
         desired_rollout: None,
         traffic_weight: 100,
+        busy: None,
         active_bundle: None,
         staged_bundle: None,
         verified_bundle: None,
@@ -203,6 +204,7 @@ pub fn head(phase: Phase) -> Head {
         analysis: None,
         shift: None,
         unweighed: 0,
+        budget: Default::default(),
     }
 }
 

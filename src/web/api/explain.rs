@@ -80,6 +80,7 @@ fn turn(e: &LoggedEvent) -> Cause {
 struct About {
     node: Node,
     desired: Option<(String, BundleStatus)>,
+    pinned: Option<(String, BundleStatus)>,
     active: Option<String>,
     holder: Option<(RolloutId, Member)>,
     owed: Option<(RolloutId, bool, Timestamp)>,
@@ -89,7 +90,8 @@ pub async fn node(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
     let node = nodes::named(&call, &project).await?;
     let store = call.app.plane.store();
-    let facts = store.bundle_facts([node.desired_bundle, node.active_bundle].into_iter().flatten().collect()).await?;
+    let named = [node.desired_bundle, node.active_bundle, node.pinned_bundle];
+    let facts = store.bundle_facts(named.into_iter().flatten().collect()).await?;
     let name = |id: BundleId| {
         let facts = facts.iter().map(|(f, _)| f).find(|f| f.id == id)?;
         let content = facts.content_id.map_or_else(|| id.to_string(), |c| c.to_string());
@@ -103,12 +105,13 @@ pub async fn node(call: Call) -> Outcome<Response> {
     let owed = store.debt_of_node(node.id).await?.map(|d| (d.rollout, d.restore, d.at));
     let about = About {
         desired: node.desired_bundle.and_then(name),
+        pinned: node.pinned_bundle.and_then(name),
         active: node.active_bundle.and_then(name).map(|(text, _)| text),
         holder,
         owed,
         node,
     };
-    let mut causes = why(&about);
+    let mut causes = why(&about, call.app.plane.now());
     // `why` always ends with what the node runs, so there is a first one.
     let primary =
         if causes.is_empty() { cause("unknown", "nothing is known of this node", None) } else { causes.remove(0) };
@@ -116,7 +119,7 @@ pub async fn node(call: Call) -> Outcome<Response> {
 }
 
 /// Strongest first: what keeps the node from updates, what moves it, then where it stands.
-fn why(about: &About) -> Vec<Cause> {
+fn why(about: &About, now: Timestamp) -> Vec<Cause> {
     let node = &about.node;
     let mut out = Vec::new();
     match node.standing {
@@ -127,6 +130,10 @@ fn why(about: &About) -> Vec<Cause> {
                 "the node registered openly and waits to be adopted: it gets no bundle",
                 None,
             ));
+        }
+        Standing::Conflicted => {
+            let text = "two processes say that they are this node: it gets nothing until its key is rotated and it is adopted again";
+            out.push(cause("identity_conflict", text, Some(node.updated_at)));
         }
         Standing::Adopted => {}
     }
@@ -147,10 +154,22 @@ fn why(about: &About) -> Vec<Cause> {
     }
     if let Some((rollout, restore, at)) = &about.owed {
         let what = if *restore { "its earlier bundle, to be restored" } else { "its bundle" };
-        out.push(cause("owed", format!("rollout {rollout} owes it {what}, when it is back"), Some(*at)));
+        out.push(cause("owed", format!("rollout {rollout} owes it {what}, when it is back or free"), Some(*at)));
     }
-    if let Some(pin) = node.pinned_bundle {
-        out.push(cause("pinned", format!("pinned to {pin}: rollouts skip it"), None));
+    if let Some(busy) = node.busy.filter(|b| b.holds(now)) {
+        let text = format!("it says \"not now\", and is granted it until {}", busy.until);
+        out.push(cause("busy", text, Some(busy.since)));
+    }
+    match &about.pinned {
+        Some((pin, BundleStatus::Revoked)) => {
+            out.push(cause(
+                "pin_suspended",
+                format!("pinned to {pin}, which is revoked: rollouts take it along"),
+                None,
+            ));
+        }
+        Some((pin, _)) => out.push(cause("pinned", format!("pinned to {pin}: rollouts skip it"), None)),
+        None => {}
     }
     match node.presence {
         Presence::Online => {}
@@ -190,7 +209,7 @@ fn why(about: &About) -> Vec<Cause> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use domain::node::HealthClass;
+    use domain::node::{Busy, HealthClass};
     use domain::{Digest, NodeId, OrgId, ProjectId};
 
     fn about() -> About {
@@ -218,6 +237,7 @@ mod tests {
                 desired_bundle: None,
                 desired_rollout: None,
                 traffic_weight: 100,
+                busy: None,
                 active_bundle: None,
                 staged_bundle: None,
                 verified_bundle: None,
@@ -227,6 +247,7 @@ mod tests {
                 updated_at: Timestamp(0),
             },
             desired: None,
+            pinned: None,
             active: None,
             holder: None,
             owed: None,
@@ -234,7 +255,7 @@ mod tests {
     }
 
     fn codes(about: &About) -> Vec<String> {
-        why(about).into_iter().map(|c| c.code).collect()
+        why(about, Timestamp(0)).into_iter().map(|c| c.code).collect()
     }
 
     #[test]
@@ -248,8 +269,15 @@ mod tests {
         a.node.standing = Standing::Quarantined;
         a.node.presence = Presence::Offline;
         a.node.pinned_bundle = Some(BundleId::NIL);
+        a.pinned = Some(("v1".into(), BundleStatus::Compiled));
         a.owed = Some((RolloutId::NIL, false, Timestamp(0)));
         assert_eq!(codes(&a), ["quarantined", "owed", "pinned", "offline", "never_assigned", "baseline"]);
+        a.node.busy = Some(Busy { since: Timestamp(-9), until: Timestamp(1) });
+        assert!(codes(&a).contains(&"busy".into()));
+        a.node.busy = Some(Busy { since: Timestamp(-9), until: Timestamp(0) });
+        assert!(!codes(&a).contains(&"busy".into()), "its time is over");
+        a.pinned = Some(("v1".into(), BundleStatus::Revoked));
+        assert_eq!(codes(&a)[2], "pin_suspended");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `GET /nodes/:id/bundles/latest?wait=`: what the node is to run, at once or when it changes.
 
 use crate::app::App;
-use crate::auth::{self, NodeKey};
+use crate::auth::{self, NodeCredential};
 use crate::call::Call;
 use crate::problem::Outcome;
 use crate::query::Query;
@@ -17,16 +17,22 @@ use warp::reply::Response;
 const POLL_AFTER_DRAIN_S: u32 = 2;
 
 /// Straight from the filters. A poll that may be held leaves them at once: what waits is this answer and nothing else.
-pub async fn hot(app: App, meta: Meta, named: NodeId, key: Option<NodeKey>, query: String) -> Response {
-    match admit(&app, meta, named, key, &query).await {
+pub async fn hot(app: App, meta: Meta, named: NodeId, credential: Option<NodeCredential>, query: String) -> Response {
+    match admit(&app, meta, named, credential, &query).await {
         Ok((auth, asked)) if asked.wait.is_zero() => finish(&app, meta, answer(&app, auth, asked).await),
         Ok((auth, asked)) => reply::held(async move { finish(&app, meta, answer(&app, auth, asked).await) }),
         Err(refusal) => finish(&app, meta, Err(refusal)),
     }
 }
 
-async fn admit(app: &App, meta: Meta, named: NodeId, key: Option<NodeKey>, query: &str) -> Outcome<(NodeAuth, Asked)> {
-    let auth = auth::node(app, key).await.map_err(|r| auth::count_stranger(app, meta.socket.ip(), r))?;
+async fn admit(
+    app: &App,
+    meta: Meta,
+    named: NodeId,
+    credential: Option<NodeCredential>,
+    query: &str,
+) -> Outcome<(NodeAuth, Asked)> {
+    let auth = auth::node(app, meta, credential).await?;
     auth::same_node(&auth, named)?;
     let query = if query.is_empty() { Query::default() } else { Query::parse(query)? };
     Ok((auth, Asked::of(&query)?))

@@ -20,6 +20,7 @@ const MAX_CAPABILITIES: usize = 64;
 const MAX_CAPABILITY: usize = 100;
 
 pub async fn register(call: Call) -> Outcome<Response> {
+    auth::certified(&call.app, call.meta)?;
     let token = auth::bearer(&call.headers)?;
     if token.is_none() {
         let now = call.app.plane.now();

@@ -21,7 +21,8 @@ pub async fn project(ask: &Ask, project: &str) -> Outcome<Response> {
     let (project, frame) = ask.project(project, KeyScope::AuditRead).await?;
     let slug = project.slug.clone();
     let mut view = AuditView { path: ask.path.clone(), filter: typed(ask), ..AuditView::default() };
-    read(ask, Scope::Project(project.id), &mut view).await?;
+    let read = read(ask, Scope::Project(project.id), &mut view).await?;
+    view.exports = exports(&slug, &read);
     view.actors = people(ask, project.org, &view.entries).await?;
     view.projects.insert(project.id.to_string(), slug.clone());
     if ask.query.text("verify").is_some() {
@@ -86,18 +87,43 @@ fn typed(ask: &Ask) -> Typed {
     }
 }
 
-async fn read(ask: &Ask, scope: Scope, view: &mut AuditView) -> Outcome<()> {
+/// Fills in what the filters leave; answers how they were understood.
+async fn read(ask: &Ask, scope: Scope, view: &mut AuditView) -> Outcome<AuditFilter> {
     let (filter, error) = filter(ask, &view.filter).await?;
     view.error = error;
     let asked = ask.page(ROWS)?;
-    let mut found = listing(asked.cursor.is_some(), ask.store().audit_entries(scope, filter, asked).await)?;
+    let goes_on = asked.cursor.is_some();
+    let mut found = listing(goes_on, ask.store().audit_entries(scope, filter.clone(), asked).await)?;
     newest_first(&mut found.rows);
     let next = found.next_cursor.as_deref();
     view.next = next.map(|n| format!("{}{}", view.path, view.filter.query(&[("cursor", Some(n))])));
     view.first = ask.query.text("cursor").map(|_| format!("{}{}", view.path, view.filter.query(&[])));
     view.entries = found.rows;
     view.total = found.total;
-    Ok(())
+    Ok(filter)
+}
+
+/// The same filters for the export of the API.
+fn exports(slug: &str, filter: &AuditFilter) -> Vec<(&'static str, String)> {
+    let id = |id: Option<Uuid>| id.map(|u| u.to_string());
+    let (actor, resource) = (
+        id(filter.actor).or_else(|| filter.actor_type.clone()),
+        id(filter.resource).or_else(|| filter.resource_type.clone()),
+    );
+    let (since, until) = (filter.since.map(|t| t.to_rfc3339()), filter.until.map(|t| t.to_rfc3339()));
+    let link = |format| {
+        let pairs = [
+            ("format", Some(format)),
+            ("action", filter.action.as_deref()),
+            ("actor", actor.as_deref()),
+            ("resource", resource.as_deref()),
+            ("since", since.as_deref()),
+            ("until", until.as_deref()),
+        ];
+        let query = super::view::parts::query_string(&pairs);
+        format!("/api/v1/projects/{}/audit_logs/export{query}", super::view::parts::query(slug))
+    };
+    vec![("JSON", link("json")), ("CSV", link("csv"))]
 }
 
 /// Entries of one moment have ids in no order; their numbers are.

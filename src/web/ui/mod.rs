@@ -10,13 +10,17 @@ mod assets;
 mod audit;
 mod bundles;
 mod diff;
+mod drift;
 mod entry;
 mod instances;
+mod invitation;
 mod lines;
 mod live;
 mod nodes;
 mod overview;
 mod pages;
+mod people;
+mod policy;
 mod resources;
 mod retention;
 mod rollout_new;
@@ -31,7 +35,6 @@ use crate::app::App;
 use crate::auth::{CSRF_HEADER, identify};
 use crate::body;
 use crate::limit::Buckets;
-use crate::peer;
 use crate::problem::{Outcome, Refusal};
 use crate::query::{Query, decode};
 use crate::reply::Meta;
@@ -85,6 +88,11 @@ pub fn addresses() -> impl Iterator<Item = &'static str> {
     std::iter::once("/login").chain(pages::PAGES.iter().map(|p| p.path))
 }
 
+/// Addresses that take a form, the same way.
+pub fn forms() -> impl Iterator<Item = &'static str> {
+    pages::FORMS.iter().map(|p| p.path)
+}
+
 /// A request before it is known who makes it.
 struct Asked {
     meta: Meta,
@@ -105,7 +113,7 @@ impl Asked {
 
 async fn answer<B: Buf>(pages: &Pages, asked: Asked, body: impl Stream<Item = Result<B, warp::Error>>) -> Response {
     let (app, meta) = (pages.app.clone(), asked.meta);
-    let address = peer::client(meta.socket.ip(), &asked.headers, &app.settings.trusted_proxies);
+    let address = meta.address;
     let method = asked.method.clone();
     let path = asked.path.clone();
     let response = match page(pages, asked, address, body).await {
@@ -151,6 +159,9 @@ async fn page<B: Buf>(
     };
     if parts == ["login"] {
         return entry::login(app, asked.meta, address, reads, &asked.headers, &query, &form).await;
+    }
+    if parts == ["invitation"] {
+        return invitation::page(app, asked.meta, address, reads, &query, &form).await;
     }
     if !pages::known(&parts) {
         return Err(not_found());

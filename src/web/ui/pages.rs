@@ -5,8 +5,8 @@
 
 use super::ask::Ask;
 use super::{
-    access, audit, bundles, diff, entry, instances, live, nodes, overview, resources, retention, rollout_new, rollouts,
-    settings, trust, view,
+    access, audit, bundles, diff, drift, entry, instances, live, nodes, overview, people, policy, resources, retention,
+    rollout_new, rollouts, settings, trust, view,
 };
 use crate::problem::Outcome;
 use std::pin::Pin;
@@ -39,6 +39,9 @@ pub static PAGES: &[Page] = &[
     page("/projects", |ask, _| shown!(overview::show(ask))),
     page("/audit", |ask, _| shown!(audit::everything(ask))),
     page("/instances", |ask, _| shown!(instances::show(ask))),
+    page("/people", |ask, _| shown!(people::show(ask))),
+    page("/users", |ask, _| shown!(people::users(ask))),
+    page("/account", |ask, _| shown!(people::account(ask))),
     page("/projects/:project", |ask, p| shown!(async { ask.redirect(&format!("/projects/{}/rollouts", view::parts::query(p[0])), None) })),
     page("/projects/:project/nodes", |ask, p| shown!(nodes::list(ask, p[0]))),
     page("/projects/:project/nodes/:id", |ask, p| shown!(nodes::show(ask, p[0], p[1]))),
@@ -50,6 +53,8 @@ pub static PAGES: &[Page] = &[
     page("/projects/:project/rollouts/new", |ask, p| shown!(rollout_new::form(ask, p[0]))),
     page("/projects/:project/rollouts/:id", |ask, p| shown!(live::show(ask, p[0], p[1]))),
     page("/projects/:project/rollouts/:id/events", |ask, p| shown!(live::events(ask, p[0], p[1]))),
+    page("/projects/:project/policy", |ask, p| shown!(policy::show(ask, p[0]))),
+    page("/projects/:project/drift", |ask, p| shown!(drift::list(ask, p[0]))),
     page("/projects/:project/audit", |ask, p| shown!(audit::project(ask, p[0]))),
     page("/projects/:project/tokens", |ask, p| shown!(access::tokens(ask, p[0]))),
     page("/projects/:project/keys", |ask, p| shown!(access::keys(ask, p[0]))),
@@ -64,6 +69,15 @@ pub static PAGES: &[Page] = &[
 pub static FORMS: &[Page] = &[
     page("/logout", |ask, _| shown!(entry::logout(ask))),
     page("/projects", |ask, _| shown!(overview::create(ask))),
+    page("/orgs/:id/members", |ask, p| shown!(people::add(ask, p[0]))),
+    page("/orgs/:id/members/:user/role", |ask, p| shown!(people::change(ask, p[0], p[1]))),
+    page("/orgs/:id/members/:user/remove", |ask, p| shown!(people::remove(ask, p[0], p[1]))),
+    page("/orgs/:id/invitations/:invitation/delete", |ask, p| shown!(people::withdraw(ask, p[0], p[1]))),
+    page("/users", |ask, _| shown!(people::make_user(ask))),
+    page("/users/:id/enable", |ask, p| shown!(people::set_disabled(ask, p[0], false))),
+    page("/users/:id/disable", |ask, p| shown!(people::set_disabled(ask, p[0], true))),
+    page("/users/:id/reset-password", |ask, p| shown!(people::reset_password(ask, p[0]))),
+    page("/account", |ask, _| shown!(people::change_password(ask))),
     page("/projects/:project/nodes/:id/adopt", |ask, p| shown!(nodes::adopt(ask, p[0], p[1]))),
     page("/projects/:project/nodes/:id/revoke", |ask, p| shown!(nodes::revoke(ask, p[0], p[1]))),
     page("/projects/:project/bundles/new", |ask, p| shown!(bundles::compile(ask, p[0]))),
@@ -71,6 +85,14 @@ pub static FORMS: &[Page] = &[
     page("/projects/:project/bundles/:id/deprecate", |ask, p| shown!(bundles::deprecate(ask, p[0], p[1]))),
     page("/projects/:project/rollouts/new", |ask, p| shown!(rollout_new::submit(ask, p[0]))),
     page("/projects/:project/rollouts/:id/:command", |ask, p| Box::pin(live::command(ask, p[0], p[1], p[2]))),
+    page("/projects/:project/policy/freezes", |ask, p| shown!(policy::make_freeze(ask, p[0]))),
+    page("/projects/:project/policy/freezes/:id/delete", |ask, p| shown!(policy::end_freeze(ask, p[0], p[1]))),
+    page("/projects/:project/policy/environments", |ask, p| shown!(policy::make_environment(ask, p[0]))),
+    page("/projects/:project/policy/environments/:id/delete", |ask, p| shown!(policy::delete_environment(ask, p[0], p[1]))),
+    page("/projects/:project/policy/templates", |ask, p| shown!(policy::make_template(ask, p[0]))),
+    page("/projects/:project/policy/templates/:id/delete", |ask, p| shown!(policy::delete_template(ask, p[0], p[1]))),
+    page("/projects/:project/drift/resolve-all", |ask, p| shown!(drift::resolve_all(ask, p[0]))),
+    page("/projects/:project/drift/:id/resolve", |ask, p| shown!(drift::resolve(ask, p[0], p[1]))),
     page("/projects/:project/tokens", |ask, p| shown!(access::make_token(ask, p[0]))),
     page("/projects/:project/tokens/:id/delete", |ask, p| shown!(access::delete_token(ask, p[0], p[1]))),
     page("/projects/:project/keys", |ask, p| shown!(access::make_key(ask, p[0]))),

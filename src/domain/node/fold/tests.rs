@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::rollout::spec::HealthGates;
+use crate::rollout::spec::{HealthGates, HttpProbe};
 
 /// The node runs the bundle since this second; its report call said so.
 const ACTIVATED: i64 = 1_000;
@@ -25,7 +25,15 @@ fn beat(s: i64) -> Observation {
         health: Some(HealthClass::Healthy),
         metrics: None,
         verified_report: false,
+        probed: None,
     }
+}
+/// With an answer of the probes, asked `s` seconds after activation.
+fn probed(beat: Observation, s: i64, failed: Option<&str>) -> Observation {
+    Observation { probed: Some(Probed { at: at(ACTIVATED + s), failed: failed.map(str::to_string) }), ..beat }
+}
+fn probing() -> GateSpec {
+    GateSpec { probes: vec![HttpProbe::default()], ..spec() }
 }
 fn sick(s: i64) -> Observation {
     Observation { health: Some(HealthClass::Unhealthy), ..beat(s) }
@@ -87,6 +95,24 @@ fn a_steady_heartbeat_tells_nothing_after_its_edges() {
     let heard = told(&mut f, &soaking(60), &beats);
     let edges: Vec<usize> = (0..heard.len()).filter(|i| heard[*i].is_some()).collect();
     assert_eq!(edges, vec![0, 6], "the first pass, and the end of the soak");
+}
+
+#[test]
+fn the_soak_begins_anew_with_a_new_proxy_process() {
+    let mut f = fold();
+    let of = |s: i64, epoch: u64| with(s, Metrics { counter_epoch: Some(epoch), ..Metrics::default() });
+    let soaking = soaking(60);
+    assert_eq!(told(&mut f, &soaking, &[of(1, 1), of(31, 1)]), [PASS, None]);
+    // A word without numbers in between changes nothing.
+    assert_eq!(told(&mut f, &soaking, &[of(41, 2), beat(71)]), [None, None], "70 s, of which the new one ran 30");
+    let w = f.observe(&of(101, 2), &soaking).unwrap();
+    assert_eq!((w.verdict, w.soaked, w.first_pass), (GateVerdict::Pass, Span::secs(60), Some(at(ACTIVATED + 41))));
+    assert_eq!(
+        told(&mut f, &soaking, &[of(111, 3), of(170, 3)]),
+        [None, None],
+        "and once more, for one that is told again"
+    );
+    assert_eq!(told(&mut f, &soaking, &[of(171, 3)]), [PASS]);
 }
 
 #[test]
@@ -231,6 +257,30 @@ fn a_verified_report_is_a_healthy_observation_and_no_measurement() {
     let mut f = fold();
     let sick = Observation { health: Some(HealthClass::Unhealthy), ..report(1) };
     assert_eq!(told(&mut f, &spec(), &[sick]), vec![UNKNOWN], "what it says of its health counts more");
+}
+
+#[test]
+fn probes_count_when_they_were_asked_after_the_activation_and_lately() {
+    let mut f = fold();
+    assert_eq!(told(&mut f, &probing(), &[beat(1)]), vec![UNKNOWN], "nobody was asked yet");
+    assert_eq!(told(&mut f, &probing(), &[probed(beat(2), 0, None)]), vec![None], "asked before the switch");
+    assert_eq!(told(&mut f, &probing(), &[probed(beat(3), 2, None)]), vec![PASS]);
+    assert_eq!(told(&mut f, &probing(), &[probed(beat(90), 20, None)]), vec![UNKNOWN], "asked 70 s ago");
+    assert_eq!(told(&mut f, &probing(), &[probed(sick(91), 90, None)]), vec![None], "the other gates hold as well");
+    assert_eq!(
+        told(&mut f, &spec(), &[probed(beat(92), 91, Some("x"))]),
+        vec![PASS],
+        "not one of this rollout's gates"
+    );
+}
+
+#[test]
+fn a_probe_fails_the_node_after_a_while_and_says_which() {
+    let mut f = fold();
+    let failing = |s| probed(beat(s), s - 1, Some("probe 1 did not match"));
+    assert_eq!(told(&mut f, &probing(), &[failing(2), failing(20)]), vec![UNKNOWN, None]);
+    let w = f.observe(&failing(40), &probing()).unwrap();
+    assert_eq!((w.verdict, w.worst.as_str()), (GateVerdict::Fail, "probes: probe 1 did not match"));
 }
 
 #[test]

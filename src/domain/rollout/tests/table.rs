@@ -157,10 +157,15 @@ fn events(w: &World, kind: &Event) -> Vec<Event> {
         Event::Readings { .. } => vec![w.readings(2_000, 0), w.readings(2_000, 500)],
         Event::Presence { .. } => nodes
             .iter()
-            .map(|n| {
+            .flat_map(|n| {
                 let row = w.db.row(id(*n));
-                let change = PresenceChange { node: id(*n), online: !row.online, handed_over: row.handed_over };
-                Event::Presence { changes: vec![change] }
+                let is = |online: bool, busy: bool| PresenceChange {
+                    node: id(*n),
+                    online,
+                    handed_over: row.handed_over,
+                    busy,
+                };
+                [is(!row.online, false), is(true, true)].map(|change| Event::Presence { changes: vec![change] })
             })
             .collect(),
         Event::Joined { .. } => vec![Event::Joined { facts: vec![Facts::online(id(70))] }],
@@ -178,6 +183,9 @@ fn events(w: &World, kind: &Event) -> Vec<Event> {
             nodes.iter().map(|n| Event::Removed { nodes: vec![id(*n)], reason: SkipReason::Pinned }).collect()
         }
         Event::BundleRevoked { .. } => vec![Event::BundleRevoked { revoked: [target()].into() }],
+        Event::CapacityGranted { .. } => {
+            vec![Event::CapacityGranted { k: Some(0) }, Event::CapacityGranted { k: Some(9) }]
+        }
         Event::WaitBegan { .. } => vec![Event::WaitBegan { wait: Wait::Store }],
         Event::WaitEnded { .. } => vec![Event::WaitEnded { wait: Wait::Store }],
         Event::ControllerFailed { .. } => vec![kind.clone()],
@@ -208,6 +216,7 @@ fn kinds() -> Vec<Event> {
         Event::FreezeBegan,
         Event::FreezeEnded,
         Event::BundleRevoked { revoked: Default::default() },
+        Event::CapacityGranted { k: None },
         Event::WaitBegan { wait: Wait::Store },
         Event::WaitEnded { wait: Wait::Store },
         Event::ControllerFailed { note: "gave up".into() },

@@ -4,18 +4,23 @@
 //! escaped by `maud`, nothing is marked as escaped by hand.
 
 pub mod access;
+pub mod approvals;
 pub mod audit;
 pub mod bundle;
 pub mod bundles;
 pub mod diff;
+pub mod drift;
 pub mod entry;
 pub mod events;
 pub mod instances;
+pub mod invitation;
 pub mod node;
 pub mod nodes;
 pub mod outcome;
 pub mod overview;
 pub mod parts;
+pub mod people;
+pub mod policy;
 pub mod resources;
 pub mod retention;
 pub mod rollout;
@@ -76,12 +81,15 @@ pub enum Tab {
     Bundles,
     Resources,
     Rollouts,
+    Policy,
+    Drift,
     Audit,
     Tokens,
     Keys,
     Trust,
     Settings,
     Instances,
+    People,
 }
 
 macro_rules! flashes {
@@ -98,6 +106,7 @@ macro_rules! flashes {
 }
 flashes! {
     SignedOut = "signed_out", "You are signed out.";
+    PasswordSet = "password_set", "The password is set. Sign in with it.";
     ProjectSaved = "project_saved", "The settings are saved.";
     ProjectDeleted = "project_deleted", "The project was deleted.";
     ProjectCreated = "project_created", "The project was created.";
@@ -107,6 +116,17 @@ flashes! {
     RolloutResumed = "rollout_resumed", "The rollout goes on.";
     RolloutCancelled = "rollout_cancelled", "The rollout was cancelled.";
     RolloutBack = "rollout_back", "The rollout is being rolled back.";
+    RolloutApproved = "rollout_approved", "You approved the rollout.";
+    RolloutRejected = "rollout_rejected", "You rejected the rollout.";
+    TrafficShifted = "traffic_shifted", "Traffic is being shifted to the standby half.";
+    FreezeMade = "freeze_made", "The freeze window was made.";
+    FreezeEnded = "freeze_ended", "The freeze window is gone. What it held goes on.";
+    EnvironmentMade = "environment_made", "The environment was made.";
+    EnvironmentDeleted = "environment_deleted", "The environment was deleted.";
+    TemplateMade = "template_made", "The template is kept.";
+    TemplateDeleted = "template_deleted", "The template was deleted.";
+    DriftRepaired = "drift_repaired", "What was expected is rolled out again.";
+    DriftAccepted = "drift_accepted", "The drift is accepted as it is.";
     RolloutRetried = "rollout_retried", "Failed nodes get a new attempt.";
     Unchanged = "unchanged", "That was so already; nothing changed.";
     BundleCompiled = "bundle_compiled", "The bundle was compiled.";
@@ -117,6 +137,13 @@ flashes! {
     NodeAdopted = "node_adopted", "The node is adopted and can get bundles.";
     NodeRevoked = "node_revoked", "The node is revoked. Its key is void.";
     TokenDeleted = "token_deleted", "The enrolment token was deleted.";
+    MemberAdded = "member_added", "The member was added.";
+    MemberChanged = "member_changed", "The role was changed.";
+    MemberRemoved = "member_removed", "The member was removed. Keys that they made stay.";
+    InvitationWithdrawn = "invitation_withdrawn", "The invitation is void.";
+    UserDisabled = "user_disabled", "The user is disabled. Keys that they made stay.";
+    UserEnabled = "user_enabled", "The user can sign in again.";
+    PasswordChanged = "password_changed", "The password is changed. Your other sessions have ended.";
     KeyRevoked = "key_revoked", "The API key is revoked.";
     ResourcePut = "resource_put", "The file is in every bundle that is compiled from now on.";
     ResourceDeleted = "resource_deleted", "The resource was deleted. Bundles that have it keep it.";
@@ -174,7 +201,7 @@ fn header(frame: &Frame) -> Markup {
                 @if let Some(user) = &frame.user {
                     div .who {
                         span #live-status .live-status role="status" hidden {}
-                        span .email { (user) }
+                        a .email href="/account" title="Your password" { (user) }
                         form method="post" action="/logout" {
                             (parts::csrf(frame))
                             button .plain type="submit" { "Sign out" }
@@ -192,6 +219,8 @@ fn header(frame: &Frame) -> Markup {
                             (tab(Tab::Bundles, format!("{base}/bundles"), "Bundles"))
                             (tab(Tab::Resources, format!("{base}/resources"), "Resources"))
                             (tab(Tab::Rollouts, format!("{base}/rollouts"), "Rollouts"))
+                            (tab(Tab::Policy, format!("{base}/policy"), "Policy"))
+                            (tab(Tab::Drift, format!("{base}/drift"), "Drift"))
                             @if frame.may.audit_read { (tab(Tab::Audit, format!("{base}/audit"), "Audit")) }
                             (tab(Tab::Tokens, format!("{base}/tokens"), "Enrolment"))
                             @if frame.may.keys_read { (tab(Tab::Keys, format!("{base}/keys"), "API keys")) }
@@ -201,6 +230,7 @@ fn header(frame: &Frame) -> Markup {
                         None => {
                             (tab(Tab::Projects, "/".into(), "Projects"))
                             (tab(Tab::Audit, "/audit".into(), "Audit"))
+                            (tab(Tab::People, "/people".into(), "People"))
                             @if frame.may.instances { (tab(Tab::Instances, "/instances".into(), "Instances")) }
                             a href="/api/docs" { "API" }
                         }

@@ -2,7 +2,7 @@
 
 use super::parts::*;
 use super::*;
-use domain::access::{ApiKey, KeyScope};
+use domain::access::{ApiKey, KeyScope, Role};
 use domain::audit::{Entry, Head as AuditHead, NewEntry, Verdict};
 use domain::bundle::{Bundle, BundleStatus, Diagnostic, RiskLevel, Source};
 use domain::node::{HealthClass, HistoryEntry, HistoryOutcome, Labels, Node, Presence, Standing};
@@ -79,6 +79,7 @@ pub fn node_row() -> Node {
         desired_bundle: Some(BundleId(uuid(4))),
         desired_rollout: Some(RolloutId(uuid(5))),
         traffic_weight: 100,
+        busy: None,
         active_bundle: Some(BundleId(uuid(6))),
         staged_bundle: Some(BundleId(uuid(4))),
         verified_bundle: Some(BundleId(uuid(6))),
@@ -146,6 +147,7 @@ fn head(phase: Phase) -> Head {
         failures: 2,
         restoring: 0,
         lane_open: 0,
+        budget: Default::default(),
         lane_halted: false,
         silent_window: None,
         note: Some(EVIL.into()),
@@ -183,6 +185,7 @@ pub fn rollout_view(phase: Phase) -> rollout::RolloutView {
         created_by: EVIL.into(),
         inserted_at: NOW,
         path: format!("/projects/p/rollouts/{}", uuid(5)),
+        approvals: None,
         all_steps: false,
         failures: vec![outcome::Failure { node: NodeId(uuid(6)), name: EVIL.into(), at: NOW, why: EVIL.into() }],
     }
@@ -247,6 +250,22 @@ fn entry() -> Entry {
         ip: Some(EVIL.into()),
     };
     Entry::chain(new, AuditHead::EMPTY, AuditId::NIL, NOW)
+}
+
+pub fn organisation(may: bool) -> people::OrgView {
+    let member = |role| people::MemberLine { id: EVIL.into(), email: EVIL.into(), role, disabled: true, since: NOW };
+    people::OrgView {
+        id: EVIL.into(),
+        name: EVIL.into(),
+        may,
+        members: vec![member(Role::Admin), member(Role::Reader)],
+        invitations: vec![people::InvitationLine {
+            id: EVIL.into(),
+            email: EVIL.into(),
+            role: Role::Operator,
+            expires_at: NOW,
+        }],
+    }
 }
 
 fn compared() -> crate::compare::Compared {
@@ -361,6 +380,7 @@ pub fn pages() -> Vec<(&'static str, String)> {
         resource: EVIL.into(),
     };
     let made = access::Made { name: EVIL.into(), text: EVIL.into() };
+    let link = people::Link { email: EVIL.into(), url: EVIL.into() };
     let messages = vec![Diagnostic { text: EVIL.into(), file: None, line: Some(1), column: None }];
     vec![
         (
@@ -566,6 +586,7 @@ pub fn pages() -> Vec<(&'static str, String)> {
                     verdict: Some(verdict),
                     actors: [(uuid(9).to_string(), EVIL.into())].into(),
                     projects: [(uuid(3).to_string(), EVIL.into())].into(),
+                    exports: vec![("JSON", EVIL.into())],
                 },
             )),
         ),
@@ -588,6 +609,105 @@ pub fn pages() -> Vec<(&'static str, String)> {
                 },
             )),
         ),
+        (
+            "people",
+            s(people::people(&f, &people::PeopleView { orgs: vec![organisation(true)], made: Some(link.clone()) })),
+        ),
+        (
+            "users",
+            s(people::users(
+                &f,
+                &people::UsersView {
+                    users: vec![people::UserLine {
+                        id: EVIL.into(),
+                        email: EVIL.into(),
+                        instance_admin: true,
+                        disabled: true,
+                        inserted_at: NOW,
+                    }],
+                    total: 1,
+                    next: Some(EVIL.into()),
+                    first: Some(EVIL.into()),
+                    made: Some(link),
+                },
+            )),
+        ),
+        ("account", s(people::account(&f, Some(EVIL)))),
+        (
+            "policy",
+            s(policy::page(
+                &f,
+                &policy::PolicyView {
+                    slug: EVIL.into(),
+                    freezes: vec![policy::FreezeLine {
+                        id: EVIL.into(),
+                        name: EVIL.into(),
+                        reason: EVIL.into(),
+                        environment: Some(EVIL.into()),
+                        starts_at: NOW,
+                        ends_at: None,
+                        holds: true,
+                        own: true,
+                    }],
+                    environments: vec![policy::EnvironmentLine {
+                        id: EVIL.into(),
+                        name: EVIL.into(),
+                        slug: EVIL.into(),
+                        selector: EVIL.into(),
+                        people: 2,
+                    }],
+                    templates: vec![policy::TemplateLine {
+                        id: EVIL.into(),
+                        name: EVIL.into(),
+                        settings: json!({EVIL: EVIL}),
+                    }],
+                    errors: vec![(EVIL.into(), vec![EVIL.into()])],
+                    error: Some(EVIL.into()),
+                },
+            )),
+        ),
+        (
+            "drift",
+            s(drift::page(
+                &f,
+                &drift::DriftView {
+                    slug: EVIL.into(),
+                    rows: vec![drift::DriftLine {
+                        id: EVIL.into(),
+                        node: NodeId(uuid(1)),
+                        name: EVIL.into(),
+                        expected: Some(BundleId(uuid(4))),
+                        found: None,
+                        severity: domain::node::drift::Severity::High,
+                        detected_at: NOW,
+                        ended: None,
+                    }],
+                    total: 1,
+                    status: "open".into(),
+                    names: names(),
+                    by_itself: true,
+                    next: Some(EVIL.into()),
+                    first: Some(EVIL.into()),
+                    src: "/x".into(),
+                },
+            )),
+        ),
+        ("approvals", {
+            let approvals = approvals::ApprovalsView {
+                needed: 2,
+                standing: EVIL.into(),
+                votes: vec![approvals::VoteLine {
+                    who: EVIL.into(),
+                    approves: false,
+                    comment: EVIL.into(),
+                    at: NOW,
+                    stale: true,
+                }],
+                refused: None,
+            };
+            let view = rollout::RolloutView { approvals: Some(approvals), ..rollout_view(Phase::Pending) };
+            s(rollout::page(&f, &view, &members(), &timeline()))
+        }),
         (
             "changes_as_text",
             s(diff::page(
