@@ -123,7 +123,7 @@ fn the_archive_of_the_demo_has_known_bytes() {
     );
 }
 const GOLDEN_ID: &str = "07ab2bcf66ca04cbef9c8f460187527dc530a23f4af132bd26f8ff53eea566c2";
-const GOLDEN_ARTIFACT: &str = "e042c5071b928822802a7d03505d0ca70e6c039875d996fd19cd1a01d57a1a7c";
+const GOLDEN_ARTIFACT: &str = "dc1a5920642f1a31dda31f1b2672b22f265c1ba047baf24fb674f82d83b2c117";
 
 #[test]
 fn the_id_does_not_depend_on_when_and_from_where_but_on_the_project() {
