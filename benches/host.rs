@@ -215,6 +215,7 @@ fn node(project: &Project, i: usize, id: NodeId, now: Timestamp) -> Node {
         desired_bundle: None,
         desired_rollout: None,
         traffic_weight: 100,
+        busy: None,
         active_bundle: None,
         staged_bundle: None,
         verified_bundle: None,

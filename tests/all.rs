@@ -41,5 +41,6 @@ mod secrets;
 mod simulation;
 mod strategies;
 mod takeover;
+mod telemetry;
 mod tenancy;
 mod trust;

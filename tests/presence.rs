@@ -11,6 +11,7 @@ everywhere!(
     many_nodes_that_enrol_at_once_after_a_rollout_all_get_its_bundle,
     a_gate_without_data_never_advances,
     a_parked_poll_wakes_when_an_assignment_is_made,
+    a_node_that_says_not_now_is_owed_and_gets_the_bundle_when_it_is_free,
 );
 
 const BRISK: i64 = 2;
@@ -136,5 +137,33 @@ async fn a_parked_poll_wakes_when_an_assignment_is_made(ground: Ground) {
     assert_eq!(told["bundle_id"], b["bundle_id"], "{told:#}");
     let took = woken.saturating_duration_since(made);
     assert!(took < std::time::Duration::from_secs(5), "woken {took:?} after the assignment: by its own end, not by it");
+    w.end().await;
+}
+
+async fn a_node_that_says_not_now_is_owed_and_gets_the_bundle_when_it_is_free(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let fleet = w.fleet(2, "").await;
+    let busy = Hand::register(&w.at, "p", "busy").await;
+    let told = busy.beat(json!({"busy_until": "2999-01-01T00:00:00Z"})).await;
+    assert_eq!(told["status"], "ok", "{told:#}");
+    let shown = nodes(&w.op, "p").await["busy"].clone();
+    assert!(shown["busy_until"].as_str().is_some_and(|t| t < "2900"), "a maximum, not what it asked for: {shown:#}");
+    let b = w.bundle("v1").await;
+    let id = w.roll_out(json!({"bundle_id": b["bundle_id"], "batch_size": 3})).await;
+    let r = reaches(&w.op, &id, "completed").await;
+    assert_eq!((&r["progress"]["verified"], &r["progress"]["owed"]), (&json!(2), &json!(1)), "{r:#}");
+    let path = format!("/api/v1/projects/p/nodes/{}/explain", shown["id"].as_str().unwrap());
+    let why = w.op.get(&path).await.expect(200);
+    let codes: Vec<&str> = why["causes"].as_array().unwrap().iter().filter_map(|c| c["code"].as_str()).collect();
+    assert!(why["primary"]["code"] == "owed" && codes.contains(&"busy"), "{why:#}");
+    assert_eq!(busy.poll(0).await["no_update"], true);
+    busy.beat(json!({})).await;
+    busy.run(&busy.told().await).await;
+    eventually("the debt is paid", async || {
+        let r = rollout(&w.op, &id).await;
+        (r["progress"]["verified"] == 3 && r["progress"]["owed"] == 0).then_some(())
+    })
+    .await;
+    fleet.stop().await.unwrap();
     w.end().await;
 }

@@ -27,6 +27,8 @@ const HEARTBEAT_INTERVAL_S: i64 = 30;
 
 /// Lines of a node's log that are kept: half a kilobyte each.
 const KEPT_LINES: u32 = 1_000;
+/// Samples of each kind that are kept of a node: half a kilobyte each.
+const KEPT_SAMPLES: u32 = 500;
 
 #[derive(Clone, Debug, Default)]
 pub struct NodePatch {
@@ -52,6 +54,21 @@ impl ControlPlane {
             return Ok(());
         }
         Ok(self.store().log_of_node(auth.node, events, KEPT_LINES, Write::at(now)).await?)
+    }
+
+    /// What a node counted and saw, beside its heartbeats.
+    pub async fn keep_samples(&self, auth: NodeAuth, samples: Vec<store::Sample>) -> CommandResult<()> {
+        if samples.is_empty() {
+            return Ok(());
+        }
+        let write = Write::at(self.now());
+        Ok(self.store().put_samples(auth.node, auth.project, samples, KEPT_SAMPLES, write).await?)
+    }
+
+    /// The configuration that a node says it runs, under its hash. Answers whether it is another one than before.
+    pub async fn keep_config(&self, auth: NodeAuth, hash: Digest, config: String) -> CommandResult<bool> {
+        let write = Write::at(self.now());
+        Ok(self.store().put_node_config(auth.node, auth.project, hash, config, write).await?)
     }
 
     /// `token`: the enrolment token's text; without one only where the project allows open registration. `Forbidden` is
@@ -103,6 +120,7 @@ impl ControlPlane {
             desired_bundle: None,
             desired_rollout: None,
             traffic_weight: 100,
+            busy: None,
             active_bundle: None,
             staged_bundle: None,
             verified_bundle: None,

@@ -4,9 +4,9 @@ use super::actor::{Session, SlowFacts, flush_every};
 use crate::command::{CommandError, CommandResult};
 use crate::node_api::*;
 use crate::rollout::{Delivered, Delivery};
-use domain::node::{Fold, GateWindow, Generation, HealthClass, Observation, Presence, Traffic};
+use domain::node::{Busy, Fold, GateWindow, Generation, HealthClass, Observation, Presence, Traffic};
 use domain::rollout::analysis::Reading;
-use domain::rollout::{NodeStateKind, Report, Said};
+use domain::rollout::{NodeStateKind, PresenceChange, Report, Said};
 use domain::*;
 use std::hash::{BuildHasher, Hash, Hasher};
 
@@ -42,7 +42,7 @@ pub(super) async fn heartbeat(s: &mut Session, beat: &Heartbeat) -> CommandResul
     }
     count_traffic(s, beat, now);
     let print = fingerprint(beat);
-    let nothing_awaited = s.fold.is_none() && s.assigned.weighed;
+    let nothing_awaited = s.fold.is_none() && s.assigned.weighed && !busy_moves(s, busy_after(s, beat, now), now);
     let steady = print == s.beat_print && nothing_awaited && s.presence == Presence::Online;
     if !steady {
         let done = Box::pin(change(s, beat, now)).await?;
@@ -82,6 +82,29 @@ fn count_traffic(s: &mut Session, beat: &Heartbeat, now: Timestamp) {
         s.plane.inner.sessions.writer.served(reading, now);
     }
     s.traffic = Some(kept);
+}
+
+/// How far the end of "not now" may move and still be the same one: its time on the way is part of what we know of it.
+const SAME_WISH: Span = Span::secs(5);
+
+/// Clocks of nodes are never compared with ours: what counts is how much longer by its own. Without `sent_at` there is only ours.
+fn busy_after(s: &Session, beat: &Heartbeat, now: Timestamp) -> Option<Busy> {
+    let left = beat.busy_until.map(|until| until.since(beat.sent_at.unwrap_or(now)));
+    Busy::after(s.busy, left, now)
+}
+
+fn holds(busy: Option<Busy>, now: Timestamp) -> bool {
+    busy.is_some_and(|b| b.holds(now))
+}
+
+/// Is `busy` news, to the node's row or to the rollout that holds it?
+fn busy_moves(s: &Session, busy: Option<Busy>, now: Timestamp) -> bool {
+    let differs = match (s.busy, busy) {
+        (None, None) => false,
+        (Some(a), Some(b)) => a.since != b.since || a.until.since(b.until).max(b.until.since(a.until)) > SAME_WISH,
+        (Some(_), None) | (None, Some(_)) => true,
+    };
+    differs || s.put_off != holds(busy, now)
 }
 
 /// An equal or lower number of the same instance changes nothing.
@@ -224,6 +247,12 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
         change.last_seen = Some(now);
         worth = true;
     }
+    let busy = busy_after(s, beat, now);
+    let busy_moved = busy_moves(s, busy, now);
+    if busy_moved {
+        change.busy = Some(busy);
+        worth = true;
+    }
 
     if s.is_instance(beat.instance.as_ref(), now) {
         Box::pin(s.conflicts()).await?;
@@ -249,9 +278,13 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
         windows.extend(f.observe(&observation, judge));
     }
 
-    let came_online = change.presence.is_some();
+    let is_busy = holds(busy, now);
+    let presence = match change.presence.is_some() || busy_moved {
+        true => Some(here(s, is_busy).await?),
+        false => None,
+    };
     if worth || !reports.is_empty() || !windows.is_empty() {
-        let delivery = Delivery { change, reports, windows, online: came_online };
+        let delivery = Delivery { change, reports, windows, presence };
         let slow = slow_after(s, beat);
         let done = s.deliver(delivery).await?;
         *s.slow = slow;
@@ -281,8 +314,20 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
     s.health = health;
     s.ever_health |= beat.health.is_some();
     s.presence = Presence::Online;
+    if busy_moved {
+        (s.busy, s.put_off) = (busy, is_busy);
+    }
     s.fold = fold;
     Ok(!doubted)
+}
+
+/// The word that the node is there. Whether it was named its assignment matters only to one that says "not now".
+async fn here(s: &Session, busy: bool) -> CommandResult<PresenceChange> {
+    let handed_over = match busy {
+        true => Box::pin(s.plane.inner.store.session_view(s.node)).await?.node.handed_over,
+        false => 0,
+    };
+    Ok(PresenceChange { node: s.node, online: true, handed_over, busy })
 }
 
 fn slow_after(s: &Session, beat: &Heartbeat) -> SlowFacts {
@@ -317,9 +362,12 @@ pub(super) async fn came_back(s: &mut Session, now: Timestamp) -> CommandResult<
     change.presence = Some(Presence::Online);
     change.last_seen = Some(now);
     let generation = s.assigned.generation;
-    let done = s.deliver(Delivery { change, reports: Vec::new(), windows: Vec::new(), online: true }).await?;
+    let is_busy = holds(s.busy, now);
+    let presence = Some(here(s, is_busy).await?);
+    let done = s.deliver(Delivery { change, reports: Vec::new(), windows: Vec::new(), presence }).await?;
     s.take_delivered(done, generation);
     s.presence = Presence::Online;
+    s.put_off = is_busy;
     heard(s, now);
     Ok(())
 }
@@ -458,7 +506,11 @@ pub(super) async fn report(
     let delivered = if stale && !came_online && change.events.is_empty() {
         Delivered { state: None, unengaged: false }
     } else {
-        s.deliver(Delivery { change, reports, windows, online: came_online }).await?
+        let presence = match came_online {
+            true => Some(here(s, holds(s.busy, now)).await?),
+            false => None,
+        };
+        s.deliver(Delivery { change, reports, windows, presence }).await?
     };
     heard(s, now);
     s.presence = Presence::Online;

@@ -18,6 +18,7 @@ pub mod resource;
 pub mod rollout;
 pub mod schema;
 pub mod stream;
+pub mod telemetry;
 pub mod trust;
 pub mod wire;
 

@@ -128,7 +128,7 @@ pub fn schemas() -> BTreeMap<String, Value> {
     }
     use crate::{
         access, bundle, credential, fleet, group, node, people, plans, problem, project, resource, rollout, stream,
-        trust,
+        telemetry, trust,
     };
     derived!(
         problem::Problem,
@@ -234,6 +234,17 @@ pub fn schemas() -> BTreeMap<String, Value> {
         node::NodeEvent,
         node::NodeEventsRequest,
         node::NodeEventsAnswer,
+        telemetry::ConfigPush,
+        telemetry::ConfigAnswer,
+        telemetry::RunningConfig,
+        telemetry::MetricsPush,
+        telemetry::MetricsPeriod,
+        telemetry::RequestLog,
+        telemetry::MetricsAnswer,
+        telemetry::WafEvent,
+        telemetry::WafEventsPush,
+        telemetry::WafEventsAnswer,
+        telemetry::NodeSample,
     );
     out.insert("AuditEntry".into(), audit_entry());
     out.insert("AuditVerdict".into(), verdict());

@@ -32,6 +32,7 @@ mod resources;
 mod rollout_commit;
 mod rollout_owner;
 mod rollouts;
+mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod token_keys;
@@ -59,6 +60,7 @@ pub use resources::Resource;
 pub use rollout_commit::{BudgetMove, Committed, Debt, NewRollout, RolloutCommit};
 pub use rollout_owner::{Acquired, InboxItem, Owner};
 pub use rollouts::{CompletedRollout, Loaded, MemberFilter, MemberRow, RolloutFilter, RolloutSummary};
+pub use telemetry::{NodeConfig, Sample, StoredSample};
 pub use token_keys::TokenKey;
 pub use trust::{ReleaseRow, SigningKey};
 pub use types::{BundleFacts, ChangeKind, Changed, Listing, Page};

@@ -8,7 +8,7 @@ use crate::rollouts::{MEMBER, read_member};
 use crate::types::{BundleFacts, Changed, FACTS, Listing, Page, Where, read_facts};
 use crate::value::{Bind, Cells, Col, json, p};
 use crate::write::{Write, finish};
-use domain::node::{Generation, HealthClass, HistoryEntry, Labels, Node, Presence, Standing};
+use domain::node::{Busy, Generation, HealthClass, HistoryEntry, Labels, Node, Presence, Standing};
 use domain::rollout::{Member, Phase, Spec};
 use domain::{BundleId, Digest, InstanceId, NodeId, OrgId, ProjectId, RolloutId, Scope, Timestamp};
 use std::collections::HashMap;
@@ -16,10 +16,10 @@ use std::collections::HashMap;
 pub(crate) const NODE: &str = "n.id, n.org_id, n.project_id, n.name, n.standing, n.key_hash, n.credential_epoch, n.labels, n.capabilities, \
     n.version, n.ip, n.hostname, n.metadata, n.presence, n.health, n.last_seen, n.instance, n.generation, n.handed_over, n.desired_bundle, \
     n.desired_rollout, n.traffic_weight, n.active_bundle, n.staged_bundle, n.verified_bundle, n.pinned_bundle, n.last_error, \
-    n.inserted_at, n.updated_at";
+    n.inserted_at, n.updated_at, n.busy_since, n.busy_until";
 
 pub(crate) fn read_node(r: &mut Cells) -> Q<Node> {
-    Ok(Node {
+    let node = Node {
         id: r.get()?,
         org: r.get()?,
         project: r.get()?,
@@ -49,7 +49,10 @@ pub(crate) fn read_node(r: &mut Cells) -> Q<Node> {
         last_error: r.get()?,
         inserted_at: r.get()?,
         updated_at: r.get()?,
-    })
+        busy: None,
+    };
+    let (since, until): (Option<Timestamp>, Option<Timestamp>) = (r.get()?, r.get()?);
+    Ok(Node { busy: since.zip(until).map(|(since, until)| Busy { since, until }), ..node })
 }
 
 /// What the fleet's read model keeps of a node.
@@ -73,10 +76,12 @@ pub struct FleetNode {
     pub pinned_bundle: Option<BundleId>,
     pub version: Option<String>,
     pub credential_epoch: u32,
+    /// It says "not now", and is granted it.
+    pub busy_until: Option<Timestamp>,
 }
 
 const FLEET: &str = "n.id, n.org_id, n.project_id, n.name, n.labels, n.standing, n.presence, n.health, n.last_seen, n.generation, \
-    n.handed_over, n.desired_bundle, n.desired_rollout, n.active_bundle, n.verified_bundle, n.pinned_bundle, n.version, n.credential_epoch";
+    n.handed_over, n.desired_bundle, n.desired_rollout, n.active_bundle, n.verified_bundle, n.pinned_bundle, n.version, n.credential_epoch, n.busy_until";
 
 fn read_fleet(r: &mut Cells) -> Q<FleetNode> {
     Ok(FleetNode {
@@ -98,6 +103,7 @@ fn read_fleet(r: &mut Cells) -> Q<FleetNode> {
         pinned_bundle: r.get()?,
         version: r.get()?,
         credential_epoch: r.get()?,
+        busy_until: r.get()?,
     })
 }
 
@@ -120,10 +126,12 @@ pub struct Candidate {
     pub desired_rollout: Option<RolloutId>,
     /// The active rollout that holds it.
     pub claimed_by: Option<RolloutId>,
+    /// It says "not now", and is granted it.
+    pub busy_until: Option<Timestamp>,
 }
 
 const CANDIDATE: &str = "n.id, n.name, n.labels, n.standing, n.presence, n.health, n.pinned_bundle, n.generation, n.handed_over, n.version, \
-    n.active_bundle, n.verified_bundle, n.desired_bundle, n.desired_rollout, a.rollout_id";
+    n.active_bundle, n.verified_bundle, n.desired_bundle, n.desired_rollout, a.rollout_id, n.busy_until";
 
 fn read_candidate(r: &mut Cells) -> Q<Candidate> {
     Ok(Candidate {
@@ -142,6 +150,7 @@ fn read_candidate(r: &mut Cells) -> Q<Candidate> {
         desired_bundle: r.get()?,
         desired_rollout: r.get()?,
         claimed_by: r.get()?,
+        busy_until: r.get()?,
     })
 }
 
@@ -479,7 +488,9 @@ impl Store {
                 let sql = "UPDATE nodes SET deleted_at = ?, standing = 'revoked', credential_epoch = credential_epoch + 1, updated_at = ? \
                            WHERE id = ? AND deleted_at IS NULL";
                 c.exec_one(sql, p![w.at, w.at, *id]).await?;
-                c.exec("DELETE FROM debts WHERE node_id = ?", p![*id]).await?;
+                for table in ["debts", "node_samples", "node_configs"] {
+                    c.exec(format!("DELETE FROM {table} WHERE node_id = ?"), p![*id]).await?;
+                }
                 finish(c, w).await
             })
         })

@@ -62,6 +62,14 @@ pub fn json_or_empty<T: DeserializeOwned>(body: &[u8]) -> Outcome<T> {
     if body.iter().all(u8::is_ascii_whitespace) { json(b"{}") } else { json(body) }
 }
 
+/// As [`json`], where a bare list means an object with that list under `field`.
+pub fn json_or_list<T: DeserializeOwned>(body: &[u8], field: &str) -> Outcome<T> {
+    match body.iter().find(|b| !b.is_ascii_whitespace()) {
+        Some(b'[') => json(&[b"{\"", field.as_bytes(), b"\":", body, b"}"].concat()),
+        Some(_) | None => json(body),
+    }
+}
+
 #[cold]
 fn explain<T: DeserializeOwned>(body: &[u8], first: &serde_json::Error) -> Refusal {
     if first.classify() != Category::Data {

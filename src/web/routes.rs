@@ -5,7 +5,7 @@ use crate::api::{
     rollouts, session, tokens, trust,
 };
 use crate::call::Call;
-use crate::node::{credentials, events as node_events, heartbeat, poll, register, report};
+use crate::node::{credentials, events as node_events, heartbeat, poll, register, report, telemetry};
 use crate::problem::Outcome;
 use crate::{artifact, live, system};
 use domain::access::KeyScope::{self, *};
@@ -178,6 +178,9 @@ static TABLE: &[Route] = &[
     post("/api/v1/nodes/:node_id/token", NodeKey, "A token for the node's calls, good for 12 hours or until its key changes", None, Bare("NodeTokenAnswer"), |c| Box::pin(credentials::token(c))),
     post("/api/v1/nodes/:node_id/rotate-key", NodeKey, "The node changes its own key; the old one works until the new one is used", None, Bare("NodeKeyAnswer"), |c| Box::pin(credentials::rotate(c))),
     post("/api/v1/nodes/:node_id/events", Node, "Lines of the node's own log: one, or up to 100", Some("NodeEventsRequest"), Bare("NodeEventsAnswer"), |c| Box::pin(node_events::events(c))).status(201),
+    post("/api/v1/nodes/:node_id/config", Node, "The configuration that the node runs", Some("ConfigPush"), Bare("ConfigAnswer"), |c| Box::pin(telemetry::config(c))),
+    post("/api/v1/nodes/:node_id/metrics", Node, "Counts by period, and single requests", Some("MetricsPush"), Bare("MetricsAnswer"), |c| Box::pin(telemetry::metrics(c))),
+    post("/api/v1/nodes/:node_id/waf-events", Node, "What the node's firewall saw", Some("WafEventsPush"), Bare("WafEventsAnswer"), |c| Box::pin(telemetry::waf_events(c))),
     post("/api/v1/projects/:project/nodes/register", Open, "Enrol a node, by enrolment token as bearer", Some("RegisterRequest"), Bare("RegisterAnswer"), |c| Box::pin(register::register(c))).status(201),
 
     // Signing in.
@@ -232,6 +235,10 @@ static TABLE: &[Route] = &[
     get("/api/v1/projects/:project/nodes/:id", Key(NodesRead), "Show a node", One("node", "Node"), |c| Box::pin(nodes::show(c))),
     get("/api/v1/projects/:project/nodes/:id/explain", Key(NodesRead), "Why this node runs what it runs", Bare("Explanation"), |c| Box::pin(explain::node(c))),
     get("/api/v1/projects/:project/nodes/:id/events", Key(NodesRead), "What was seen of a node, and what it said of itself; newest first", List("events", "NodeLogLine"), |c| Box::pin(nodes::events(c))),
+    get("/api/v1/projects/:project/nodes/:id/config", Key(NodesRead), "The configuration that a node says it runs", One("config", "RunningConfig"), |c| Box::pin(nodes::config(c))),
+    get("/api/v1/projects/:project/nodes/:id/metrics", Key(NodesRead), "What a node counted, by period; newest first", List("metrics", "NodeSample"), |c| Box::pin(nodes::metrics(c))),
+    get("/api/v1/projects/:project/nodes/:id/request-logs", Key(NodesRead), "Requests that a node told of; newest first", List("request_logs", "NodeSample"), |c| Box::pin(nodes::request_logs(c))),
+    get("/api/v1/projects/:project/nodes/:id/waf-events", Key(NodesRead), "What a node's firewall saw; newest first", List("waf_events", "NodeSample"), |c| Box::pin(nodes::waf_events(c))),
     patch("/api/v1/projects/:project/nodes/:id", Key(NodesWrite), "Change labels, pin", "NodePatch", One("node", "Node"), |c| Box::pin(nodes::update(c))),
     delete("/api/v1/projects/:project/nodes/:id", Key(NodesWrite), "Delete a node", |c| Box::pin(nodes::delete(c))),
     post("/api/v1/projects/:project/nodes/:id/rotate-key", Key(NodesWrite), "A new node key, shown once; the old one is void, at once or after a grace", Some("RotateKeyRequest"), One("node", "Node"), |c| Box::pin(nodes::rotate_key(c))),

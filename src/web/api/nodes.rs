@@ -8,7 +8,8 @@ use crate::reply;
 use actors::commands::nodes::NodePatch as Patch;
 use api::credential::RotateKeyRequest;
 use api::fleet::{BundleCount, NodeLogLine, NodePatch, NodeStats};
-use domain::node::{Labels, Node, Presence, Standing, check_labels};
+use api::telemetry::{NodeSample, RunningConfig};
+use domain::node::{Labels, Node, Presence, SampleKind, Standing, check_labels};
 use domain::project::Project;
 use domain::{NodeId, Scope, Span};
 use http::StatusCode;
@@ -91,6 +92,45 @@ pub async fn events(call: Call) -> Outcome<Response> {
         rollout_id: e.event.rollout,
     };
     Ok(reply::ok(&listed(found, line).under("events")))
+}
+
+pub async fn config(call: Call) -> Outcome<Response> {
+    let project = call.project().await?;
+    let node = named(&call, &project).await?;
+    let found = call.app.plane.store().node_config(Scope::Project(project.id), node.id).await;
+    let found = found.map_err(|e| match e {
+        store::Error::NotFound => Refusal::not_found("configuration of this node: it has told none"),
+        other => other.into(),
+    })?;
+    let shown = RunningConfig { config_hash: found.hash, config_kdl: found.config, received_at: found.at };
+    Ok(reply::one(StatusCode::OK, "config", &shown))
+}
+
+pub async fn metrics(call: Call) -> Outcome<Response> {
+    samples(call, SampleKind::Metrics, "metrics").await
+}
+
+pub async fn request_logs(call: Call) -> Outcome<Response> {
+    samples(call, SampleKind::Request, "request_logs").await
+}
+
+pub async fn waf_events(call: Call) -> Outcome<Response> {
+    samples(call, SampleKind::Waf, "waf_events").await
+}
+
+async fn samples(call: Call, kind: SampleKind, noun: &str) -> Outcome<Response> {
+    let project = call.project().await?;
+    let node = named(&call, &project).await?;
+    let asked = page(&call.query)?;
+    let store = call.app.plane.store();
+    let scope = Scope::Project(project.id);
+    let found = listing(asked.cursor.is_some(), store.samples(scope, node.id, kind, asked).await)?;
+    let shown = |s: store::StoredSample| NodeSample {
+        seq: s.seq,
+        at: s.at,
+        said: s.detail.as_object().cloned().unwrap_or_default(),
+    };
+    Ok(reply::ok(&listed(found, shown).under(noun)))
 }
 
 /// The node of the path. Errors: 404.

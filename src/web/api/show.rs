@@ -133,6 +133,7 @@ pub fn node(n: Node, names: &Named) -> api::fleet::Node {
         desired_rollout_id: n.desired_rollout,
         generation: n.generation,
         traffic_weight: n.traffic_weight,
+        busy_until: n.busy.map(|b| b.until),
         last_error: n.last_error,
         inserted_at: n.inserted_at,
         updated_at: n.updated_at,

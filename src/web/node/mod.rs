@@ -7,3 +7,4 @@ pub mod heartbeat;
 pub mod poll;
 pub mod register;
 pub mod report;
+pub mod telemetry;
