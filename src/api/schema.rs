@@ -48,7 +48,7 @@ pub(crate) fn settings() -> RefOr<Schema> {
         "retention_keep": {"type": "integer", "minimum": 0}, "strict_config": {"type": "boolean"},
         "rules": {"type": "object", "additionalProperties": false, "properties": {
             "required": {"type": "array", "items": {"type": "string"}},
-            "forbidden": {"type": "array", "items": {"type": "string"}}, "schema": {}}},
+            "forbidden": {"type": "array", "items": {"type": "string"}}, "schema": {"type": ["object", "boolean", "null"]}}},
         "secrets": {"type": "array", "items": {"type": "string"}},
     }))
 }
@@ -291,7 +291,9 @@ mod tests {
             assert!(v["properties"].as_object().is_some_and(|p| p.len() > 4), "{name}: {v}");
         }
         assert!(serde_json::to_value(amount()).unwrap_or_default()["oneOf"].is_array());
-        assert_eq!(serde_json::to_value(diagnostics()).unwrap_or_default()["type"], "array");
+        for list in [diagnostics(), probes()] {
+            assert_eq!(serde_json::to_value(list).unwrap_or_default()["type"], "array");
+        }
     }
 
     #[test]

@@ -125,9 +125,14 @@ impl Tree {
             return None;
         }
         values.push(value);
+        let named = methods.len();
         let found = self.walk(param, rest, method, values, methods);
         if found.is_none() {
             values.pop();
+            if named > 0 {
+                // What a refusal names is what the more literal path takes.
+                methods.truncate(named);
+            }
         }
         found
     }
@@ -365,6 +370,8 @@ mod tests {
         assert_eq!(tree.find(&Method::GET, "/api/v1/projects/a%00b"), Found::Nothing);
         let Found::Methods(allowed) = tree.find(&Method::PUT, "/api/v1/projects") else { panic!() };
         assert_eq!(allowed, [Method::GET, Method::POST]);
+        let stats = "/api/v1/projects/p/nodes/stats";
+        assert_eq!(tree.find(&Method::OPTIONS, stats), Found::Methods(vec![Method::GET]));
         // `plan` is only for POST; GET takes it for the id of a rollout and does not find that.
         assert!(matches!(tree.find(&Method::GET, "/api/v1/projects/p/rollouts/plan"), Found::Route { .. }));
     }
