@@ -317,7 +317,7 @@ fn refuse_unknown(environment: &BTreeMap<String, String>) -> Result<(), Bad> {
         .get_arguments()
         .filter_map(|a| a.get_env().and_then(|e| e.to_str()).map(str::to_string))
         .collect();
-    for name in NOT_YET.iter().filter(|n| environment.contains_key(**n)) {
+    if let Some(name) = NOT_YET.iter().find(|n| environment.contains_key(**n)) {
         return Err(bad(name, "is not supported yet"));
     }
     for name in environment.keys().filter(|n| n.starts_with(PREFIX)) {

@@ -1,6 +1,6 @@
 //! The demo: the real control plane, a small simulated fleet over real HTTP, a good rollout and one that goes back by itself.
 
-use crate::boot::{self, Failure, Instance};
+use crate::boot::{self, Failure};
 use crate::config::{Config, Written};
 use actors::ControlPlane;
 use actors::command::{Caller, CommandError, Grant};
