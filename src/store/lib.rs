@@ -21,6 +21,7 @@ mod lite;
 mod migrate;
 mod node_change;
 mod nodes;
+mod pace;
 mod pg;
 mod plans;
 mod presence;
