@@ -208,6 +208,12 @@ pub fn check_release(keys: &RoleKeys, envelope: &Envelope) -> Result<Release, Re
     if release.kind != RELEASE_TYPE {
         return Err(Refusal::Malformed(format!("the type is {:?}", release.kind)));
     }
+    if let Some(name) = &release.environment {
+        // Nodes do not know their environment: taken, it would release for staging what is then run in production.
+        return Err(Refusal::Malformed(format!(
+            "it is only for the environment {name:?}, which nobody here can judge"
+        )));
+    }
     Ok(release)
 }
 
