@@ -99,7 +99,7 @@ impl ControlPlane {
                 for key in [Key::bundle(project, content), Key::unsigned(project, content)] {
                     self.inner.artifacts.delete(&key).await?;
                 }
-                Ok(())
+                Ok::<(), artifacts::Error>(())
             };
             let slow = || CommandError::Unavailable("the artifact store is slow to remove archives".into());
             tokio::time::timeout(REMOVAL, removal).await.map_err(|_| slow())?.map_err(away)?;
