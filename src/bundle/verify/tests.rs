@@ -538,6 +538,8 @@ fn a_release_floor_keeps_old_bundles_out_also_as_a_fall_back() {
         let a = assignment(b"x", Some(r.bundle_id));
         t.accept_release(&Envelope::sign(&r, &[k]).unwrap(), &a, NOW).map_err(|r| r.code())
     };
+    let of_staging = Release { environment: Some("staging".into()), ..release(old, 1, 0, vec![]) };
+    assert_eq!(accept(&t, of_staging, &bundle_key()), Err("malformed"), "no node knows its environment");
     t.release = Some(accept(&t, release(old, 1, 0, vec![]), &bundle_key()).unwrap());
     assert_eq!(accept(&t, release(new, 2, 2, vec![]), &metadata_key()), Err("bad_signature"));
     t.release = Some(accept(&t, release(new, 2, 2, vec![]), &bundle_key()).unwrap());
