@@ -532,7 +532,7 @@ async fn a_key_never_mints_more_than_it_has_and_ends_at_once() {
         let (key, text) = w.plane.create_api_key(&w.caller, w.org, new(&scopes, bound)).await.unwrap();
         assert!(text.starts_with("scp_") && text.starts_with(&key.prefix) && !key.prefix.is_empty());
         assert_eq!(key.key_hash, secret_hash(&text));
-        let grant = Grant::Key { org: w.org, project: bound, scopes: key.scopes.clone(), every_org: false };
+        let grant = Grant::Key { org: w.org, project: bound, scopes: key.scopes.clone(), every_org: false, expires_at: None };
         let caller = Caller { grant, ..w.caller.clone() };
         w.plane.create_api_key(&caller, w.org, new(&[KeyScope::NodesRead], bound)).await.unwrap();
         let more = w.plane.create_api_key(&caller, w.org, new(&[KeyScope::BundlesRead], bound)).await;

@@ -165,9 +165,7 @@ impl Store {
     pub async fn audit_verify_against(&self, chain: Option<ProjectId>, witnesses: Vec<Witness>) -> Result<Verdict> {
         let head = self.audit_head(chain).await?;
         let base = self.audit_base(chain).await?;
-        // What was witnessed of the part that retention removed can be compared at its end only.
-        let seen = witnesses.into_iter().map(|w| w.head).filter(|h| h.seq > base.seq).collect();
-        let mut verifier = Verifier::new(base, seen);
+        let mut verifier = Verifier::new(base, witnesses.into_iter().map(|w| w.head).collect());
         let mut seq = base.seq;
         loop {
             let entries = self.audit_after(chain, seq, VERIFY_PAGE).await?;

@@ -9,6 +9,7 @@ use domain::Digest;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use maud::{DOCTYPE, html};
+use prometheus::proto::Metric;
 use prometheus::{Registry, TextEncoder};
 use serde_json::{Value, json};
 use std::sync::LazyLock;
@@ -67,8 +68,9 @@ pub async fn metrics(call: Call) -> Outcome<Response> {
     if !call.app.settings.metrics_here {
         return Err(Refusal::not_found("metrics are served on another address: path"));
     }
-    check_token(&call.headers, call.app.settings.metrics_token.as_deref())?;
-    metrics_text(call.app.plane.registry())
+    let token = call.app.settings.metrics_token.as_deref();
+    check_token(&call.headers, token)?;
+    metrics_text(call.app.plane.registry(), if token.is_some() { Told::Everything } else { Told::NoTenant })
 }
 
 /// Errors: 401 unless the bearer token is the one that is set.
@@ -82,8 +84,25 @@ pub fn check_token(headers: &HeaderMap, token: Option<&str>) -> Outcome<()> {
     Err(Refusal::unauthorized("the metrics token is missing or wrong"))
 }
 
-pub fn metrics_text(registry: &Registry) -> Outcome<Response> {
-    let text = TextEncoder::new().encode_to_string(&registry.gather()).map_err(|e| Refusal::internal(e.to_string()))?;
+/// Whom metrics are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Whoever runs the installation: by a token, or on an address of its own.
+    Everything,
+    /// Anybody: what has a tenant's name for a label is left out.
+    NoTenant,
+}
+
+/// Labels that name what is one tenant's.
+const TENANT_LABELS: [&str; 2] = ["project", "org"];
+
+pub fn metrics_text(registry: &Registry, told: Told) -> Outcome<Response> {
+    let mut families = registry.gather();
+    if told == Told::NoTenant {
+        let names_one = |m: &Metric| m.get_label().iter().any(|l| TENANT_LABELS.contains(&l.name()));
+        families.retain(|f| !f.get_metric().iter().any(names_one));
+    }
+    let text = TextEncoder::new().encode_to_string(&families).map_err(|e| Refusal::internal(e.to_string()))?;
     let mut response = Response::new(text.into());
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -198,6 +217,26 @@ mod tests {
         assert!(check_token(&with("Bearer t"), Some("t")).is_ok());
         assert_eq!(check_token(&with("Bearer x"), Some("t")).unwrap_err().problem.status, 401);
         assert_eq!(check_token(&HeaderMap::new(), Some("t")).unwrap_err().problem.status, 401);
+    }
+
+    #[tokio::test]
+    async fn who_is_not_asked_for_a_token_is_told_of_no_tenant() {
+        use http_body_util::BodyExt;
+        let registry = Registry::new();
+        let gauge = |name, labels: &[&str]| {
+            let made = prometheus::IntGaugeVec::new(prometheus::Opts::new(name, "x"), labels).unwrap();
+            registry.register(Box::new(made.clone())).unwrap();
+            made
+        };
+        gauge("nodes", &["project", "status"]).with_label_values(&["edge-secret", "online"]).set(1);
+        gauge("rollouts", &["state"]).with_label_values(&["running"]).set(1);
+        let text = async |told| {
+            let body = metrics_text(&registry, told).unwrap().into_body().collect().await.unwrap().to_bytes();
+            String::from_utf8(body.to_vec()).unwrap()
+        };
+        let (all, some) = (text(Told::Everything).await, text(Told::NoTenant).await);
+        assert!(all.contains("edge-secret") && all.contains("running"), "{all}");
+        assert!(!some.contains("edge-secret") && some.contains("running"), "{some}");
     }
 
     #[test]

@@ -123,7 +123,10 @@ async fn retention_removes_old_entries_and_the_chain_holds_on() {
         assert_eq!(s.audit_prune(None, at(6), 100, seed::id(), at(21)).await.unwrap(), 2);
         let left = s.audit_after(None, 0, 100).await.unwrap();
         assert_eq!(left.iter().map(|e| e.seq).collect::<Vec<_>>(), [7, 8, 9, 10, 11, 12]);
-        assert!(s.audit_verify_against(None, vec![witness(1), witness(8)]).await.unwrap().valid);
+        let verdict = s.audit_verify_against(None, vec![witness(1), witness(8)]).await.unwrap();
+        assert_eq!((verdict.valid, verdict.uncompared), (true, 1));
+        assert!(s.audit_verify_against(None, vec![witness(5)]).await.unwrap().valid, "the last one removed");
+        assert!(!s.audit_verify_against(None, vec![witness(1)]).await.unwrap().valid, "nothing is left to compare");
         let mut forged = witness(8);
         forged.head.hash = domain::Digest::of(b"other");
         let verdict = s.audit_verify_against(None, vec![forged]).await.unwrap();
