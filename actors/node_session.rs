@@ -6,6 +6,7 @@
 
 mod actor;
 mod beat;
+mod identity;
 mod poll;
 mod shed;
 #[cfg(test)]

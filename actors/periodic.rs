@@ -256,6 +256,10 @@ async fn drift(plane: ControlPlane) -> Result<(), String> {
     if opened + closed > 0 {
         tracing::info!(opened, closed, "drift");
     }
+    let repairs = plane.remediate_drift().await.map_err(|e| format!("{e:?}"))?;
+    if repairs > 0 {
+        tracing::info!(repairs, "drift is repaired");
+    }
     Ok(())
 }
 

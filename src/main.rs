@@ -11,6 +11,7 @@ mod trust_cli;
 use boot::Failure;
 use clap::{Parser, Subcommand};
 use config::{Config, Written};
+use std::io::Write as _;
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -163,11 +164,16 @@ fn log_as(config: &Config) {
     if config.log_json { builder.json().init() } else { builder.init() }
 }
 
+/// To whoever started us. That they listen no more is no reason to stop serving: `println` would panic.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 async fn serve(config: Config) -> Result<(), Failure> {
     let instance = boot::start(&config).await?;
-    println!("sentinel-cp listens on {}", instance.public_url);
+    say(&format!("sentinel-cp listens on {}", instance.public_url));
     if let Some(password) = &instance.printed_password {
-        println!("first start: sign in as {} with password {password} (shown only now)", config.admin_email);
+        say(&format!("first start: sign in as {} with password {password} (shown only now)", config.admin_email));
     }
     instance.run().await
 }

@@ -112,7 +112,7 @@ const TABLE: &[Row] = &[
     row("POST", "/api/v1/projects", "UFF+FFUUUF", 1),
     row("GET", "/api/v1/projects/:project", "U+++FNUUU+", 0),
     row("PATCH", "/api/v1/projects/:project", "UFF+FNUUU+", 1),
-    row("DELETE", "/api/v1/projects/:project", "UFF+FNUUUN", 1),
+    row("DELETE", "/api/v1/projects/:project", "UFF+NNUUUN", 1),
     row("GET", "/api/v1/projects/:project/enrolment-tokens", "U+++FNUUU+", 0),
     row("POST", "/api/v1/projects/:project/enrolment-tokens", "UF++FNUUU+", 1),
     row("DELETE", "/api/v1/projects/:project/enrolment-tokens/:id", "UF++FNUUU+", 1),
@@ -165,12 +165,14 @@ const TABLE: &[Row] = &[
     row("GET", "/api/v1/rollouts/:id/explain", "U+++FNUUU+", 0),
     row("GET", "/api/v1/rollouts/:id/events", "U+++FNUUU+", 0),
     row("GET", "/api/v1/rollouts/:id/nodes", "U+++FNUUU+", 0),
-    row("POST", "/api/v1/rollouts/:id/start", "UF++FNUUU+", 1),
+    // What becomes of the step at the same moment is an entry of its own.
+    row("POST", "/api/v1/rollouts/:id/start", "UF++FNUUU+", 2),
     row("POST", "/api/v1/rollouts/:id/pause", "UF++FNUUU+", 1),
     row("POST", "/api/v1/rollouts/:id/resume", "UF++FNUUU+", 1),
-    row("POST", "/api/v1/rollouts/:id/cancel", "UF++FNUUU+", 1),
-    row("POST", "/api/v1/rollouts/:id/rollback", "UF++FNUUU+", 1),
-    row("POST", "/api/v1/rollouts/:id/retry", "UF++FNUUU+", 1),
+    row("POST", "/api/v1/rollouts/:id/cancel", "UF++FNUUU+", 2),
+    row("POST", "/api/v1/rollouts/:id/rollback", "UF++FNUUU+", 2),
+    // And here that the cause of the pause is gone.
+    row("POST", "/api/v1/rollouts/:id/retry", "UF++FNUUU+", 2),
 
     row("POST", "/api/v1/rollouts/:id/advance-traffic", "UF++FNUUU+", ELSEWHERE),
     row("POST", "/api/v1/rollouts/:id/swap-slot", "UF++FNUUU+", ELSEWHERE),
@@ -350,6 +352,16 @@ impl Scene {
                     last = self.id(&at, body, "bundle").await;
                 }
                 format!("/api/v1/projects/p/bundles/{last}/cancel")
+            }
+            "retry" => {
+                let node = Hand::register(&self.w.one.url, "p", &self.fresh("n")).await;
+                let only = json!({"type": "node_ids", "node_ids": [node.id]});
+                let id = self.w.roll_out(json!({"bundle_id": self.bundle, "target_selector": only})).await;
+                let told = node.told().await;
+                let said = json!({"generation": told["generation"], "rollout_id": id, "error": "x"});
+                node.report(told["bundle_id"].as_str().unwrap(), "failed", said).await;
+                reaches(&self.w.op, &id, "paused").await;
+                format!("/api/v1/rollouts/{id}/retry")
             }
             "signature" => {
                 // A bundle of before is signed again by a key of now.

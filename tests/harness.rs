@@ -481,6 +481,7 @@ impl Hand {
 
     pub fn of(at: impl Into<Addresses>, answer: Value) -> Hand {
         let key = answer["node_key"].as_str().unwrap().to_string();
+        assert!(answer["project_id"].is_string(), "whose assignments it accepts: {answer}");
         Hand { id: answer["node_id"].as_str().unwrap().to_string(), http: Client::node(at, &key), key }
     }
 

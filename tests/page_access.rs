@@ -37,6 +37,8 @@ const PAGES: &[(&str, &str)] = &[
     ("/projects/:project/audit", "LN++++"),
     ("/projects/:project/tokens", "LN++++"),
     ("/projects/:project/keys", "LNFF++"),
+    ("/projects/:project/policy", "LN++++"),
+    ("/projects/:project/drift", "LN++++"),
     ("/projects/:project/resources", "LN++++"),
     ("/projects/:project/rules", "LN++++"),
     ("/projects/:project/retention", "LN++++"),
@@ -68,6 +70,15 @@ const FORMS: &[(&str, &str)] = &[
     ("/projects/:project/tokens/:id/delete", "LNF+++"),
     ("/projects/:project/keys", "LNFF++"),
     ("/projects/:project/keys/:id/revoke", "LNFF++"),
+    ("/projects/:project/policy/freezes", "LNF+++"),
+    ("/projects/:project/policy/environments", "LNF+++"),
+    ("/projects/:project/policy/templates", "LNF+++"),
+    // There is none of these: who may ask finds nothing.
+    ("/projects/:project/policy/freezes/:id/delete", "LNFNNN"),
+    ("/projects/:project/policy/environments/:id/delete", "LNFNNN"),
+    ("/projects/:project/policy/templates/:id/delete", "LNFNNN"),
+    ("/projects/:project/drift/:id/resolve", "LNFNNN"),
+    ("/projects/:project/drift/resolve-all", "LNF+++"),
     ("/projects/:project/resources", "LNF+++"),
     ("/projects/:project/resources/:id/delete", "LNF+++"),
     ("/projects/:project/rules", "LNFF++"),
@@ -135,7 +146,9 @@ impl Things {
     }
 
     fn path(&self, template: &str) -> String {
+        let nobody = uuid::Uuid::nil().to_string();
         let path = self.0.iter().fold(template.to_string(), |path, (name, id)| path.replace(name, id));
+        let path = path.replace("/:id", &format!("/{nobody}"));
         assert!(!path.contains(':'), "{path} is not whole");
         path
     }

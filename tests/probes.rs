@@ -48,7 +48,8 @@ fn watching(bundle: &serde_json::Value, url: &str) -> serde_json::Value {
 
 async fn a_probe_holds_a_rollout_until_it_matches(ground: Ground) {
     let w = World::on(ground, Options { probe_loopback: true, ..Options::default() }).await;
-    let fleet = w.fleet(4, "").await;
+    // One node: of several some may fail after the first has stopped the rollout.
+    let fleet = w.fleet(1, "").await;
     let (shop, url) = (Shop::open().await, |shop: &Shop| format!("http://{}/health", shop.at));
     let (v1, v2) = (w.bundle("v1").await, w.bundle("v2").await);
 

@@ -60,7 +60,9 @@ async fn bundles_go_through_s3_and_everything_waits_while_it_is_away() {
 
     // A node fetches it from S3 itself, with nothing but the URL.
     let node = Hand::register(&url, "p", "n-1").await;
-    let run = roll_out(&op, "p", json!({"bundle_id": id, "min_healthy_seconds": 0})).await;
+    // By its id: one of all nodes would take newcomers in.
+    let only = json!({"type": "node_ids", "node_ids": [node.id]});
+    let run = roll_out(&op, "p", json!({"bundle_id": id, "target_selector": only, "min_healthy_seconds": 0})).await;
     let update = node.told().await;
     let from = update["artifact_url"].as_str().unwrap();
     assert!(from.starts_with(&format!("http://{}/", peer.addr)), "{from}");

@@ -279,8 +279,9 @@ impl ControlPlane {
         faults.done()?;
         let store = &self.inner.store;
         let bundle = self.bundle_to_change(project, id).await?;
+        let suspended = store.pinned_to(bundle.id).await?;
         let changes = json!({
-            "bundle_id": bundle.content_id, "version": bundle.version, "reason": reason,
+            "bundle_id": bundle.content_id, "version": bundle.version, "reason": reason, "suspended_pins": suspended,
             "status": {"from": bundle.status, "to": BundleStatus::Revoked},
         });
         let write = self.bundle_write(caller, "bundle.revoked", &bundle, changes);

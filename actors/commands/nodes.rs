@@ -178,6 +178,10 @@ impl ControlPlane {
         if let Some(Some(wanted)) = &mut pinned {
             match self.inner.store.bundle_by_id(Scope::Project(project), *wanted).await {
                 Ok(b) if matches!(b.status, BundleStatus::Compiled | BundleStatus::Deprecated) => *wanted = b.id,
+                Ok(b) if b.status == BundleStatus::Revoked => {
+                    let detail = "the bundle is revoked: nothing can be pinned to it".into();
+                    return Err(CommandError::Conflict { code: "bundle_revoked", detail });
+                }
                 Ok(b) => {
                     faults.add("pinned_bundle_id", format!("is {}: only a compiled bundle can be pinned", b.status))
                 }

@@ -44,6 +44,7 @@ pub(crate) fn settings() -> RefOr<Schema> {
         "open_registration": {"type": "boolean"}, "adopt_on_registration": {"type": "boolean"},
         "approval_required": {"type": "boolean"}, "approvals_needed": {"type": "integer", "minimum": 0},
         "max_updating": {"type": ["integer", "string", "null"]},
+        "drift_remediation": {"type": "boolean"},
         "retention_keep": {"type": "integer", "minimum": 0}, "strict_config": {"type": "boolean"},
         "rules": {"type": "object", "additionalProperties": false, "properties": {
             "required": {"type": "array", "items": {"type": "string"}},

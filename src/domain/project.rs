@@ -88,6 +88,8 @@ pub struct Settings {
     pub approvals_needed: u32,
     /// Budget over all rollouts together; unset is no limit.
     pub max_updating: Option<Amount>,
+    /// What a node shall run is rolled out to it again when it has drifted, once; else only when somebody asks.
+    pub drift_remediation: bool,
     /// How many bundles retention keeps besides those in use.
     pub retention_keep: u32,
     /// Unknown keys of a configuration are errors instead of warnings.
@@ -106,6 +108,7 @@ impl Default for Settings {
             approval_required: false,
             approvals_needed: 1,
             max_updating: None,
+            drift_remediation: false,
             retention_keep: 20,
             strict_config: false,
             rules: Rules::default(),

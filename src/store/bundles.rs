@@ -7,7 +7,7 @@ use crate::types::{BundleFacts, Changed, FACTS, Listing, Page, Where, read_facts
 use crate::value::{Cells, Col, json, opt_json, p};
 use crate::write::{Write, finish};
 use domain::bundle::{Bundle, BundleStatus, DesiredConfig, Diagnostic, RiskLevel};
-use domain::{BundleId, ContentId, DesiredConfigId, Digest, ProjectId, Scope};
+use domain::{BundleId, ContentId, DesiredConfigId, Digest, NodeId, ProjectId, Scope};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -504,6 +504,17 @@ impl Store {
             Box::pin(async move {
                 c.one("SELECT count(*) FROM nodes WHERE active_bundle = ? AND deleted_at IS NULL", p![*id], |r| r.get())
                     .await
+            })
+        })
+        .await
+    }
+
+    /// Living nodes that are pinned to it, by id.
+    pub async fn pinned_to(&self, id: BundleId) -> Result<Vec<NodeId>> {
+        self.read("bundle.pinned_to", id, |c, id| {
+            Box::pin(async move {
+                let sql = "SELECT id FROM nodes WHERE pinned_bundle = ? AND deleted_at IS NULL ORDER BY id";
+                c.rows(sql, p![*id], |r| r.get()).await
             })
         })
         .await

@@ -22,6 +22,7 @@ mod migrate;
 mod networks;
 mod node_change;
 mod nodes;
+mod pace;
 mod people;
 mod pg;
 mod plans;

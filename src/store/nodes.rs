@@ -348,7 +348,7 @@ impl Store {
                     } += n;
                     *match standing {
                         Standing::Adopted => &mut s.adopted,
-                        Standing::Quarantined => &mut s.quarantined,
+                        Standing::Quarantined | Standing::Conflicted => &mut s.quarantined,
                         Standing::Revoked => &mut s.revoked,
                     } += n;
                 }
@@ -458,12 +458,28 @@ impl Store {
                 match node.standing {
                     Standing::Adopted => return Ok(Changed { row: node, changed: false }),
                     Standing::Revoked => return Err(crate::error::Fail::conflict("state")),
-                    Standing::Quarantined => {}
+                    Standing::Quarantined | Standing::Conflicted => {}
                 }
                 c.exec("UPDATE nodes SET standing = 'adopted', updated_at = ? WHERE id = ?", p![w.at, *id]).await?;
                 (node.standing, node.updated_at) = (Standing::Adopted, w.at);
                 finish(c, w).await?;
                 Ok(Changed { row: node, changed: true })
+            })
+        })
+        .await
+    }
+
+    /// Two processes say that they are this node: it gets nothing more until somebody adopts it. Only of an adopted one.
+    pub async fn node_conflicted(&self, id: NodeId, w: Write) -> Result<bool> {
+        self.write("node.conflicted", (id, w), |c, (id, w)| {
+            Box::pin(async move {
+                let sql = "UPDATE nodes SET standing = 'conflicted', updated_at = ? \
+                           WHERE id = ? AND standing = 'adopted' AND deleted_at IS NULL";
+                if c.exec(sql, p![w.at, *id]).await? == 0 {
+                    return Ok(false);
+                }
+                finish(c, w).await?;
+                Ok(true)
             })
         })
         .await

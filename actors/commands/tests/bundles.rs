@@ -12,6 +12,8 @@ async fn the_same_content_is_compiled_once_and_lies_in_the_store_as_the_row_says
         let key = Key::bundle(b.project, b.content_id.unwrap());
         let (size, hash) = (b.size_bytes.unwrap(), b.artifact_hash.unwrap());
         assert_eq!(w.plane.artifacts().get_verified(&key, size, hash).await.unwrap().len() as u64, size);
+        let metrics = prometheus::TextEncoder::new().encode_to_string(&w.plane.registry().gather()).unwrap();
+        assert!(metrics.contains("sentinel_cp_storage_op_seconds_count{op=\"put\"} 1"), "every operation is timed");
         let again = w.compile(w.submit(samples::DEMO_V1).await, "1.0").await.unwrap();
         assert!(!again.created && again.bundle.id == b.id);
         let other = w.submit(samples::DEMO_V2).await;
@@ -66,6 +68,30 @@ async fn revoked_content_is_not_compiled_again() {
         w.settings(json!({"strict_config": true})).await;
         assert_eq!(code(w.compile(config, "3").await), "bundle_revoked");
         assert!(w.plane.deprecate_bundle(&w.caller, w.project.id, id).await.is_err());
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pin_to_a_revoked_bundle_holds_its_node_no_longer_and_is_listed() {
+    on_both(|w| async move {
+        let (held, new) = (w.bundle("1").await, w.bundle("2").await);
+        let (pinned, other) = (w.node("a").await.node, w.node("b").await.node);
+        let pin = store::NodePatch { labels: None, pinned_bundle: Some(Some(held)) };
+        w.plane.store().patch_node(SYSTEM, pinned, pin, Write::at(START)).await.unwrap();
+        let spec = domain::rollout::Spec::new(new);
+        let targets = async || w.plane.plan_rollout(w.project.id, &spec).await.unwrap().steps.concat();
+        assert_eq!(targets().await, [other]);
+        w.audited("bundle.revoked", w.plane.revoke_bundle(&w.caller, w.project.id, held, None)).await;
+        assert_eq!(targets().await, [pinned, other], "held by nothing any more");
+        assert_eq!(w.plane.store().pinned_to(held).await.unwrap(), [pinned], "but still to be seen");
+        let filter = AuditFilter { action: Some("bundle.revoked".into()), ..AuditFilter::default() };
+        let entries = w.plane.store().audit_entries(SYSTEM, filter, Page::first(5)).await.unwrap().rows;
+        assert_eq!(entries[0].changes["suspended_pins"], json!([pinned]));
+        let again = NodePatch { labels: None, pinned_bundle: Some(Some(held)) };
+        let refused = w.plane.patch_node(&w.caller, w.project.id, other, again).await;
+        assert_eq!(code(refused), "bundle_revoked", "nobody is pinned to it anew");
         w.end().await;
     })
     .await;

@@ -203,6 +203,7 @@ pub fn head(phase: Phase) -> Head {
         analysis: None,
         shift: None,
         unweighed: 0,
+        budget: Default::default(),
     }
 }
 

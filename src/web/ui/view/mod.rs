@@ -4,10 +4,12 @@
 //! escaped by `maud`, nothing is marked as escaped by hand.
 
 pub mod access;
+pub mod approvals;
 pub mod audit;
 pub mod bundle;
 pub mod bundles;
 pub mod diff;
+pub mod drift;
 pub mod entry;
 pub mod events;
 pub mod instances;
@@ -18,6 +20,7 @@ pub mod outcome;
 pub mod overview;
 pub mod parts;
 pub mod people;
+pub mod policy;
 pub mod resources;
 pub mod retention;
 pub mod rollout;
@@ -78,6 +81,8 @@ pub enum Tab {
     Bundles,
     Resources,
     Rollouts,
+    Policy,
+    Drift,
     Audit,
     Tokens,
     Keys,
@@ -111,6 +116,17 @@ flashes! {
     RolloutResumed = "rollout_resumed", "The rollout goes on.";
     RolloutCancelled = "rollout_cancelled", "The rollout was cancelled.";
     RolloutBack = "rollout_back", "The rollout is being rolled back.";
+    RolloutApproved = "rollout_approved", "You approved the rollout.";
+    RolloutRejected = "rollout_rejected", "You rejected the rollout.";
+    TrafficShifted = "traffic_shifted", "Traffic is being shifted to the standby half.";
+    FreezeMade = "freeze_made", "The freeze window was made.";
+    FreezeEnded = "freeze_ended", "The freeze window is gone. What it held goes on.";
+    EnvironmentMade = "environment_made", "The environment was made.";
+    EnvironmentDeleted = "environment_deleted", "The environment was deleted.";
+    TemplateMade = "template_made", "The template is kept.";
+    TemplateDeleted = "template_deleted", "The template was deleted.";
+    DriftRepaired = "drift_repaired", "What was expected is rolled out again.";
+    DriftAccepted = "drift_accepted", "The drift is accepted as it is.";
     RolloutRetried = "rollout_retried", "Failed nodes get a new attempt.";
     Unchanged = "unchanged", "That was so already; nothing changed.";
     BundleCompiled = "bundle_compiled", "The bundle was compiled.";
@@ -202,6 +218,8 @@ fn header(frame: &Frame) -> Markup {
                             (tab(Tab::Bundles, format!("{base}/bundles"), "Bundles"))
                             (tab(Tab::Resources, format!("{base}/resources"), "Resources"))
                             (tab(Tab::Rollouts, format!("{base}/rollouts"), "Rollouts"))
+                            (tab(Tab::Policy, format!("{base}/policy"), "Policy"))
+                            (tab(Tab::Drift, format!("{base}/drift"), "Drift"))
                             @if frame.may.audit_read { (tab(Tab::Audit, format!("{base}/audit"), "Audit")) }
                             (tab(Tab::Tokens, format!("{base}/tokens"), "Enrolment"))
                             @if frame.may.keys_read { (tab(Tab::Keys, format!("{base}/keys"), "API keys")) }

@@ -120,7 +120,7 @@ fn member_commands(frame: &Frame, base: &str, m: &MemberLine) -> Markup {
             form .inline-form method="post" action={ (at) "/role" } {
                 (csrf(frame))
                 @for role in Role::ALL.iter().filter(|r| **r != m.role) {
-                    button type="submit" name="role" value=(role) aria-label={ "Make " (m.email) " " (role) } { "Make " (role) }
+                    button type="submit" name="role" value=(role) aria-label={ "Make " (role) ": " (m.email) } { "Make " (role) }
                 }
             }
             (press(frame, &format!("{at}/remove"), "Remove", &m.email))

@@ -146,6 +146,7 @@ fn head(phase: Phase) -> Head {
         failures: 2,
         restoring: 0,
         lane_open: 0,
+        budget: Default::default(),
         lane_halted: false,
         silent_window: None,
         note: Some(EVIL.into()),
@@ -183,6 +184,7 @@ pub fn rollout_view(phase: Phase) -> rollout::RolloutView {
         created_by: EVIL.into(),
         inserted_at: NOW,
         path: format!("/projects/p/rollouts/{}", uuid(5)),
+        approvals: None,
         all_steps: false,
         failures: vec![outcome::Failure { node: NodeId(uuid(6)), name: EVIL.into(), at: NOW, why: EVIL.into() }],
     }
@@ -630,6 +632,81 @@ pub fn pages() -> Vec<(&'static str, String)> {
             )),
         ),
         ("account", s(people::account(&f, Some(EVIL)))),
+        (
+            "policy",
+            s(policy::page(
+                &f,
+                &policy::PolicyView {
+                    slug: EVIL.into(),
+                    freezes: vec![policy::FreezeLine {
+                        id: EVIL.into(),
+                        name: EVIL.into(),
+                        reason: EVIL.into(),
+                        environment: Some(EVIL.into()),
+                        starts_at: NOW,
+                        ends_at: None,
+                        holds: true,
+                        own: true,
+                    }],
+                    environments: vec![policy::EnvironmentLine {
+                        id: EVIL.into(),
+                        name: EVIL.into(),
+                        slug: EVIL.into(),
+                        selector: EVIL.into(),
+                        people: 2,
+                    }],
+                    templates: vec![policy::TemplateLine {
+                        id: EVIL.into(),
+                        name: EVIL.into(),
+                        settings: json!({EVIL: EVIL}),
+                    }],
+                    errors: vec![(EVIL.into(), vec![EVIL.into()])],
+                    error: Some(EVIL.into()),
+                },
+            )),
+        ),
+        (
+            "drift",
+            s(drift::page(
+                &f,
+                &drift::DriftView {
+                    slug: EVIL.into(),
+                    rows: vec![drift::DriftLine {
+                        id: EVIL.into(),
+                        node: NodeId(uuid(1)),
+                        name: EVIL.into(),
+                        expected: Some(BundleId(uuid(4))),
+                        found: None,
+                        severity: domain::node::drift::Severity::High,
+                        detected_at: NOW,
+                        ended: None,
+                    }],
+                    total: 1,
+                    status: "open".into(),
+                    names: names(),
+                    by_itself: true,
+                    next: Some(EVIL.into()),
+                    first: Some(EVIL.into()),
+                    src: "/x".into(),
+                },
+            )),
+        ),
+        ("approvals", {
+            let approvals = approvals::ApprovalsView {
+                needed: 2,
+                standing: EVIL.into(),
+                votes: vec![approvals::VoteLine {
+                    who: EVIL.into(),
+                    approves: false,
+                    comment: EVIL.into(),
+                    at: NOW,
+                    stale: true,
+                }],
+                refused: None,
+            };
+            let view = rollout::RolloutView { approvals: Some(approvals), ..rollout_view(Phase::Pending) };
+            s(rollout::page(&f, &view, &members(), &timeline()))
+        }),
         (
             "changes_as_text",
             s(diff::page(

@@ -116,7 +116,7 @@ fn keys(frame: &Frame, view: &TrustView, base: &str) -> Markup {
         } @else {
             dl .card { @for role in &view.roles { dt { (sentence(role.role.as_str())) } dd { (role.threshold) " needed, for " (signs(role.role)) } } }
         }
-        @if !view.origins.is_empty() { p .muted { "Archives may also come from " @for o in &view.origins { code .label { (o) } " " } } }
+        @if !view.origins.is_empty() { p .muted.below { "Archives may also come from " @for o in &view.origins { code .label { (o) } " " } } }
     }
 }
 
