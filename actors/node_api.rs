@@ -18,7 +18,10 @@ pub struct NodeAuth {
 pub enum KeyAge {
     Present,
     /// Replaced, and not over yet. `own`: by the node itself.
-    Previous { until: Timestamp, own: bool },
+    Previous {
+        until: Timestamp,
+        own: bool,
+    },
 }
 
 /// A bundle as a node names it: content id, row id, or `baseline`.

@@ -207,7 +207,9 @@ impl ControlPlane {
         let auth = |key| NodeAuth { node: found.node, project: found.project, org: found.org, epoch: found.epoch, key };
         let (auth, until) = match found.previous {
             None => (auth(KeyAge::Present), NEVER),
-            Some(old) if old.hash == *key_hash => (auth(KeyAge::Previous { until: old.until, own: old.own }), old.until),
+            Some(old) if old.hash == *key_hash => {
+                (auth(KeyAge::Previous { until: old.until, own: old.own }), old.until)
+            }
             Some(_) => return Ok(Some(self.end_previous_key(auth(KeyAge::Present)).await)),
         };
         if until != NEVER && self.now() >= until {

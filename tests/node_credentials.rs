@@ -174,7 +174,8 @@ async fn the_nodes_of_a_deleted_project_are_nobodys(ground: Ground) {
     assert_eq!(beats(&by_token, &node.id).await, 200);
     assert_eq!(w.op.send("DELETE", "/api/v1/projects/gone", json!({})).await.status, 204);
     for http in [&node.http, &by_token] {
-        eventually("every instance forgets the node", async || (beats(http, &node.id).await == 401).then_some(())).await;
+        eventually("every instance forgets the node", async || (beats(http, &node.id).await == 401).then_some(()))
+            .await;
     }
     assert_eq!(node.http.post(&format!("/api/v1/nodes/{}/token", node.id), json!({})).await.status, 401);
     w.end().await;

@@ -413,7 +413,9 @@ impl ControlPlane {
         if let Grant::Key { expires_at: Some(end), .. } = &caller.grant
             && new.expires_at.is_none_or(|at| at > *end)
         {
-            return Err(CommandError::Forbidden(format!("a key made by this one ends with it, by {end:?} at the latest")));
+            return Err(CommandError::Forbidden(format!(
+                "a key made by this one ends with it, by {end:?} at the latest"
+            )));
         }
         if let Some(beyond) = scopes.iter().find(|s| !caller.may(**s, org, new.project)) {
             return Err(CommandError::Forbidden(format!("the scope {beyond} is beyond what the caller has")));

@@ -79,7 +79,13 @@ impl ControlPlane {
         if found.standing == Standing::Revoked || found.org != claims.org || found.epoch != claims.kv {
             return Ok(None);
         }
-        let auth = NodeAuth { node: found.node, project: found.project, org: found.org, epoch: found.epoch, key: KeyAge::Present };
+        let auth = NodeAuth {
+            node: found.node,
+            project: found.project,
+            org: found.org,
+            epoch: found.epoch,
+            key: KeyAge::Present,
+        };
         sessions.remember(hash, auth, claims.expires_at(), seen);
         Ok(Some(auth))
     }
@@ -174,7 +180,8 @@ impl ControlPlane {
             changes: json!({"by": "node", "previous_until": previous_until}),
         };
         let write = self.write_at(now, ctx, said);
-        let (scope, keep) = (Scope::Project(auth.project), Some(PreviousKey { hash: used, until: previous_until, own: true }));
+        let (scope, keep) =
+            (Scope::Project(auth.project), Some(PreviousKey { hash: used, until: previous_until, own: true }));
         let store = &self.inner.store;
         store.rotate_node_key(scope, auth.node, secret_hash(&key), keep, write).await.map_err(missing("node"))?;
         Box::pin(self.node_changed(auth.project, auth.node)).await;

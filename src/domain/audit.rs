@@ -351,7 +351,10 @@ mod tests {
     #[test]
     fn an_untouched_chain_verifies() {
         let (e, h) = chain(5);
-        assert_eq!(verify(&e, h), Verdict { valid: true, entries: 5, first_bad_seq: None, reason: None, uncompared: 0 });
+        assert_eq!(
+            verify(&e, h),
+            Verdict { valid: true, entries: 5, first_bad_seq: None, reason: None, uncompared: 0 }
+        );
     }
 
     #[test]

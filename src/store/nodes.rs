@@ -195,8 +195,7 @@ pub struct PreviousKey {
     pub own: bool,
 }
 
-const CREDENTIAL: &str =
-    "id, project_id, org_id, credential_epoch, standing, key_hash, previous_key_hash, previous_key_until, previous_key_own";
+const CREDENTIAL: &str = "id, project_id, org_id, credential_epoch, standing, key_hash, previous_key_hash, previous_key_until, previous_key_own";
 
 fn read_credential(r: &mut Cells) -> Q<Credential> {
     Ok(Credential {

@@ -9,7 +9,7 @@ use domain::Digest;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use maud::{DOCTYPE, html};
-use prometheus::proto::Metric;
+use prometheus::proto::{Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Registry, TextEncoder};
 use serde_json::{Value, json};
 use std::sync::LazyLock;
@@ -89,18 +89,49 @@ pub fn check_token(headers: &HeaderMap, token: Option<&str>) -> Outcome<()> {
 pub enum Told {
     /// Whoever runs the installation: by a token, or on an address of its own.
     Everything,
-    /// Anybody: what has a tenant's name for a label is left out.
+    /// Anybody: gauges by tenant are summed up, other families by tenant left out.
     NoTenant,
 }
 
 /// Labels that name what is one tenant's.
 const TENANT_LABELS: [&str; 2] = ["project", "org"];
 
+/// Stands for all of them.
+const ALL_TENANTS: &str = "all";
+
+fn names_tenants(family: &MetricFamily) -> bool {
+    family.get_metric().iter().any(|m| m.get_label().iter().any(|l| TENANT_LABELS.contains(&l.name())))
+}
+
+/// Adds up what differs only in the tenant. `false`: not a gauge, and not to be shown.
+fn summed(family: &mut MetricFamily) -> bool {
+    let mut sums: Vec<(Vec<LabelPair>, f64)> = Vec::new();
+    for mut metric in family.take_metric() {
+        let mut labels = metric.take_label();
+        for label in labels.iter_mut().filter(|l| TENANT_LABELS.contains(&l.name())) {
+            label.set_value(ALL_TENANTS.into());
+        }
+        let value = metric.get_gauge().get_value();
+        match sums.iter_mut().find(|(l, _)| *l == labels) {
+            Some((_, sum)) => *sum += value,
+            None => sums.push((labels, value)),
+        }
+    }
+    let metrics = sums.into_iter().map(|(labels, value)| {
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        let mut metric = Metric::from_gauge(gauge);
+        metric.set_label(labels);
+        metric
+    });
+    family.set_metric(metrics.collect());
+    family.get_field_type() == MetricType::GAUGE
+}
+
 pub fn metrics_text(registry: &Registry, told: Told) -> Outcome<Response> {
     let mut families = registry.gather();
     if told == Told::NoTenant {
-        let names_one = |m: &Metric| m.get_label().iter().any(|l| TENANT_LABELS.contains(&l.name()));
-        families.retain(|f| !f.get_metric().iter().any(names_one));
+        families.retain_mut(|f| !names_tenants(f) || summed(f));
     }
     let text = TextEncoder::new().encode_to_string(&families).map_err(|e| Refusal::internal(e.to_string()))?;
     let mut response = Response::new(text.into());
@@ -228,7 +259,9 @@ mod tests {
             registry.register(Box::new(made.clone())).unwrap();
             made
         };
-        gauge("nodes", &["project", "status"]).with_label_values(&["edge-secret", "online"]).set(1);
+        let nodes = gauge("nodes", &["project", "status"]);
+        nodes.with_label_values(&["edge-secret", "online"]).set(2);
+        nodes.with_label_values(&["edge-other", "online"]).set(3);
         gauge("rollouts", &["state"]).with_label_values(&["running"]).set(1);
         let text = async |told| {
             let body = metrics_text(&registry, told).unwrap().into_body().collect().await.unwrap().to_bytes();
@@ -236,7 +269,8 @@ mod tests {
         };
         let (all, some) = (text(Told::Everything).await, text(Told::NoTenant).await);
         assert!(all.contains("edge-secret") && all.contains("running"), "{all}");
-        assert!(!some.contains("edge-secret") && some.contains("running"), "{some}");
+        assert!(!some.contains("edge-") && some.contains("running"), "{some}");
+        assert!(some.contains("nodes{project=\"all\",status=\"online\"} 5"), "{some}");
     }
 
     #[test]

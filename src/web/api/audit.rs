@@ -297,7 +297,8 @@ mod tests {
     #[test]
     fn chains_are_valid_together_only_when_each_is() {
         let good = Verdict { valid: true, entries: 5, first_bad_seq: None, reason: None, uncompared: 0 };
-        let bad = Verdict { valid: false, entries: 2, first_bad_seq: Some(3), reason: Some("cut".into()), uncompared: 0 };
+        let bad =
+            Verdict { valid: false, entries: 2, first_bad_seq: Some(3), reason: Some("cut".into()), uncompared: 0 };
         let v = joined(Some(joined(None, None, good)), Some(ProjectId::NIL), bad);
         assert_eq!((v.valid, v.entries, v.first_bad_seq), (false, 7, Some(3)));
         assert!(v.reason.unwrap().starts_with("project "));
