@@ -176,8 +176,8 @@ impl ControlPlane {
         match self.inner.store.delete_project(Scope::Project(id), id, write).await {
             // A rollout became active since we looked.
             Err(store::Error::Conflict("state")) => Err(in_use("a rollout of the project is active".into())),
-            done => done.map_err(missing("project"))?,
-        }
+            done => done.map_err(missing("project")),
+        }?;
         // Its nodes are nobody's from now on.
         self.inner.sessions.forget_project(id);
         Ok(())
