@@ -25,6 +25,7 @@ use dashmap::DashMap;
 use domain::*;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts};
 use shed::Doors;
+use std::collections::HashSet;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -157,6 +158,14 @@ impl NodeSessions {
         }
     }
 
+    /// A project was changed, and perhaps deleted with its nodes.
+    pub fn forget_project(&self, project: ProjectId) {
+        let of_project = self.credentials.iter().filter(|c| c.auth.project == project);
+        let nodes: HashSet<NodeId> = of_project.map(|c| c.auth.node).collect();
+        self.forgotten.fetch_add(1, Ordering::AcqRel);
+        nodes.into_iter().for_each(|node| self.forget_credentials(node));
+    }
+
     /// After the change feed may have been missed: nothing remembered is trusted.
     pub fn forget_all_credentials(&self) {
         self.forgotten.fetch_add(1, Ordering::AcqRel);
@@ -195,14 +204,13 @@ impl ControlPlane {
         if found.standing == domain::node::Standing::Revoked {
             return Ok(None);
         }
-        let auth = NodeAuth { node: found.node, project: found.project, org: found.org, epoch: found.epoch };
-        let until = match found.previous {
-            None => NEVER,
-            Some((previous, until)) if previous == *key_hash => until,
-            Some(_) => {
-                self.end_previous_key(auth).await;
-                return Ok(Some(auth));
+        let auth = |key| NodeAuth { node: found.node, project: found.project, org: found.org, epoch: found.epoch, key };
+        let (auth, until) = match found.previous {
+            None => (auth(KeyAge::Present), NEVER),
+            Some(old) if old.hash == *key_hash => {
+                (auth(KeyAge::Previous { until: old.until, own: old.own }), old.until)
             }
+            Some(_) => return Ok(Some(self.end_previous_key(auth(KeyAge::Present)).await)),
         };
         if until != NEVER && self.now() >= until {
             return Ok(None);

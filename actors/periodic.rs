@@ -1,5 +1,6 @@
 //! Sweeps: each on its own, each finding what no wake-up told. None owns anything.
 
+use crate::commands::networks::KEEP_NETWORKS;
 use crate::plane::ControlPlane;
 use crate::rollout::RolloutMsg;
 use crate::supervision::{Budget, ChildSpec, Restart, TaskGuard, spawn_task};
@@ -303,6 +304,7 @@ async fn pruning(plane: ControlPlane) -> Result<(), String> {
     plane.store().prune_changes(now - KEEP_CHANGES).await.map_err(text)?;
     plane.store().prune_idempotency(now).await.map_err(text)?;
     plane.store().prune_sessions(now).await.map_err(text)?;
+    plane.store().prune_networks(now - KEEP_NETWORKS).await.map_err(text)?;
     plane.artifacts().clean(now).await.map_err(|e| e.to_string())?;
     Ok(())
 }

@@ -42,6 +42,11 @@ impl Claims {
         Claims { iss: ISSUER.into(), aud: AUDIENCE.into(), sub: node, org, kv: epoch, iat, nbf: iat, exp }
     }
 
+    /// The same, over at `until` at the latest.
+    pub fn ending_by(self, until: Timestamp) -> Claims {
+        Claims { exp: self.exp.min(seconds(until)), ..self }
+    }
+
     pub fn expires_at(&self) -> Timestamp {
         Timestamp(self.exp.saturating_mul(1_000_000))
     }

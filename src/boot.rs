@@ -269,7 +269,7 @@ fn artifact_store(config: &Config, public_url: &str, secret: [u8; 32]) -> Result
     })
 }
 
-fn make_private_dir(dir: &Path) -> Result<(), Failure> {
+pub fn make_private_dir(dir: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)

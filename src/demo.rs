@@ -208,7 +208,13 @@ async fn caller(plane: &ControlPlane) -> Result<Caller, Failure> {
         ctx: Ctx::system(),
         user: None,
         instance_admin: true,
-        grant: Grant::Key { org: org.id, project: None, scopes: KeyScope::ALL.to_vec(), every_org: true },
+        grant: Grant::Key {
+            org: org.id,
+            project: None,
+            scopes: KeyScope::ALL.to_vec(),
+            every_org: true,
+            expires_at: None,
+        },
         idempotency: None,
     })
 }

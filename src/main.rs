@@ -179,7 +179,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
 }
 
 async fn migrate(config: Config) -> Result<(), Failure> {
-    std::fs::create_dir_all(&config.data_dir)?;
+    boot::make_private_dir(&config.data_dir)?;
     let store = boot::open_store(&config, &prometheus::Registry::new()).await?;
     let applied = store.migrate().await?;
     match applied.as_slice() {

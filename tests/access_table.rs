@@ -483,11 +483,9 @@ impl Scene {
         };
         let mut path = template.replace(":project", &project).replace(":node_id", &self.node.id);
         if path.contains(":user_id") {
-            let email = format!("{}@example.org", self.fresh("m"));
-            self.w.op.post("/api/v1/users", json!({"email": email})).await.expect(201);
-            let body = json!({"email": email, "role": "reader"});
-            let made = self.w.op.post(&format!("/api/v1/orgs/{}/members", self.org), body).await.expect(201);
-            path = path.replace(":user_id", made["member"]["user_id"].as_str().unwrap());
+            let user = self.spare_user().await;
+            people::join(&self.w, &user, &self.org, domain::Role::Reader).await;
+            path = path.replace(":user_id", &user);
         }
         if path.contains(":invitation_id") {
             let body = json!({"email": format!("{}@example.org", self.fresh("i")), "role": "reader"});

@@ -8,6 +8,11 @@ use serde_json::{Value, json};
 on_both_databases!(
     a_bound_key_makes_no_key_beyond_its_project,
     a_key_of_one_organisation_reaches_into_no_other,
+    a_key_makes_no_key_that_outlives_it,
+    a_key_that_makes_keys_decides_nothing_about_trust,
+    who_is_shut_out_hears_nothing_more,
+    metrics_without_a_token_name_no_tenant,
+    slugs_of_projects_and_addresses_of_strangers_cannot_be_tried,
     a_repeated_request_gives_nobody_what_is_not_theirs,
     another_organisation_hears_and_downloads_nothing,
     refusals_and_the_first_use_of_a_key_are_in_the_audit_log,
@@ -70,6 +75,95 @@ async fn a_key_of_one_organisation_reaches_into_no_other(ground: Ground) {
     is_problem(&theirs.get("/api/v1/projects/p").await, 404, None);
     is_problem(&theirs.post("/api/v1/orgs", json!({"name": "x"})).await, 403, None);
     is_problem(&theirs.get("/api/v1/users").await, 403, None);
+    w.end().await;
+}
+
+async fn a_key_makes_no_key_that_outlives_it(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let in_hours = |h: i64| domain::Timestamp(w.one.tree.plane.now().0 + h * 3_600_000_000).to_rfc3339();
+    let body = json!({"name": "short", "scopes": MINTER, "expires_at": in_hours(1)});
+    let short = key(&w.op, body).await;
+    let mint = async |body: Value| short.post("/api/v1/api-keys", body).await;
+    is_problem(&mint(json!({"name": "x", "scopes": ["nodes:read"]})).await, 403, None);
+    is_problem(&mint(json!({"name": "x", "scopes": ["nodes:read"], "expires_at": in_hours(2)})).await, 403, None);
+    let half = domain::Timestamp(w.one.tree.plane.now().0 + 1_800_000_000).to_rfc3339();
+    mint(json!({"name": "x", "scopes": ["nodes:read"], "expires_at": half})).await.expect(201);
+    w.end().await;
+}
+
+async fn a_key_that_makes_keys_decides_nothing_about_trust(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let org = w.op.get("/api/v1/projects/p").await.expect(200)["project"]["org_id"].clone();
+    let org = format!("/api/v1/orgs/{}", org.as_str().unwrap());
+    let minter = key(&w.op, json!({"name": "m", "scopes": MINTER})).await;
+    let keys = w.op.get(&format!("{org}/keys")).await.expect(200);
+    for k in keys["keys"].as_array().unwrap() {
+        let path = format!("{org}/keys/{}", k["key_id"].as_str().unwrap());
+        is_problem(&minter.post(&format!("{path}/export"), json!({})).await, 403, None);
+        is_problem(&minter.post(&format!("{path}/remove"), json!({})).await, 403, None);
+    }
+    is_problem(&minter.post(&format!("{org}/keys"), json!({"role": "root"})).await, 403, None);
+    is_problem(&minter.post(&format!("{org}/trust"), json!({"root": {"threshold": 1}})).await, 403, None);
+    w.end().await;
+}
+
+async fn who_is_shut_out_hears_nothing_more(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let body = json!({"name": "listener", "scopes": ["nodes:read"]});
+    let made = w.op.post("/api/v1/api-keys", body).await.expect(201);
+    let listener = Client::new(&w.one.url, made["key"].as_str());
+    let mut events = listener.events("/api/v1/events/stream?project=p").await;
+    let first = Hand::register(&w.one.url, "p", "first").await;
+    assert_eq!(events.next().await["id"], json!(first.id));
+    let path = format!("/api/v1/api-keys/{}/revoke", made["api_key"]["id"].as_str().unwrap());
+    w.op.post(&path, json!({})).await.expect(200);
+    // An instance that did not revoke it itself learns of it within a second.
+    eventually("the key is void everywhere", async || {
+        (listener.get("/api/v1/projects/p/nodes").await.status == 401).then_some(())
+    })
+    .await;
+    Hand::register(&w.one.url, "p", "second").await;
+    let heard = events.rest().await;
+    assert!(!heard.contains("\"kind\""), "{heard}");
+    w.end().await;
+}
+
+async fn metrics_without_a_token_name_no_tenant(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    open_project(&w.op, "a-name-to-keep").await;
+    // Until the count of nodes by project has been taken.
+    eventually("nodes are counted by project", async || {
+        let families = w.one.tree.plane.registry().gather();
+        let text = format!("{families:?}");
+        text.contains("a-name-to-keep").then_some(())
+    })
+    .await;
+    let page = Client::new(&w.one.url, None).get("/metrics").await;
+    let text = String::from_utf8_lossy(&page.bytes).into_owned();
+    assert!(page.status == 200 && text.contains("sentinel_cp_rollouts"), "{text}");
+    assert!(!text.contains("a-name-to-keep"), "{text}");
+    w.end().await;
+}
+
+async fn slugs_of_projects_and_addresses_of_strangers_cannot_be_tried(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let guesser = Client::new(&w.one.url, Some("set_made_up"));
+    let ask = async |slug: &str, name: &str| {
+        let answer = guesser.post(&format!("/api/v1/projects/{slug}/nodes/register"), json!({"name": name})).await;
+        (answer.status, answer.body["detail"].clone())
+    };
+    for name in ["a", "-not a name-"] {
+        assert_eq!(ask("p", name).await, ask("no-such-project", name).await, "{name}");
+    }
+    // The filter of the audit page looks for addresses among those one may know.
+    let other = people::org(&w.op, "Other").await;
+    let stranger = people::member(&w.op, &other, "s@example.org", "admin").await;
+    stranger.send("POST", "/api/v1/projects", json!({"name": "theirs"})).await.expect(201);
+    let admin = w.op.get("/api/v1/users").await.expect(200)["users"].clone();
+    let admin = admin.as_array().unwrap().iter().find(|u| u["email"] == people::ADMIN.0).unwrap()["id"].clone();
+    let page = stranger.get(&format!("/projects/theirs/audit?actor={}", people::ADMIN.0)).await;
+    let said = String::from_utf8_lossy(&page.bytes).into_owned();
+    assert!(page.status == 200 && !said.contains(admin.as_str().unwrap()), "{said}");
     w.end().await;
 }
 

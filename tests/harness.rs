@@ -133,6 +133,14 @@ impl Events {
             self.read.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
         }
     }
+
+    /// What comes until the server ends the stream.
+    pub async fn rest(mut self) -> String {
+        while let Some(frame) = self.body.frame().await {
+            self.read.push_str(std::str::from_utf8(frame.unwrap().data_ref().unwrap()).unwrap());
+        }
+        self.read
+    }
 }
 
 impl Client {

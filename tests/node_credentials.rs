@@ -12,6 +12,8 @@ on_both_databases!(
     a_forged_token_opens_nothing,
     a_node_changes_its_key_without_missing_a_beat,
     an_operator_may_let_the_old_key_live_for_a_while,
+    a_key_that_an_operator_replaced_leaves_nothing_behind,
+    the_nodes_of_a_deleted_project_are_nobodys,
 );
 
 async fn token_of(node: &Hand) -> Value {
@@ -140,6 +142,42 @@ async fn a_node_changes_its_key_without_missing_a_beat(ground: Ground) {
     assert_eq!(beats(&new, &node.id).await, 200);
     assert_eq!(beats(&node.http, &node.id).await, 401, "and not a call longer");
     assert_eq!(beats(&new, &node.id).await, 200);
+    w.end().await;
+}
+
+/// As if the old key had been stolen: with a grace for the node, which must not become one for the thief.
+async fn a_key_that_an_operator_replaced_leaves_nothing_behind(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let node = Hand::register(&w.one.url, "p", "a").await;
+    let path = format!("/api/v1/projects/p/nodes/{}/rotate-key", node.id);
+    let rotated = w.op.post(&path, json!({"grace_seconds": 600})).await.expect(200);
+    let minted = token_of(&node).await;
+    assert!(minted["expires_in"].as_i64().unwrap() <= 600, "no longer than the key: {minted:#}");
+    let by_token = Client::new(&w.one.url, minted["token"].as_str());
+    assert_eq!(beats(&by_token, &node.id).await, 200);
+    is_problem(&node.http.post(&format!("/api/v1/nodes/{}/rotate-key", node.id), json!({})).await, 403, None);
+    let new = Client::node(&w.one.url, rotated["node_key"].as_str().unwrap());
+    assert_eq!(beats(&new, &node.id).await, 200, "the operator's key was not replaced");
+    assert_eq!(beats(&node.http, &node.id).await, 401);
+    assert_eq!(beats(&by_token, &node.id).await, 401, "the token ends with the key it was made for");
+    assert_eq!(beats(&new, &node.id).await, 200);
+    w.end().await;
+}
+
+async fn the_nodes_of_a_deleted_project_are_nobodys(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    open_project(&w.op, "gone").await;
+    let node = Hand::register(&w.one.url, "gone", "a").await;
+    assert_eq!(beats(&node.http, &node.id).await, 200);
+    let by_token = token_of(&node).await;
+    let by_token = Client::new(&w.one.url, by_token["token"].as_str());
+    assert_eq!(beats(&by_token, &node.id).await, 200);
+    assert_eq!(w.op.send("DELETE", "/api/v1/projects/gone", json!({})).await.status, 204);
+    for http in [&node.http, &by_token] {
+        eventually("every instance forgets the node", async || (beats(http, &node.id).await == 401).then_some(()))
+            .await;
+    }
+    assert_eq!(node.http.post(&format!("/api/v1/nodes/{}/token", node.id), json!({})).await.status, 401);
     w.end().await;
 }
 

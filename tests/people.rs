@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 on_both_databases!(
     an_organisation_is_another_world,
     an_invitation_makes_a_member_once,
-    a_known_address_becomes_a_member_at_once_and_roles_change,
+    nobody_joins_without_accepting_and_roles_change,
+    an_account_that_another_tenant_made_is_no_way_in,
     nobody_hands_out_more_than_they_hold,
     users_are_made_disabled_and_let_in_again_by_the_instance_administrator,
     a_changed_password_ends_other_sessions_and_a_reset_voids_it,
@@ -88,6 +89,13 @@ pub async fn member(op: &Client, org: &str, email: &str, role: &str) -> Person {
     Person::sign_in(&op.at, email, PASSWORD).await
 }
 
+/// Makes somebody a member as if they had accepted an invitation, which would be a password to hash.
+pub async fn join(w: &World, user: &str, org: &str, role: domain::Role) {
+    let write = store::Write::at(w.one.tree.plane.now());
+    let (user, org) = (user.parse().unwrap(), org.parse().unwrap());
+    w.one.tree.plane.store().set_member(user, org, role, write).await.unwrap();
+}
+
 async fn an_organisation_is_another_world(ground: Ground) {
     let w = World::on(ground, Options::default()).await;
     let other = org(&w.op, "Other").await;
@@ -165,7 +173,7 @@ async fn an_invitation_makes_a_member_once(ground: Ground) {
     w.end().await;
 }
 
-async fn a_known_address_becomes_a_member_at_once_and_roles_change(ground: Ground) {
+async fn nobody_joins_without_accepting_and_roles_change(ground: Ground) {
     let w = World::on(ground, Options::default()).await;
     let (mine, other) = (default_org(&w.op).await, org(&w.op, "Other").await);
     let ann = member(&w.op, &mine, "ann@example.org", "operator").await;
@@ -181,12 +189,16 @@ async fn a_known_address_becomes_a_member_at_once_and_roles_change(ground: Groun
     };
     is_problem(&accept(PASSWORD).await, 401, None);
     accept("the password of eve").await.expect(200);
-    let added = w.op.post(&path, json!({"email": "ann@example.org", "role": "reader"})).await.expect(201);
-    assert_eq!(added["member"]["role"], "reader", "{added:#}");
+    let invited = w.op.post(&path, json!({"email": "ann@example.org", "role": "reader"})).await.expect(201);
+    assert!(invited.get("member").is_none(), "known or not, the answer is the same: {invited:#}");
+    is_problem(&ann.get(&format!("/api/v1/orgs/{other}")).await, 404, None);
+    let body = json!({"token": invited["token"], "password": PASSWORD});
+    let id = anyone.post("/api/v1/invitations/accept", body).await.expect(200)["user"]["id"].clone();
     let again = w.op.post(&path, json!({"email": "ann@example.org", "role": "reader"})).await.expect(200);
     assert_eq!(again["changed"], false);
     is_problem(&w.op.post(&path, json!({"email": "ann@example.org", "role": "admin"})).await, 409, None);
-    let id = added["member"]["user_id"].as_str().unwrap();
+    assert_eq!((&again["member"]["role"], &again["member"]["user_id"]), (&json!("reader"), &id), "{again:#}");
+    let id = id.as_str().unwrap();
     is_problem(&ann.send("PATCH", &format!("{path}/{id}"), json!({"role": "admin"})).await, 403, None);
     let up = w.op.send("PATCH", &format!("{path}/{id}"), json!({"role": "admin"})).await.expect(200);
     assert_eq!(up["member"]["role"], "admin");
@@ -200,6 +212,34 @@ async fn a_known_address_becomes_a_member_at_once_and_roles_change(ground: Groun
     }
     is_problem(&ann.send("DELETE", &format!("{path}/{id}"), json!({})).await, 409, None);
     is_problem(&ann.send("PATCH", &format!("{path}/{id}"), json!({"role": "reader"})).await, 409, None);
+    w.end().await;
+}
+
+/// The administrator of one organisation makes an account in somebody's name: he has the link. Another organisation invites that
+/// person later, and he signs in to the account he made.
+async fn an_account_that_another_tenant_made_is_no_way_in(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let (evil, good) = (org(&w.op, "Evil").await, org(&w.op, "Good").await);
+    let impostor = member(&w.op, &evil, "boss@b.example", "reader").await;
+    let path = format!("/api/v1/orgs/{good}/members");
+    let invited = w.op.post(&path, json!({"email": "boss@b.example", "role": "admin"})).await.expect(201);
+    let seen = impostor.get("/api/v1/orgs").await.expect(200);
+    assert_eq!((&seen["total"], &seen["orgs"][0]["id"]), (&json!(1), &json!(evil)), "{seen:#}");
+    is_problem(&impostor.get(&format!("/api/v1/orgs/{good}")).await, 404, None);
+    // The real person has the link, does not know the password, and so finds out.
+    let accept = async |token: &Value, password: &str| {
+        let body = json!({"token": token, "password": password});
+        Client::new(&w.op.at, None).post("/api/v1/invitations/accept", body).await
+    };
+    is_problem(&accept(&invited["token"], "what the boss would choose").await, 401, None);
+    // A reset by the instance's administrator puts the impostor out, and then it works.
+    let id = impostor.get("/api/v1/session").await.expect(200)["session"]["user"]["id"].clone();
+    let reset = w.op.post(&format!("/api/v1/users/{}/reset-password", id.as_str().unwrap()), json!({})).await;
+    accept(&reset.expect(200)["token"], "what the boss would choose").await.expect(200);
+    assert_eq!(impostor.get("/api/v1/session").await.status, 401);
+    accept(&invited["token"], "what the boss would choose").await.expect(200);
+    let boss = Person::sign_in(&w.op.at, "boss@b.example", "what the boss would choose").await;
+    boss.get(&format!("/api/v1/orgs/{good}")).await.expect(200);
     w.end().await;
 }
 

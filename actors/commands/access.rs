@@ -1,5 +1,6 @@
 //! First start, users, sign-in, API keys.
 
+use super::networks::Networks;
 use super::node_keys::TokenKeys;
 use super::password::{Pool, check_password};
 use super::refusals::Refusals;
@@ -86,6 +87,7 @@ pub(crate) struct Doorman {
     pub(crate) passwords: Pool,
     pub(crate) token_keys: TokenKeys,
     pub(crate) refusals: Refusals,
+    pub(crate) networks: Networks,
     keys: DashMap<Digest, CachedKey>,
     uses: DashMap<ApiKeyId, Timestamp>,
     failures: DashMap<(Option<UserId>, Option<IpAddr>), Failures>,
@@ -187,7 +189,12 @@ impl ControlPlane {
             Err(e) => return Err(e.into()),
         };
         let hash = user.as_ref().map(|u| u.password_hash.clone());
-        let right = self.inner.keys.doorman().passwords.verify(hash, password).await?;
+        let passwords = &self.inner.keys.doorman().passwords;
+        let place = match (passwords.place(), &user) {
+            (None, Some(user)) if self.came_from(user.id, address).await? => passwords.kept_place(),
+            (place, _) => place,
+        };
+        let right = passwords.verify_at(place, hash, password).await?;
         let user = match user {
             Some(user) if right && user.disabled_at.is_none() => user,
             other => {
@@ -217,6 +224,7 @@ impl ControlPlane {
         };
         let expires_at = session.expires_at;
         store.insert_session(session, self.write_at(now, &ctx, said)).await?;
+        self.remember_network(user.id, address).await;
         Ok(SignedIn { user, session_token, csrf_token, expires_at })
     }
 
@@ -402,6 +410,13 @@ impl ControlPlane {
         let mut scopes = new.scopes;
         scopes.sort_unstable();
         scopes.dedup();
+        if let Grant::Key { expires_at: Some(end), .. } = &caller.grant
+            && new.expires_at.is_none_or(|at| at > *end)
+        {
+            return Err(CommandError::Forbidden(format!(
+                "a key made by this one ends with it, by {end:?} at the latest"
+            )));
+        }
         if let Some(beyond) = scopes.iter().find(|s| !caller.may(**s, org, new.project)) {
             return Err(CommandError::Forbidden(format!("the scope {beyond} is beyond what the caller has")));
         }

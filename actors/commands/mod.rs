@@ -5,6 +5,7 @@ pub mod approvals;
 pub mod bundles;
 pub mod drift;
 pub mod groups;
+pub mod networks;
 pub mod node_keys;
 pub mod nodes;
 pub mod orgs;

@@ -5,7 +5,7 @@
 
 use super::write::*;
 use crate::command::*;
-use crate::node_api::NodeAuth;
+use crate::node_api::{KeyAge, NodeAuth};
 use crate::plane::ControlPlane;
 use crate::tokens::{self, Claims, Unverified};
 use ::bundle::keys::{MasterKey, PublicKey};
@@ -15,7 +15,7 @@ use domain::*;
 use ed25519_dalek::SigningKey;
 use serde_json::json;
 use std::sync::Arc;
-use store::{ChangeKind, NewChange, TokenKey, Write};
+use store::{ChangeKind, NewChange, PreviousKey, TokenKey, Write};
 
 /// How long a key that a node changed itself stays good at most, should the answer with the new one never arrive.
 const OWN_GRACE: Span = Span::secs(24 * 3600);
@@ -34,6 +34,8 @@ pub(crate) struct TokenKeys {
 pub struct NodeToken {
     pub token: String,
     pub expires_at: Timestamp,
+    /// Seconds until then.
+    pub expires_in: i64,
 }
 
 /// A node's new key, shown once.
@@ -48,8 +50,16 @@ impl ControlPlane {
     /// For a node that proved itself with its key: a token mints no token, which `web` sees to.
     pub async fn mint_node_token(&self, auth: NodeAuth) -> CommandResult<NodeToken> {
         let key = self.token_key_of(auth.org).await?;
-        let claims = Claims::new(auth.node, auth.org, auth.epoch, self.now());
-        Ok(NodeToken { token: tokens::sign(&key.1, &key.0, &claims), expires_at: claims.expires_at() })
+        let mut claims = Claims::new(auth.node, auth.org, auth.epoch, self.now());
+        if let KeyAge::Previous { until, .. } = auth.key {
+            // It does not outlive the key that it was given for.
+            claims = claims.ending_by(until);
+        }
+        Ok(NodeToken {
+            token: tokens::sign(&key.1, &key.0, &claims),
+            expires_at: claims.expires_at(),
+            expires_in: claims.exp - claims.iat,
+        })
     }
 
     /// `None`: not believed, whatever the reason, which is logged.
@@ -69,7 +79,13 @@ impl ControlPlane {
         if found.standing == Standing::Revoked || found.org != claims.org || found.epoch != claims.kv {
             return Ok(None);
         }
-        let auth = NodeAuth { node: found.node, project: found.project, org: found.org, epoch: found.epoch };
+        let auth = NodeAuth {
+            node: found.node,
+            project: found.project,
+            org: found.org,
+            epoch: found.epoch,
+            key: KeyAge::Present,
+        };
         sessions.remember(hash, auth, claims.expires_at(), seen);
         Ok(Some(auth))
     }
@@ -150,6 +166,9 @@ impl ControlPlane {
     /// A node changes its own key. The one it came with stays good until the new one is used: an answer that is lost costs
     /// nothing, the node asks again.
     pub async fn rotate_own_key(&self, auth: NodeAuth, used: Digest, ctx: &Ctx) -> CommandResult<NewNodeKey> {
+        if matches!(auth.key, KeyAge::Previous { own: false, .. }) {
+            return Err(CommandError::Forbidden("this key was replaced by an operator: use the new one".into()));
+        }
         let now = self.now();
         let previous_until = now + OWN_GRACE;
         let key = secret_text(self.fresh(), "snk_");
@@ -161,21 +180,28 @@ impl ControlPlane {
             changes: json!({"by": "node", "previous_until": previous_until}),
         };
         let write = self.write_at(now, ctx, said);
-        let (scope, keep) = (Scope::Project(auth.project), Some((used, previous_until)));
+        let (scope, keep) =
+            (Scope::Project(auth.project), Some(PreviousKey { hash: used, until: previous_until, own: true }));
         let store = &self.inner.store;
         store.rotate_node_key(scope, auth.node, secret_hash(&key), keep, write).await.map_err(missing("node"))?;
         Box::pin(self.node_changed(auth.project, auth.node)).await;
         Ok(NewNodeKey { key, previous_until })
     }
 
-    /// The new key of a node arrived: the one before it is void from now on.
-    pub(crate) async fn end_previous_key(&self, auth: NodeAuth) {
+    /// The new key of a node arrived: the one before it is void from now on, with the tokens it was given.
+    pub(crate) async fn end_previous_key(&self, auth: NodeAuth) -> NodeAuth {
         let now = self.now();
         let change = NewChange { kind: ChangeKind::Node, id: auth.node.0, project: Some(auth.project), version: now.0 };
         match self.inner.store.end_previous_key(auth.node, Write::at(now).change(change)).await {
-            Ok(()) => self.inner.sessions.forget_credentials(auth.node),
+            Ok(epoch) => {
+                self.inner.sessions.forget_credentials(auth.node);
+                NodeAuth { epoch, ..auth }
+            }
             // It ends by its time; and the next use of the new key tries again.
-            Err(why) => tracing::warn!(%why, node = %auth.node, "the previous node key was not ended yet"),
+            Err(why) => {
+                tracing::warn!(%why, node = %auth.node, "the previous node key was not ended yet");
+                auth
+            }
         }
     }
 }

@@ -275,7 +275,11 @@ impl ControlPlane {
         let changes = json!({"credential_epoch": {"from": old.credential_epoch, "to": old.credential_epoch + 1}});
         let write = self.node_write(caller, "node.key_rotated", &old, changes, 200);
         let hash = secret_hash(&key);
-        let keep = (grace > Span::ZERO).then(|| (old.key_hash, self.now() + grace));
+        let keep = (grace > Span::ZERO).then(|| store::PreviousKey {
+            hash: old.key_hash,
+            until: self.now() + grace,
+            own: false,
+        });
         let store = &self.inner.store;
         store.rotate_node_key(Scope::Project(project), node, hash, keep, write).await.map_err(missing("node"))?;
         Box::pin(self.node_changed(project, node)).await;

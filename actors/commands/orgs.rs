@@ -33,8 +33,9 @@ pub struct Member {
 /// What adding an address led to.
 #[derive(Clone, Debug)]
 pub enum Added {
-    Member(Member, Done),
-    /// The address is nobody's yet. The token is answered once; empty when the request was repeated.
+    /// The address is a member's with this role already.
+    Already(Member),
+    /// The token is answered once; empty when the request was repeated.
     Invited(Invitation, String),
 }
 
@@ -116,44 +117,32 @@ impl ControlPlane {
         Ok(rows.into_iter().map(|(user, role, since)| Member { user, role, since }).collect())
     }
 
-    /// A known address becomes a member at once, an unknown one is invited.
+    /// Always by an invitation, also where the address has an account: nobody joins without accepting it with a password of
+    /// their own, and an account that somebody else made in their name is found out by that. So the answer does not tell
+    /// either whether a stranger has an account.
     pub async fn add_member(&self, caller: &Caller, org: OrgId, email: &str, role: Role) -> CommandResult<Added> {
         let first = Box::pin(self.add_member_first(caller, org, email, role));
-        self.once(caller, |id| self.added_again(org, id), first).await
+        self.once(caller, |id| self.invited_again(org, InvitationId(id)), first).await
     }
 
     async fn add_member_first(&self, caller: &Caller, org: OrgId, email: &str, role: Role) -> CommandResult<Added> {
         may_hand_out(caller, org, role)?;
         let email = email.trim().to_lowercase();
         check_email(&email).map_err(|why| CommandError::invalid("email", why))?;
-        let known = match self.inner.store.user_by_email(&email).await {
-            Ok(user) => Some(user),
-            Err(store::Error::NotFound) => None,
-            Err(e) => return Err(e.into()),
-        };
-        let now = self.now();
-        let Some(user) = known else {
-            let purpose = Purpose::Join { org, role };
-            let (invitation, token) = self.invitation(caller, email, purpose, now);
-            let changes = json!({"email": invitation.email, "role": role, "invitation_id": invitation.id});
-            let said = member_said("member.invited", org, None, changes);
-            let write = self.write_at(now, &caller.ctx, said);
-            let write = write.idem(idem(caller, now, 201, ChangeKind::Member, invitation.id.0));
-            self.inner.store.insert_invitation(invitation.clone(), write).await?;
-            return Ok(Added::Invited(invitation, token));
-        };
-        if let Some(member) = self.members(org).await?.into_iter().find(|m| m.user.id == user.id) {
+        if let Some(member) = self.members(org).await?.into_iter().find(|m| m.user.email == email) {
             if member.role == role {
-                return Ok(Added::Member(member, Done::Already));
+                return Ok(Added::Already(member));
             }
             let detail = format!("is a member already, as {}: change the role instead", member.role);
             return Err(CommandError::Conflict { code: "already_member", detail });
         }
-        let changes = json!({"email": user.email, "role": role});
-        let write = self.write_at(now, &caller.ctx, member_said("member.added", org, Some(user.id), changes));
-        let write = write.idem(idem(caller, now, 201, ChangeKind::Member, user.id.0));
-        self.inner.store.set_member(user.id, org, role, write).await.map_err(missing("organisation"))?;
-        Ok(Added::Member(Member { user, role, since: now }, Done::Changed))
+        let now = self.now();
+        let (invitation, token) = self.invitation(caller, email, Purpose::Join { org, role }, now);
+        let changes = json!({"email": invitation.email, "role": role, "invitation_id": invitation.id});
+        let write = self.write_at(now, &caller.ctx, member_said("member.invited", org, None, changes));
+        let write = write.idem(idem(caller, now, 201, ChangeKind::Member, invitation.id.0));
+        self.inner.store.insert_invitation(invitation.clone(), write).await?;
+        Ok(Added::Invited(invitation, token))
     }
 
     pub async fn change_member(&self, caller: &Caller, org: OrgId, user: UserId, role: Role) -> CommandResult<Member> {
@@ -244,13 +233,10 @@ impl ControlPlane {
         found.ok_or(CommandError::NotFound("member"))
     }
 
-    /// The id is of a person, or of an invitation.
-    async fn added_again(&self, org: OrgId, id: uuid::Uuid) -> CommandResult<Added> {
-        let invited = self.inner.store.invitations(org).await?.into_iter().find(|i| i.id.0 == id);
-        match invited {
-            Some(invitation) => Ok(Added::Invited(invitation, String::new())),
-            None => Ok(Added::Member(self.member(org, UserId(id)).await?, Done::Changed)),
-        }
+    /// Gone when it was accepted or withdrawn meanwhile.
+    async fn invited_again(&self, org: OrgId, id: InvitationId) -> CommandResult<Added> {
+        let invited = self.inner.store.invitations(org).await?.into_iter().find(|i| i.id == id);
+        invited.map(|i| Added::Invited(i, String::new())).ok_or(CommandError::NotFound("invitation"))
     }
 }
 

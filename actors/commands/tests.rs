@@ -519,6 +519,29 @@ async fn signing_in_tells_nothing_and_sessions_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_strangers_keeps_nobody_out_who_came_before() {
+    on_both(|w| async move {
+        let home = Some("2001:db8:1:2::7".parse().unwrap());
+        let (same_network, elsewhere) = ("2001:db8:1:2::8".parse().ok(), "2001:db8:1:3::7".parse().ok());
+        let sign_in = async |w: &World, from| w.plane.sign_in("admin@example.com", PASSWORD, None, from).await;
+        sign_in(&w, home).await.unwrap();
+        // Another process: it remembers by the database.
+        let w = w.restarted(validator()).await;
+        let passwords = &w.plane.inner.keys.doorman().passwords;
+        let flood: Vec<_> = std::iter::from_fn(|| passwords.place()).collect();
+        assert!(flood.len() > 10);
+        assert!(matches!(sign_in(&w, elsewhere).await, Err(CommandError::Unavailable(_))));
+        sign_in(&w, same_network).await.unwrap();
+        let wrong = w.plane.sign_in("admin@example.com", "a wrong password", None, home).await;
+        assert!(matches!(wrong, Err(CommandError::Forbidden(_))));
+        drop(flood);
+        sign_in(&w, elsewhere).await.unwrap();
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_never_mints_more_than_it_has_and_ends_at_once() {
     on_both(|w| async move {
         let new = |scopes: &[KeyScope], project| NewApiKey {
@@ -532,7 +555,8 @@ async fn a_key_never_mints_more_than_it_has_and_ends_at_once() {
         let (key, text) = w.plane.create_api_key(&w.caller, w.org, new(&scopes, bound)).await.unwrap();
         assert!(text.starts_with("scp_") && text.starts_with(&key.prefix) && !key.prefix.is_empty());
         assert_eq!(key.key_hash, secret_hash(&text));
-        let grant = Grant::Key { org: w.org, project: bound, scopes: key.scopes.clone(), every_org: false };
+        let grant =
+            Grant::Key { org: w.org, project: bound, scopes: key.scopes.clone(), every_org: false, expires_at: None };
         let caller = Caller { grant, ..w.caller.clone() };
         w.plane.create_api_key(&caller, w.org, new(&[KeyScope::NodesRead], bound)).await.unwrap();
         let more = w.plane.create_api_key(&caller, w.org, new(&[KeyScope::BundlesRead], bound)).await;

@@ -85,7 +85,7 @@ impl ControlPlane {
         role: KeyRole,
         public: Option<PublicKey>,
     ) -> CommandResult<KeyInfo> {
-        must(caller, KeyScope::ApiKeysAdmin, org, None, "organisation")?;
+        must_hold_all(caller, org)?;
         let first = Box::pin(self.create_key_first(caller, org, role, public));
         self.once(caller, |id| self.key_by_row(org, SigningKeyId(id)), first).await
     }
@@ -127,7 +127,7 @@ impl ControlPlane {
 
     /// The private half, 32 bytes: to be kept elsewhere. Metadata keys sign every day and stay here.
     pub async fn export_key(&self, caller: &Caller, org: OrgId, key_id: &str) -> CommandResult<[u8; 32]> {
-        must(caller, KeyScope::ApiKeysAdmin, org, None, "organisation")?;
+        must_hold_all(caller, org)?;
         let row = self.key_row(org, key_id).await?;
         if row.role == KeyRole::Metadata.as_str() {
             return Err(CommandError::Conflict {
@@ -149,7 +149,7 @@ impl ControlPlane {
 
     /// Forgets the private half. Errors: `Conflict` `not_exported`, `metadata_key`.
     pub async fn remove_private_key(&self, caller: &Caller, org: OrgId, key_id: &str) -> CommandResult<Done> {
-        must(caller, KeyScope::ApiKeysAdmin, org, None, "organisation")?;
+        must_hold_all(caller, org)?;
         let row = self.key_row(org, key_id).await?;
         let doc = self.inner.keys.trust_doc(org).await?;
         let listed = key_info(&row, &doc).is_some_and(|k| k.listed);
@@ -174,7 +174,7 @@ impl ControlPlane {
 
     /// The next version as it would read, unsigned: for roots that are kept elsewhere. Writes nothing.
     pub async fn draft_trust(&self, caller: &Caller, org: OrgId, change: TrustChange) -> CommandResult<TrustDoc> {
-        must(caller, KeyScope::ApiKeysAdmin, org, None, "organisation")?;
+        must_hold_all(caller, org)?;
         self.inner.keys.at_least(org, NEWEST).await?;
         let mut doc = self.inner.keys.trust_doc(org).await?;
         let rows = self.inner.store.signing_keys(Some(org), None).await?;
@@ -248,7 +248,7 @@ impl ControlPlane {
 
     /// Publishes a version that was signed elsewhere; roots that are here sign as well. It is judged as a draft is.
     pub async fn publish_trust(&self, caller: &Caller, org: OrgId, document: Envelope) -> CommandResult<TrustState> {
-        must(caller, KeyScope::ApiKeysAdmin, org, None, "organisation")?;
+        must_hold_all(caller, org)?;
         let first = Box::pin(async {
             let doc: TrustDoc = document.decode().map_err(|e| CommandError::invalid("document", e.to_string()))?;
             let bytes = document.payload_bytes().map_err(|e| CommandError::invalid("document", e.to_string()))?;
@@ -418,4 +418,10 @@ fn check_origin(origin: &str) -> Result<(), &'static str> {
         true => Err("must be like https://host or https://host:port"),
         false => Ok(()),
     }
+}
+
+/// Who decides what nodes trust could run anything on them, so nothing less than all that an administrator holds is enough: a
+/// key that may only make keys is refused what it could not give either.
+fn must_hold_all(caller: &Caller, org: OrgId) -> CommandResult<()> {
+    KeyScope::of_role(Role::Admin).try_for_each(|scope| must(caller, scope, org, None, "organisation"))
 }

@@ -54,7 +54,7 @@ pub struct Member {
     pub disabled_at: Option<Timestamp>,
 }
 
-/// What adding a member answers: `member` for a known address, `invitation` for an unknown one.
+/// What adding a member answers: an `invitation`, or the `member` that the address was already.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MemberAnswer {
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -123,6 +123,13 @@ pub struct Verdict {
     pub entries: i64,
     pub first_bad_seq: Option<i64>,
     pub reason: Option<String>,
+    /// Witnessed heads that retention removed: they could not be compared.
+    #[serde(default, skip_serializing_if = "is_none_left")]
+    pub uncompared: usize,
+}
+
+fn is_none_left(n: &usize) -> bool {
+    *n == 0
 }
 
 /// Follows a chain entry by entry, in order of `seq`.
@@ -136,8 +143,11 @@ pub struct Verifier {
     /// The newest base that the chain itself tells of.
     told: Option<Head>,
     witnesses: Vec<Head>,
+    uncompared: usize,
     bad: Option<(i64, String)>,
 }
+
+const REWRITTEN: &str = "the entry is not the one that was witnessed: the chain was written anew";
 
 /// The action of the entry that retention leaves in place of what it removed: `{through_seq, through_hash, entries}`.
 pub const PRUNED: &str = "audit.pruned";
@@ -149,14 +159,26 @@ impl Default for Verifier {
 }
 
 impl Verifier {
-    /// `witnesses`: heads that were seen, in any order.
+    /// `witnesses`: heads that were seen, in any order. One at the base is compared with it; those before it are gone. When all
+    /// are gone nothing shows that this is the chain that was witnessed: it may have been deleted whole, written anew and called
+    /// pruned, so it does not hold.
     pub fn new(base: Head, witnesses: Vec<Head>) -> Verifier {
-        Verifier { base, head: base, told: None, witnesses, bad: None }
+        let (witnesses, removed): (Vec<_>, Vec<_>) =
+            witnesses.into_iter().filter(|w| w.seq > 0).partition(|w| w.seq >= base.seq);
+        let other = witnesses.iter().any(|w| w.seq == base.seq && w.hash != base.hash);
+        let bad = match (other, witnesses.is_empty(), removed.iter().map(|w| w.seq).max()) {
+            (true, ..) => Some((base.seq, REWRITTEN.to_string())),
+            (false, true, Some(last)) => {
+                Some((last, "everything that was witnessed was removed: nothing shows what the chain was".to_string()))
+            }
+            (false, ..) => None,
+        };
+        Verifier { base, head: base, told: None, witnesses, uncompared: removed.len(), bad }
     }
 
     fn check_witnesses(&mut self, e: &Entry) {
         if let Some(w) = self.witnesses.iter().find(|w| w.seq == e.seq && w.hash != e.hash) {
-            self.bad = Some((w.seq, "the entry is not the one that was witnessed: the chain was written anew".into()));
+            self.bad = Some((w.seq, REWRITTEN.into()));
         }
     }
 
@@ -200,6 +222,7 @@ impl Verifier {
             entries: self.head.seq - self.base.seq,
             first_bad_seq: bad.as_ref().map(|b| b.0),
             reason: bad.map(|b| b.1),
+            uncompared: self.uncompared,
         }
     }
 }
@@ -289,8 +312,17 @@ mod tests {
         let rest = &entries[3..];
         assert_eq!(
             against(rest, base, Vec::new(), head),
-            Verdict { valid: true, entries: 3, first_bad_seq: None, reason: None }
+            Verdict { valid: true, entries: 3, first_bad_seq: None, reason: None, uncompared: 0 }
         );
+        // A witness at the base is compared with it; of older ones it is said that they were not.
+        let (at, before) = (head_of(&entries[2]), head_of(&entries[0]));
+        let seen = against(rest, base, vec![before, at], head);
+        assert_eq!((seen.valid, seen.uncompared), (true, 1));
+        let other = Head { hash: Digest::of(b"other"), ..at };
+        assert_eq!(against(rest, base, vec![before, other], head).first_bad_seq, Some(3));
+        // Deleted whole, written anew and called pruned: no witness is left to say otherwise, which is bad enough.
+        let gone = against(rest, base, vec![before], head);
+        assert_eq!((gone.valid, gone.first_bad_seq, gone.uncompared), (false, Some(1), 1));
         // More was removed than the chain says, and the base was moved to hide it.
         let moved = against(&entries[4..], head_of(&entries[3]), Vec::new(), head);
         assert_eq!((moved.valid, moved.first_bad_seq), (false, Some(4)));
@@ -319,7 +351,10 @@ mod tests {
     #[test]
     fn an_untouched_chain_verifies() {
         let (e, h) = chain(5);
-        assert_eq!(verify(&e, h), Verdict { valid: true, entries: 5, first_bad_seq: None, reason: None });
+        assert_eq!(
+            verify(&e, h),
+            Verdict { valid: true, entries: 5, first_bad_seq: None, reason: None, uncompared: 0 }
+        );
     }
 
     #[test]

@@ -22,6 +22,7 @@ const NOT_PUBLIC: &[&str] = &[
     "224.0.0.0/4",     // multicast
     "240.0.0.0/4",     // reserved, broadcast
     "::/96",           // unspecified, loopback, IPv4 compatible
+    "::ffff:0:0:0/96", // IPv4 translated, of old
     "64:ff9b:1::/48",  // local translation to IPv4
     "100::/64",        // discard
     "2001::/23",       // protocol assignments, Teredo among them
@@ -132,6 +133,7 @@ mod tests {
             "2001:0:1::",
             "100::1",
             "64:ff9b:1::7f00:1",
+            "::ffff:0:127.0.0.1",
         ] {
             assert!(!permits(&policy, bad), "{bad}");
         }

@@ -165,9 +165,7 @@ impl Store {
     pub async fn audit_verify_against(&self, chain: Option<ProjectId>, witnesses: Vec<Witness>) -> Result<Verdict> {
         let head = self.audit_head(chain).await?;
         let base = self.audit_base(chain).await?;
-        // What was witnessed of the part that retention removed can be compared at its end only.
-        let seen = witnesses.into_iter().map(|w| w.head).filter(|h| h.seq > base.seq).collect();
-        let mut verifier = Verifier::new(base, seen);
+        let mut verifier = Verifier::new(base, witnesses.into_iter().map(|w| w.head).collect());
         let mut seq = base.seq;
         loop {
             let entries = self.audit_after(chain, seq, VERIFY_PAGE).await?;
@@ -197,8 +195,12 @@ impl Store {
                 let read = |r: &mut Cells| Ok((r.get::<i64>()?, r.get::<i64>()?));
                 let Some((head, base)) = c.maybe(sql, p![key], read).await? else { return Ok(0) };
                 let last = head.min(base + i64::from(*limit) + 1) - 1;
-                let sql = "SELECT seq, hash FROM audit_entries WHERE chain = ? AND seq <= ? AND at < ? ORDER BY seq DESC LIMIT 1";
-                let Some(through) = c.maybe(sql, p![key, last, *before], read_head).await? else { return Ok(0) };
+                // Clocks of instances differ: what is behind the first entry that is to stay stays too.
+                let sql = "SELECT seq FROM audit_entries WHERE chain = ? AND at >= ? ORDER BY seq LIMIT 1";
+                let first: Option<i64> = c.maybe(sql, p![key, *before], |r| r.get()).await?;
+                let last = first.map_or(last, |first| last.min(first - 1));
+                let sql = "SELECT seq, hash FROM audit_entries WHERE chain = ? AND seq <= ? ORDER BY seq DESC LIMIT 1";
+                let Some(through) = c.maybe(sql, p![key, last], read_head).await? else { return Ok(0) };
                 let gone = c.exec("DELETE FROM audit_entries WHERE chain = ? AND seq <= ?", p![key, through.seq]).await?;
                 let sql = "UPDATE audit_heads SET base_seq = ?, base_hash = ? WHERE chain = ?";
                 c.exec(sql, p![through.seq, through.hash, key]).await?;

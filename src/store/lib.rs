@@ -19,6 +19,7 @@ mod instances;
 mod keys;
 mod lite;
 mod migrate;
+mod networks;
 mod node_change;
 mod nodes;
 mod pace;
@@ -52,7 +53,9 @@ pub use hand_over::AssignmentAnswer;
 pub use instances::Instance;
 pub use keys::OutboxRow;
 pub use node_change::{NodeChange, NodeEvent, StoredNodeEvent};
-pub use nodes::{Candidate, Credential, FleetNode, NodeFilter, NodePatch, NodeStats, SessionRollout, SessionView};
+pub use nodes::{
+    Candidate, Credential, FleetNode, NodeFilter, NodePatch, NodeStats, PreviousKey, SessionRollout, SessionView,
+};
 pub use people::Accepted;
 pub use plans::{Approval, Document, Documents, Freeze, NodeGroup};
 pub use presence::PresenceMoved;

@@ -190,12 +190,21 @@ pub struct Credential {
     pub standing: Standing,
     /// The node's present key.
     pub key_hash: Digest,
-    /// The key before it, and until when that one is good at most.
-    pub previous: Option<(Digest, Timestamp)>,
+    /// The key before it.
+    pub previous: Option<PreviousKey>,
 }
 
-const CREDENTIAL: &str =
-    "id, project_id, org_id, credential_epoch, standing, key_hash, previous_key_hash, previous_key_until";
+/// A key that was replaced, and works until its successor is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PreviousKey {
+    pub hash: Digest,
+    /// At most until then.
+    pub until: Timestamp,
+    /// The node replaced it itself, not an operator.
+    pub own: bool,
+}
+
+const CREDENTIAL: &str = "id, project_id, org_id, credential_epoch, standing, key_hash, previous_key_hash, previous_key_until, previous_key_own";
 
 fn read_credential(r: &mut Cells) -> Q<Credential> {
     Ok(Credential {
@@ -205,7 +214,10 @@ fn read_credential(r: &mut Cells) -> Q<Credential> {
         epoch: r.get()?,
         standing: r.get()?,
         key_hash: r.get()?,
-        previous: r.get::<Option<Digest>>()?.zip(r.get::<Option<Timestamp>>()?),
+        previous: {
+            let (kept, own) = (r.get::<Option<Digest>>()?.zip(r.get::<Option<Timestamp>>()?), r.get()?);
+            kept.map(|(hash, until)| PreviousKey { hash, until, own })
+        },
     })
 }
 
@@ -410,15 +422,16 @@ impl Store {
         scope: Scope,
         id: NodeId,
         key_hash: Digest,
-        keep: Option<(Digest, Timestamp)>,
+        keep: Option<PreviousKey>,
         w: Write,
     ) -> Result<u32> {
         self.write("node.rotate_key", (scope, id, key_hash, keep, w), |c, (scope, id, hash, keep, w)| {
             Box::pin(async move {
                 node_in(c, *scope, *id).await?;
                 let sql = "UPDATE nodes SET key_hash = ?, previous_key_hash = ?, previous_key_until = ?, \
-                           credential_epoch = credential_epoch + 1, updated_at = ? WHERE id = ?";
-                c.exec(sql, p![*hash, keep.map(|k| k.0), keep.map(|k| k.1), w.at, *id]).await?;
+                           previous_key_own = ?, credential_epoch = credential_epoch + 1, updated_at = ? WHERE id = ?";
+                let own = keep.is_some_and(|k| k.own);
+                c.exec(sql, p![*hash, keep.map(|k| k.hash), keep.map(|k| k.until), own, w.at, *id]).await?;
                 let epoch = node_in(c, *scope, *id).await?.credential_epoch;
                 finish(c, w).await?;
                 Ok(epoch)

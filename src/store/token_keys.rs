@@ -65,16 +65,18 @@ impl Store {
         .await
     }
 
-    /// The present key of the node was used: the one before it is void.
-    pub async fn end_previous_key(&self, node: NodeId, w: Write) -> Result<()> {
+    /// The present key of the node was used: the one before it is void, and so are the tokens that it was given. Answers the
+    /// credential epoch.
+    pub async fn end_previous_key(&self, node: NodeId, w: Write) -> Result<u32> {
         self.write("node.end_previous_key", (node, w), |c, (node, w)| {
             Box::pin(async move {
-                let sql = "UPDATE nodes SET previous_key_hash = NULL, previous_key_until = NULL \
+                let sql = "UPDATE nodes SET previous_key_hash = NULL, previous_key_until = NULL, \
+                           credential_epoch = credential_epoch + 1 \
                            WHERE id = ? AND previous_key_hash IS NOT NULL";
                 if c.exec(sql, p![*node]).await? > 0 {
                     finish(c, w).await?;
                 }
-                Ok(())
+                c.one("SELECT credential_epoch FROM nodes WHERE id = ?", p![*node], |r| r.get()).await
             })
         })
         .await

@@ -6,6 +6,7 @@ use crate::app::App;
 use crate::limit::network_of;
 use crate::problem::{Outcome, Refusal};
 use crate::reply::Meta;
+use crate::routes::Route;
 use actors::command::{Caller, Grant};
 use actors::node_api::NodeAuth;
 use domain::access::{Actor, Ctx, User};
@@ -52,7 +53,13 @@ pub async fn identify(
                 ctx: ctx(Actor::ApiKey(key.id)),
                 user: key.created_by,
                 instance_admin: every_org,
-                grant: Grant::Key { org: key.org, project: key.project, scopes: key.scopes, every_org },
+                grant: Grant::Key {
+                    org: key.org,
+                    project: key.project,
+                    scopes: key.scopes,
+                    every_org,
+                    expires_at: key.expires_at,
+                },
                 idempotency: None,
             },
             counted_as: key.id.as_uuid(),
@@ -216,9 +223,14 @@ async fn recognised(app: &App, credential: Option<NodeCredential>) -> Outcome<No
     auth.ok_or_else(|| Refusal::unauthorized(what))
 }
 
-/// The node of the path must be the one of the credential.
-pub fn same_node(auth: &NodeAuth, named: domain::NodeId) -> Outcome<()> {
-    if auth.node == named { Ok(()) } else { Err(Refusal::forbidden("the credential belongs to another node")) }
+/// The node of the path must be the one of the credential. Who tries another's is noted.
+pub async fn same_node(app: &App, meta: Meta, auth: &NodeAuth, named: domain::NodeId, route: &Route) -> Outcome<()> {
+    if auth.node == named {
+        return Ok(());
+    }
+    let ctx = Ctx { actor: Actor::Node(auth.node), request_id: Some(meta.request_id), address: Some(meta.address) };
+    Box::pin(app.plane.note_refusal(&ctx, route.method.name(), route.path)).await;
+    Err(Refusal::forbidden("the credential belongs to another node"))
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ pub fn client(socket: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAdd
         return socket;
     }
     let mut client = socket;
-    let all: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).collect();
+    // A line that cannot be read ends it, like a hop that cannot.
+    let all: Vec<&str> = headers.get_all("x-forwarded-for").iter().map(|v| v.to_str().unwrap_or("?")).collect();
     for hop in all.iter().flat_map(|v| v.split(',')).rev() {
         let hop = hop.trim();
         let parsed = hop.parse::<IpAddr>().or_else(|_| hop.parse::<std::net::SocketAddr>().map(|s| s.ip()));
@@ -50,6 +51,15 @@ mod tests {
         check("10.1.2.3", &[], "10.1.2.3");
         check("::1", &["[2001:db8::1]:443"], "2001:db8::1");
         check("::ffff:10.1.2.3", &["203.0.113.7:80"], "203.0.113.7");
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_read_hides_what_is_before_it() {
+        let mut headers = HeaderMap::new();
+        headers.append("x-forwarded-for", "203.0.113.7".parse().unwrap());
+        headers.append("x-forwarded-for", http::HeaderValue::from_bytes(b"\xff").unwrap());
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        assert_eq!(client("10.1.2.3".parse().unwrap(), &headers, &trusted).to_string(), "10.1.2.3");
     }
 
     #[test]

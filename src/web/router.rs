@@ -276,7 +276,7 @@ async fn serve(
             }
             let found = auth::node(app, meta, credential).await?;
             let named = params.iter().find(|(n, _)| *n == "node_id").and_then(|(_, v)| v.parse().ok());
-            auth::same_node(&found, named.unwrap_or(NodeId::NIL))?;
+            auth::same_node(app, meta, &found, named.unwrap_or(NodeId::NIL), route).await?;
             node = Some(found);
         }
         Auth::Caller | Auth::Key(_) => {
@@ -293,7 +293,11 @@ async fn serve(
             identity = Some(found);
         }
     }
-    let body = if has_body(&method) { body::read(body, app.settings.max_body_bytes).await? } else { Bytes::new() };
+    let most = match route.auth {
+        Auth::Open => app.settings.max_body_bytes.min(body::MAX_OPEN),
+        Auth::Node | Auth::NodeKey | Auth::Caller | Auth::Key(_) => app.settings.max_body_bytes,
+    };
+    let body = if has_body(&method) { body::read(body, most).await? } else { Bytes::new() };
     if !body.is_empty() && !body::is_json(headers.get(http::header::CONTENT_TYPE)) {
         return Err(Refusal::unsupported_media_type());
     }

@@ -200,7 +200,7 @@ static TABLE: &[Route] = &[
     patch("/api/v1/orgs/:id", Key(ProjectsWrite), "Change an organisation", "OrgPatch", One("org", "Org"), |c| Box::pin(orgs::update(c))),
     delete("/api/v1/orgs/:id", Key(ProjectsWrite), "Delete an organisation without projects", |c| Box::pin(orgs::delete(c))),
     get("/api/v1/orgs/:id/members", Key(ProjectsRead), "List members", List("members", "Member"), |c| Box::pin(orgs::members(c))),
-    post("/api/v1/orgs/:id/members", Key(ProjectsWrite), "Add a member; an unknown address gets an invitation", Some("MemberRequest"), Bare("MemberAnswer"), |c| Box::pin(orgs::add_member(c))).status(201),
+    post("/api/v1/orgs/:id/members", Key(ProjectsWrite), "Invite somebody to become a member", Some("MemberRequest"), Bare("MemberAnswer"), |c| Box::pin(orgs::add_member(c))).status(201),
     patch("/api/v1/orgs/:id/members/:user_id", Key(ProjectsWrite), "Change a member's role", "MemberPatch", One("member", "Member"), |c| Box::pin(orgs::change_member(c))),
     delete("/api/v1/orgs/:id/members/:user_id", Key(ProjectsWrite), "Remove a member", |c| Box::pin(orgs::remove_member(c))),
     get("/api/v1/orgs/:id/invitations", Key(ProjectsWrite), "List open invitations", List("invitations", "Invitation"), |c| Box::pin(orgs::invitations(c))),

@@ -163,8 +163,8 @@ pub async fn serve_metrics(
     let metrics =
         warp::path("metrics").and(warp::path::end()).and(warp::get()).and(warp::header::headers_cloned()).map(
             move |headers: http::HeaderMap| {
-                let outcome =
-                    system::check_token(&headers, token.as_deref()).and_then(|()| system::metrics_text(&registry));
+                let outcome = system::check_token(&headers, token.as_deref())
+                    .and_then(|()| system::metrics_text(&registry, system::Told::Everything));
                 outcome.unwrap_or_else(|r| r.into_response(RequestId::NIL))
             },
         );

@@ -207,7 +207,7 @@ pub async fn verify(call: Call) -> Outcome<Response> {
         None => {
             let org = super::own_org(caller)?;
             crate::call::allowed(caller, KeyScope::AuditRead, org, None)?;
-            Ok(reply::ok(&Verdict { valid: true, entries: 0, first_bad_seq: None, reason: None }))
+            Ok(reply::ok(&Verdict { valid: true, entries: 0, first_bad_seq: None, reason: None, uncompared: 0 }))
         }
     }
 }
@@ -227,6 +227,7 @@ fn joined(before: Option<Verdict>, chain: Option<ProjectId>, next: Verdict) -> V
             entries: before.entries + next.entries,
             first_bad_seq: before.first_bad_seq.or(next.first_bad_seq),
             reason: before.reason.or(next.reason),
+            uncompared: before.uncompared + next.uncompared,
         },
     }
 }
@@ -295,8 +296,9 @@ mod tests {
 
     #[test]
     fn chains_are_valid_together_only_when_each_is() {
-        let good = Verdict { valid: true, entries: 5, first_bad_seq: None, reason: None };
-        let bad = Verdict { valid: false, entries: 2, first_bad_seq: Some(3), reason: Some("cut".into()) };
+        let good = Verdict { valid: true, entries: 5, first_bad_seq: None, reason: None, uncompared: 0 };
+        let bad =
+            Verdict { valid: false, entries: 2, first_bad_seq: Some(3), reason: Some("cut".into()), uncompared: 0 };
         let v = joined(Some(joined(None, None, good)), Some(ProjectId::NIL), bad);
         assert_eq!((v.valid, v.entries, v.first_bad_seq), (false, 7, Some(3)));
         assert!(v.reason.unwrap().starts_with("project "));

@@ -1,6 +1,6 @@
 //! `/orgs`, with members and invitations.
 
-use super::{is_change, show};
+use super::show;
 use crate::call::Call;
 use crate::page::{listed, listing, page, slice};
 use crate::problem::{Outcome, Refusal};
@@ -101,16 +101,14 @@ pub async fn members(call: Call) -> Outcome<Response> {
     Ok(reply::ok(&listed(found, member).under("members")))
 }
 
-/// 201 with the member or the invitation; 200 when the address was a member with this role already.
+/// 201 with the invitation; 200 when the address was a member with this role already.
 pub async fn add_member(call: Call) -> Outcome<Response> {
     let org = named(&call).await?;
     let said: MemberRequest = call.json()?;
     let caller = call.commander()?;
     let (status, answer) = match call.app.plane.add_member(&caller, org.id, &said.email, said.role).await? {
-        Added::Member(m, done) => {
-            let changed = is_change(done);
-            let status = if changed { StatusCode::CREATED } else { StatusCode::OK };
-            (status, MemberAnswer { member: Some(member(m)), changed: Some(changed), ..MemberAnswer::default() })
+        Added::Already(m) => {
+            (StatusCode::OK, MemberAnswer { member: Some(member(m)), changed: Some(false), ..MemberAnswer::default() })
         }
         Added::Invited(invitation, token) => {
             let (invitation, token) = super::people::invited(&call.app, invitation, token);

@@ -111,7 +111,7 @@ pub async fn password_changed(
     };
     let attempt = session::begin(app, &user.email, address, request)?;
     app.plane.change_password(&identity.caller, token, present, next).await?;
-    app.sign_ins.succeeded(&attempt, app.plane.now());
+    app.sign_ins.succeeded(attempt);
     Ok(())
 }
 
@@ -136,7 +136,7 @@ pub async fn accepted(app: &App, token: &str, password: &str, address: IpAddr, r
     let attempt = session::begin(app, &invitation.email, address, request)?;
     match app.plane.accept_invitation(token, password, request, Some(address)).await {
         Ok(user) => {
-            app.sign_ins.succeeded(&attempt, app.plane.now());
+            app.sign_ins.succeeded(attempt);
             Ok(user)
         }
         Err(CommandError::Forbidden(why)) => Err(Refusal::unauthorized(why)),

@@ -41,7 +41,7 @@ pub async fn attempt(app: &App, email: &str, password: &str, address: IpAddr, re
     let attempt = begin(app, email, address, request)?;
     match app.plane.sign_in(email, password, Some(request), Some(address)).await {
         Ok(done) => {
-            app.sign_ins.succeeded(&attempt, app.plane.now());
+            app.sign_ins.succeeded(attempt);
             Ok(done)
         }
         Err(CommandError::Forbidden(_) | CommandError::NotFound(_)) => Err(wrong()),

@@ -4,7 +4,6 @@ use crate::auth::{NodeCredential, node_credential};
 use crate::call::Call;
 use crate::problem::{Outcome, Refusal};
 use crate::reply;
-use actors::tokens::LIFE;
 use api::credential::{NodeKeyAnswer, NodeTokenAnswer};
 use domain::access::{Actor, Ctx};
 use warp::reply::Response;
@@ -15,7 +14,7 @@ pub async fn token(call: Call) -> Outcome<Response> {
         token: made.token,
         token_type: "Bearer".into(),
         expires_at: made.expires_at,
-        expires_in: LIFE.as_secs(),
+        expires_in: made.expires_in,
     }))
 }
 

@@ -7,7 +7,7 @@ use crate::body;
 use crate::call::Call;
 use crate::problem::Outcome;
 use crate::reply::{Meta, for_node, raw_json};
-use crate::routes::HEARTBEAT;
+use crate::routes::{HEARTBEAT, table};
 use crate::stamp;
 use actors::node_api::{Heartbeat, HeartbeatAnswer, NodeAuth};
 use api::node::HeartbeatRequest;
@@ -27,7 +27,7 @@ pub async fn hot<B: Buf>(
 ) -> Response {
     let outcome = async {
         let auth = auth::node(app, meta, credential).await?;
-        auth::same_node(&auth, named)?;
+        auth::same_node(app, meta, &auth, named, &table()[HEARTBEAT]).await?;
         let body = body::read(body, app.settings.max_body_bytes).await?;
         answer(app, auth, &body).await
     }

@@ -6,7 +6,7 @@ use crate::call::Call;
 use crate::problem::Outcome;
 use crate::query::Query;
 use crate::reply::{self, Meta};
-use crate::routes::POLL;
+use crate::routes::{POLL, table};
 use actors::node_api::{NodeAuth, PollAnswer, Polled};
 use api::node::PollAnswer as Wire;
 use domain::NodeId;
@@ -33,7 +33,7 @@ async fn admit(
     query: &str,
 ) -> Outcome<(NodeAuth, Asked)> {
     let auth = auth::node(app, meta, credential).await?;
-    auth::same_node(&auth, named)?;
+    auth::same_node(app, meta, &auth, named, &table()[POLL]).await?;
     let query = if query.is_empty() { Query::default() } else { Query::parse(query)? };
     Ok((auth, Asked::of(&query)?))
 }

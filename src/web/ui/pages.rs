@@ -139,6 +139,11 @@ pub fn known(parts: &[&str]) -> bool {
     find(PAGES, parts).is_some() || find(FORMS, parts).is_some()
 }
 
+/// The address as the table has it.
+pub fn template(parts: &[&str], reads: bool) -> &'static str {
+    find(if reads { PAGES } else { FORMS }, parts).map_or("a page", |(line, _)| line.path)
+}
+
 /// `None`: no such address.
 pub async fn answer(ask: &Ask, parts: &[&str], reads: bool) -> Outcome<Option<Response>> {
     match find(if reads { PAGES } else { FORMS }, parts) {

@@ -84,8 +84,7 @@ pub async fn add(ask: &Ask, org: &str) -> Outcome<Response> {
     let org = named(ask, org).await?;
     let email = ask.field("email").unwrap_or_default();
     match ask.plane().add_member(ask.caller(), org.id, email, role(ask)?).await? {
-        Added::Member(_, Done::Changed) => ask.redirect("/people", Some(Flash::MemberAdded)),
-        Added::Member(_, Done::Already) => ask.redirect("/people", Some(Flash::Unchanged)),
+        Added::Already(_) => ask.redirect("/people", Some(Flash::Unchanged)),
         Added::Invited(invitation, token) => {
             let made = Link { email: invitation.email, url: ask.plane().invitation_link(&token) };
             ask.ok(people(&ask.frame(), &view(ask, Some(made)).await?))

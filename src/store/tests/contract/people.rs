@@ -176,19 +176,37 @@ async fn token_keys_are_found_by_name_and_the_newest_signs() {
 }
 
 #[tokio::test]
+async fn a_network_is_known_until_it_is_pruned() {
+    testing::for_each_backend(|s| async move {
+        let user = seed::user("n@example.org");
+        s.insert_user(user.clone(), seed::write()).await.unwrap();
+        assert_eq!(s.knows_network(user.id, "192.0.2.1").await, Ok(false));
+        s.note_network(user.id, "192.0.2.1", later(1)).await.unwrap();
+        s.note_network(user.id, "192.0.2.1", later(5)).await.unwrap();
+        assert_eq!(s.knows_network(user.id, "192.0.2.1").await, Ok(true));
+        assert_eq!(s.knows_network(user.id, "192.0.2.2").await, Ok(false));
+        assert_eq!(s.prune_networks(later(5)).await, Ok(0));
+        assert_eq!(s.prune_networks(later(6)).await, Ok(1));
+        assert_eq!(s.knows_network(user.id, "192.0.2.1").await, Ok(false));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_rotated_node_key_is_found_until_its_successor_is_used() {
     testing::for_each_backend(|s| async move {
         let w = seed::world(&s, 1).await;
         let (node, old, new) = (w.nodes[0].id, w.nodes[0].key_hash, Digest::of(b"new"));
         let scope = domain::Scope::Project(w.project.id);
-        let keep = Some((old, later(60)));
+        let keep = Some(store::PreviousKey { hash: old, until: later(60), own: true });
         s.rotate_node_key(scope, node, new, keep, seed::write()).await.unwrap();
         for key in [old, new] {
             let found = s.node_credential(key).await.unwrap();
             assert_eq!((found.node, found.epoch, found.key_hash, found.previous), (node, 2, new, keep));
         }
-        s.end_previous_key(node, seed::write()).await.unwrap();
-        s.end_previous_key(node, seed::write()).await.unwrap();
+        // What the old key was given in the meantime ends with it, and only once.
+        assert_eq!(s.end_previous_key(node, seed::write()).await, Ok(3));
+        assert_eq!(s.end_previous_key(node, seed::write()).await, Ok(3));
         assert_eq!(s.node_credential(old).await, Err(Error::NotFound));
         s.rotate_node_key(scope, node, Digest::of(b"newer"), None, seed::write()).await.unwrap();
         assert_eq!(s.node_credential(new).await, Err(Error::NotFound));

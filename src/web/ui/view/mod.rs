@@ -137,7 +137,6 @@ flashes! {
     NodeAdopted = "node_adopted", "The node is adopted and can get bundles.";
     NodeRevoked = "node_revoked", "The node is revoked. Its key is void.";
     TokenDeleted = "token_deleted", "The enrolment token was deleted.";
-    MemberAdded = "member_added", "The member was added.";
     MemberChanged = "member_changed", "The role was changed.";
     MemberRemoved = "member_removed", "The member was removed. Keys that they made stay.";
     InvitationWithdrawn = "invitation_withdrawn", "The invitation is void.";

@@ -371,7 +371,8 @@ pub fn trust_view(may_admin: bool) -> trust::TrustView {
 pub fn pages() -> Vec<(&'static str, String)> {
     let f = frame();
     let s = |m: Markup| m.into_string();
-    let verdict = Verdict { valid: false, entries: 3, first_bad_seq: Some(4), reason: Some(EVIL.into()) };
+    let verdict =
+        Verdict { valid: false, entries: 3, first_bad_seq: Some(4), reason: Some(EVIL.into()), uncompared: 0 };
     let filter = audit::AuditFilter {
         action: EVIL.into(),
         actor: EVIL.into(),
