@@ -72,7 +72,6 @@ fn apply(plane: &ControlPlane, row: &store::ChangeRow) {
                 let _ = actor.cast(RolloutMsg::Wake);
             }
         }
-        ChangeKind::ApiKey => plane.forget_api_key(ApiKeyId(row.id)),
         ChangeKind::Freeze => plane.inner.freezes.forget(),
         ChangeKind::Bundle => {
             plane.forget_bundle(BundleId(row.id));
@@ -84,6 +83,7 @@ fn apply(plane: &ControlPlane, row: &store::ChangeRow) {
         ChangeKind::Project => plane.inner.sessions.forget_project(ProjectId(row.id)),
         ChangeKind::Key => plane.inner.keys.forget(OrgId(row.id)),
         ChangeKind::Org
+        | ChangeKind::ApiKey
         | ChangeKind::User
         | ChangeKind::Member
         | ChangeKind::EnrolmentToken
