@@ -134,7 +134,7 @@ fn invite(frame: &Frame, org: &OrgView, base: &str) -> Markup {
         form .stack.card method="post" action={ (base) "/members" } {
             (csrf(frame))
             h3 { "Add somebody" }
-            label for=(field("email")) { "Email " span .muted { "(who has no account yet gets a link)" } }
+            label for=(field("email")) { "Email " span .muted { "(you get a link for them: whoever opens it, with the account’s password, becomes a member)" } }
             input id=(field("email")) type="email" name="email" required autocomplete="off";
             label for=(field("role")) { "Role" }
             select id=(field("role")) name="role" {
