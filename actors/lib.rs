@@ -14,6 +14,7 @@ pub mod node_api;
 mod node_session;
 mod periodic;
 pub mod plane;
+mod restored;
 mod rollout;
 pub mod supervision;
 pub mod tree;

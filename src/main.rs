@@ -1,5 +1,6 @@
 //! `sentinel-cp`: one binary for the control plane, its demo, the simulated fleet and administration.
 
+mod backup_cli;
 mod boot;
 mod bundle_cli;
 mod config;
@@ -57,6 +58,20 @@ enum Command {
         #[command(flatten)]
         settings: Written,
     },
+    /// Copy the database and the archives into a directory, beside a running server
+    Backup {
+        #[command(flatten)]
+        settings: Written,
+        #[command(flatten)]
+        args: backup_cli::BackupArgs,
+    },
+    /// Put a backup back, check everything, and leave nodes that know more in peace
+    Restore {
+        #[command(flatten)]
+        settings: Written,
+        #[command(flatten)]
+        args: backup_cli::RestoreArgs,
+    },
     /// Print the OpenAPI 3.1 document
     Openapi,
     /// Validate a configuration from standard input (used by the control plane itself)
@@ -91,6 +106,11 @@ fn main() -> ExitCode {
         Command::Migrate { settings } => resolve(settings).and_then(|config| {
             log_as(&config);
             block_on(migrate(config))
+        }),
+        Command::Backup { settings, args } => resolve(settings).and_then(|config| backup_cli::backup(&config, &args)),
+        Command::Restore { settings, args } => resolve(settings).and_then(|config| {
+            log_as(&config);
+            block_on(async { backup_cli::restore(&config, &args).await })
         }),
         Command::Bundle(command) => bundle_cli::run(command),
         Command::Ctl(args) => block_on(async { ctl::run(args, &mut std::io::stdout()).await.map_err(Failure::from) }),

@@ -14,6 +14,7 @@ mod compiling;
 mod ctl;
 mod delivery;
 mod drift;
+mod ha;
 mod history;
 mod instances;
 mod kill9;

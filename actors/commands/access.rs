@@ -305,6 +305,11 @@ impl ControlPlane {
         self.inner.keys.doorman().keys.retain(|_, c| c.key.as_ref().is_none_or(|(key, _)| key.id != id));
     }
 
+    /// The change feed may have been missed: every key is looked up again.
+    pub(crate) fn forget_api_keys(&self) {
+        self.inner.keys.doorman().keys.clear();
+    }
+
     /// To be called every few seconds and at the end: writes when keys were used, and the failed sign-ins of the minutes
     /// that are over. What cannot be written now is written next time.
     pub async fn flush_api_key_uses(&self) {

@@ -7,6 +7,7 @@ pub mod access;
 pub mod audit;
 pub mod bundle;
 pub mod fleet;
+pub mod instance;
 pub mod node;
 pub mod plans;
 pub mod problem;

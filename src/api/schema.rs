@@ -108,7 +108,7 @@ pub fn schemas() -> BTreeMap<String, Value> {
             out.insert(<$t as utoipa::ToSchema>::name().into_owned(), value);
         })+};
     }
-    use crate::{access, bundle, fleet, node, plans, problem, project, rollout, stream};
+    use crate::{access, bundle, fleet, instance, node, plans, problem, project, rollout, stream};
     derived!(
         problem::Problem,
         access::SignInRequest,
@@ -122,6 +122,7 @@ pub fn schemas() -> BTreeMap<String, Value> {
         project::Project,
         project::EnrolmentTokenRequest,
         project::EnrolmentToken,
+        instance::Instance,
         fleet::Node,
         fleet::NodePatch,
         fleet::NodeStats,

@@ -120,7 +120,8 @@ impl Store {
         let mut bell = self.inner.bell.subscribe();
         bell.mark_unchanged();
         let url = match &self.inner.config.database {
-            Database::Postgres { url } => Some(url.clone()),
+            // Behind a pooler LISTEN would be somebody else's: the feed is read every so often.
+            Database::Postgres { url } => self.inner.config.statement_cache.then(|| url.clone()),
             Database::Sqlite { .. } => None,
         };
         Listener { bell, url, link: None, retry: None }

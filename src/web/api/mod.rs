@@ -6,6 +6,7 @@ pub mod compile;
 pub mod drift;
 pub mod explain;
 pub mod history;
+pub mod instances;
 pub mod keys;
 pub mod nodes;
 pub mod orgs;
