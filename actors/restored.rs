@@ -6,7 +6,7 @@
 use crate::command::{CommandError, CommandResult};
 use crate::plane::ControlPlane;
 use crate::rollout::Attempt;
-use domain::rollout::{Event, NodeState, Phase, SkipReason, StrategyKind};
+use domain::rollout::{Event, NodeState, Phase, SkipReason};
 use domain::*;
 
 const NOTE: &str = "the database was restored from a backup";
@@ -27,15 +27,10 @@ impl ControlPlane {
 
     async fn end_restored(&self, id: RolloutId) -> CommandResult<()> {
         let planned = self.store().load_rollout(id).await?.planned;
-        // The verified keep their place in its record, unless they wait for their share of traffic.
-        let keeps = planned.spec.strategy != StrategyKind::BlueGreen;
-        let nodes: Vec<NodeId> = planned
-            .members
-            .iter()
-            .filter(|m| !(keeps && matches!(m.state, NodeState::Verified { .. })))
-            .filter(|m| !matches!(m.state, NodeState::Skipped { .. }))
-            .map(|m| m.node)
-            .collect();
+        // Of all of them, or what is left would count as a completed rollout, and newcomers would be given its bundle. Its log keeps
+        // who was verified.
+        let nodes: Vec<NodeId> =
+            planned.members.iter().filter(|m| !matches!(m.state, NodeState::Skipped { .. })).map(|m| m.node).collect();
         if planned.head.phase != Phase::Pending && !nodes.is_empty() {
             let event = Event::Removed { nodes, reason: SkipReason::Superseded };
             self.decide_detached(id, &event, &Attempt::system()).await?;

@@ -53,6 +53,22 @@ fn up<DB: Backend>(conn: &mut impl MigrationHarness<DB>, source: EmbeddedMigrati
     Ok(done.iter().map(ToString::to_string).collect())
 }
 
+/// How often a connection through a pooler is tried: two of them that are set up at once disturb each other, thirty seldom do.
+const ATTEMPTS: u32 = 30;
+
+fn migrate_postgres(url: &str) -> Result<Vec<String>> {
+    use diesel::Connection as _;
+    use diesel::connection::SimpleConnection as _;
+    let mut c = AsyncConnectionWrapper::<AsyncPgConnection>::establish(url).map_err(invalid)?;
+    // In a transaction, so that a pooler that gives each transaction another session does no harm.
+    c.transaction(|c| {
+        let lock = format!("SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({LOCK})");
+        c.batch_execute(&lock)?;
+        up::<Pg>(c, POSTGRES).map_err(Undone)
+    })
+    .map_err(|Undone(e)| e)
+}
+
 impl Store {
     /// Bring the schema up to date. Answers the versions applied now.
     /// On PostgreSQL everything or nothing, under a lock of the database that one process holds at a time.
@@ -72,16 +88,17 @@ impl Store {
                 let url = url.clone();
                 // A connection of its own: no statement timeout may cut a long migration short.
                 let work = move || {
-                    use diesel::Connection as _;
-                    use diesel::connection::SimpleConnection as _;
-                    let mut c = AsyncConnectionWrapper::<AsyncPgConnection>::establish(&url).map_err(invalid)?;
-                    // In a transaction, so that a pooler that gives each transaction another session does no harm.
-                    c.transaction(|c| {
-                        let lock = format!("SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({LOCK})");
-                        c.batch_execute(&lock)?;
-                        up::<Pg>(c, POSTGRES).map_err(Undone)
-                    })
-                    .map_err(|Undone(e)| e)
+                    let mut attempt = 1;
+                    loop {
+                        match migrate_postgres(&url) {
+                            // Behind a pooler another session may be asked than the one that prepared; nothing was done.
+                            Err(Error::Unavailable(why)) if why.contains("prepared statement") && attempt < ATTEMPTS => {
+                                attempt += 1;
+                                std::thread::sleep(std::time::Duration::from_millis(50));
+                            }
+                            done => return done,
+                        }
+                    }
                 };
                 tokio::task::spawn_blocking(work).await.map_err(invalid)?
             }

@@ -183,6 +183,8 @@ impl Several {
         let report = self.fleet.stop().await.unwrap();
         // Bad signatures, generations that went down or named something else; answers that made no sense.
         assert_eq!((report.count("refused"), report.count("misread")), (0, 0), "{report}");
+        let dismissed = self.witness.dismissed.lock().unwrap().clone();
+        assert!(dismissed.is_empty(), "{dismissed:#?}");
         chains_hold(&self.op).await;
         self.looks.load(Ordering::Relaxed)
     }
@@ -276,6 +278,28 @@ async fn drill(instances: usize, nodes: u32, batch: u32, each: u32, dice: &mut D
     );
 }
 
+/// For a failure: who owns the rollout, how far its nodes are, who holds what in the database.
+async fn whereabouts(sql: &Sql, id: &str) -> String {
+    let mut text = String::new();
+    for question in [
+        format!("SELECT state, owner, fence, last_seq, wake_at, head FROM rollouts WHERE id = '{id}'"),
+        "SELECT id, listen, expires_at - (extract(epoch FROM now()) * 1000000)::bigint, draining FROM instances"
+            .to_string(),
+        format!(
+            "SELECT state, count(*), min(node_id::text) FROM rollout_nodes WHERE rollout_id = '{id}' GROUP BY state"
+        ),
+        format!("SELECT count(*) FROM rollout_inbox WHERE rollout_id = '{id}'"),
+        "SELECT pid, client_addr, state, wait_event, now() - state_change, left(query, 80) FROM pg_stat_activity \
+         WHERE backend_type = 'client backend' AND state <> 'idle'"
+            .to_string(),
+    ] {
+        for row in sql.rows(&question).await {
+            text.push_str(&format!("  {}\n", row.join(" | ")));
+        }
+    }
+    text
+}
+
 /// The fault, and the time until somebody else has decided something.
 async fn befall(w: &mut Several, owner: usize, fault: Fault, id: &str, before: &Standing) -> Duration {
     let when = format!("{fault:?} {} at event {}", w.all[owner].name, before.last_seq);
@@ -289,7 +313,19 @@ async fn befall(w: &mut Several, owner: usize, fault: Fault, id: &str, before: &
     promises_hold(&w.sql, id, &promised, &when).await;
     let newer = format!("SELECT count(*) FROM rollout_events WHERE rollout_id = '{id}' AND fence > {}", before.fence);
     while w.sql.number(&newer).await == 0 {
-        assert!(at.elapsed() < PATIENCE, "{when}: nobody goes on");
+        if at.elapsed() >= PATIENCE {
+            let mut text = format!("  dismissed: {:?}\n", w.witness.dismissed.lock().unwrap());
+            text.push_str(&whereabouts(&w.sql, id).await);
+            let open = format!(
+                "SELECT n.name, m.state, m.generation, n.generation, n.handed_over, n.presence, n.last_seen, n.active_bundle = n.desired_bundle \
+                 FROM rollout_nodes m JOIN nodes n ON n.id = m.node_id WHERE m.rollout_id = '{id}' AND m.state NOT IN ('pending', 'verified')"
+            );
+            let fleet = w.fleet.status().await.unwrap();
+            for row in w.sql.rows(&open).await {
+                text.push_str(&format!("  {}: {:?}\n", row.join(" | "), fleet[&row[0]]));
+            }
+            panic!("{when}: nobody goes on\n{text}");
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let took = at.elapsed();

@@ -25,6 +25,8 @@ pub struct Witness {
     promised: Mutex<Promised>,
     pub answered: AtomicUsize,
     pub moved: AtomicUsize,
+    /// Who was told that its key is void, and how.
+    pub dismissed: Mutex<Vec<String>>,
 }
 
 impl Witness {
@@ -60,6 +62,14 @@ pub fn spread(urls: &[String], witness: Arc<Witness>) -> Transport {
             let call = Transport::Http(ways[home % ways.len()].clone()).send(request);
             let answer = tokio::time::timeout(limit, call).await.unwrap_or(Err(CallError::Timeout));
             match &answer {
+                // A node that is sent away never comes again: in these tests always a fault.
+                Err(e) if e.is_dismissal() && node.is_some() => {
+                    witness
+                        .dismissed
+                        .lock()
+                        .unwrap()
+                        .push(format!("{node:?} after {said:?} at {}: {e}", home % ways.len()));
+                }
                 Err(e) if !e.is_final() => {
                     if let Some(node) = node {
                         homes.lock().unwrap().insert(node, home + 1);

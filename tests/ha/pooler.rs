@@ -83,9 +83,9 @@ async fn two_processes_behind_a_transaction_mode_pooler_complete_a_rollout_and_t
     let owner = w.owner(&before).unwrap();
     w.all[owner].kill();
     w.completed(&id).await;
-    w.sound(&id, NODES).await;
     assert!(standing(&w.sql, &id).await.fence > before.fence, "nobody took over");
     w.all[owner].up().await;
+    w.sound(&id, NODES).await;
     // Many statements by then, of two processes over six sessions: none was refused for being known, or not known.
     for p in &w.all {
         assert!(!p.log().contains("prepared statement"), "{}", p.log());

@@ -55,9 +55,9 @@ async fn a_process_that_drains_hands_its_rollouts_over_before_it_ends() {
     assert!(status.success(), "{status}");
     assert!(asked.elapsed() < Duration::from_secs(10), "the drain took {:?}", asked.elapsed());
     assert!(w.all[owner].log().contains("handed over"), "{}", w.all[owner].log());
+    w.all[owner].up().await;
     w.completed(&id).await;
     w.sound(&id, NODES).await;
-    w.all[owner].up().await;
     println!("drained: the other one decided {took:.1?} after SIGTERM");
     w.end().await;
 }
