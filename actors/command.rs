@@ -106,6 +106,9 @@ impl From<store::Error> for CommandError {
                 "Idempotency-Key",
                 "the key was used for another request, or the same request is being carried out",
             ),
+            store::Error::Conflict("bundle") => {
+                CommandError::Conflict { code: "bundle_gone", detail: "the bundle was removed by retention".into() }
+            }
             store::Error::Conflict(what) => CommandError::Conflict { code: what, detail: format!("conflict: {what}") },
             store::Error::Claimed(nodes) => CommandError::Conflict { code: "overlap", detail: overlap_text(&nodes) },
             store::Error::Unavailable(text) => CommandError::Unavailable(text),

@@ -5,7 +5,7 @@
 //! Invariants: an invalid config never becomes a bundle; a store or an artifact store that is away costs time, never the
 //! job; at most N jobs validate, pack or upload at once.
 
-mod job;
+pub(crate) mod job;
 #[cfg(test)]
 mod tests;
 
@@ -15,10 +15,12 @@ use crate::supervision::{
     Backoff, Budget, ChildSpec, Env, Family, FamilySpec, GivenUp, Restart, StartError, TaskGuard, spawn_task,
 };
 use domain::bundle::{self, Bundle, BundleStatus, Diagnostic};
+use domain::project::Settings;
 use domain::{BundleId, Digest, Scope, Span, Timestamp};
 use futures_util::FutureExt;
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -128,6 +130,14 @@ impl CompileJobs {
         }
     }
 
+    /// Ends the job of a row that was taken from it. The validating child ends with it.
+    pub(crate) async fn stop(&self, id: BundleId) {
+        if let Some(actor) = self.family.lookup(&id) {
+            actor.stop(Some("cancelled".into()));
+        }
+        self.works.ended.send_modify(|n| *n += 1);
+    }
+
     /// Starts what has lain in the queue for a while and has no job here: its instance died, or a store was away.
     async fn rescan(&self, plane: &Inner) -> store::Result<()> {
         let now = plane.clock.now();
@@ -166,10 +176,17 @@ impl CompileJobs {
     }
 }
 
-/// What deduplicates jobs: the files, what judges them, and how strictly.
-pub(crate) fn input_hash(files: Digest, strict: bool) -> Digest {
+/// What deduplicates jobs: the files, what goes along with them, what judges them, and by which rules.
+pub(crate) fn input_hash(files: Digest, settings: &Settings, resources: &BTreeMap<String, Digest>) -> Digest {
     use ::bundle::verdict::{VALIDATOR_NAME, VALIDATOR_VERSION};
-    Digest::of(format!("compile/v1\n{files}\n{VALIDATOR_NAME} {VALIDATOR_VERSION}\nstrict={strict}").as_bytes())
+    let judged_by = serde_json::json!({
+        "validator": format!("{VALIDATOR_NAME} {VALIDATOR_VERSION}"),
+        "strict": settings.strict_config,
+        "rules": settings.rules,
+        "secrets": settings.secrets,
+        "resources": resources,
+    });
+    Digest::of(format!("compile/v2\n{files}\n{judged_by}").as_bytes())
 }
 
 /// The row of a compile that was just asked for.
@@ -177,6 +194,7 @@ pub(crate) fn queued_row(
     id: BundleId,
     config: &bundle::DesiredConfig,
     version: Option<String>,
+    resources: BTreeMap<String, Digest>,
     at: Timestamp,
 ) -> Bundle {
     Bundle {
@@ -194,6 +212,7 @@ pub(crate) fn queued_row(
         key_id: None,
         builder: BUILDER.into(),
         source: config.source.clone(),
+        resources,
         risk: bundle::RiskLevel::Low,
         risk_reasons: Vec::new(),
         warnings: Vec::new(),

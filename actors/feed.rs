@@ -115,7 +115,14 @@ fn apply(plane: &ControlPlane, row: &store::ChangeRow) {
         }
         ChangeKind::ApiKey => plane.forget_api_key(ApiKeyId(row.id)),
         ChangeKind::Freeze => plane.inner.freezes.forget(),
-        ChangeKind::Bundle => plane.forget_bundle(BundleId(row.id)),
+        ChangeKind::Bundle => {
+            plane.forget_bundle(BundleId(row.id));
+            plane.archive_changed(BundleId(row.id));
+            if let Some(project) = row.project {
+                plane.inner.releases.forget(project);
+            }
+        }
+        ChangeKind::Key => plane.inner.keys.forget(OrgId(row.id)),
         ChangeKind::Org
         | ChangeKind::User
         | ChangeKind::Member
@@ -127,7 +134,6 @@ fn apply(plane: &ControlPlane, row: &store::ChangeRow) {
         | ChangeKind::Environment
         | ChangeKind::Template
         | ChangeKind::Drift
-        | ChangeKind::Key
         | ChangeKind::Setting
         | ChangeKind::Audit => {}
     }

@@ -11,7 +11,7 @@ use crate::fresh::Fresh;
 use crate::plane::PlaneConfig;
 use ::bundle::SignatureFile;
 use ::bundle::keys::{KeyPair, MasterKey, PublicKey, Role};
-use ::bundle::trust::{Assignment, Envelope, RoleKeys, Roles, TrustDoc, TrustError, sign_manifest};
+use ::bundle::trust::{Assignment, DetachedSignature, Envelope, RoleKeys, Roles, TrustDoc, TrustError};
 use artifacts::ArtifactStore;
 use dashmap::DashMap;
 use domain::audit::NewEntry;
@@ -27,17 +27,37 @@ const TRUST_VALIDITY: Span = Span::secs(10 * 365 * 24 * 3600);
 /// Keys of the state `active` in `signing_keys`; the others lost a race at creation.
 const ACTIVE: &str = "active";
 const UNUSED: &str = "unused";
+/// The subkey of the master key that signing keys are sealed with.
+const SEALING: &str = "signing keys/v1";
+/// More than any version: the newest that is stored, whichever instance made it.
+pub(crate) const NEWEST: u64 = u64::MAX;
 /// Organisations a page of the start-up load has.
 const PAGE: u32 = 500;
 
-/// The keys of one organisation. A private half may have been exported and removed.
+/// Versions of a trust document that are read at once. Each has 1 to 10 kB, and one is made by hand.
+const MAX_VERSIONS: u32 = 1_000;
+
+/// The keys of one organisation. Only those that the newest trust document lists and whose private halves are here: each may
+/// have been exported and removed.
 struct OrgKeys {
-    root: Option<KeyPair>,
-    root_id: String,
-    bundle: Option<KeyPair>,
-    metadata: Option<KeyPair>,
-    /// The newest trust document, signed.
-    trust: Value,
+    doc: TrustDoc,
+    root: Vec<KeyPair>,
+    bundle: Vec<KeyPair>,
+    metadata: Vec<KeyPair>,
+    /// Every version, signed, oldest first; never empty.
+    chain: Vec<Value>,
+}
+
+impl OrgKeys {
+    /// Just enough keys for the role's threshold, or `None`.
+    fn quorum(&self, role: Role) -> Option<Vec<&KeyPair>> {
+        let (have, need) = match role {
+            Role::Root => (&self.root, self.doc.roles.root.threshold),
+            Role::Bundle => (&self.bundle, self.doc.roles.bundle.threshold),
+            Role::Metadata => (&self.metadata, self.doc.roles.metadata.threshold),
+        };
+        (have.len() >= need as usize).then(|| have.iter().take(need as usize).collect())
+    }
 }
 
 /// Cheap to clone.
@@ -59,6 +79,8 @@ struct Inner {
     /// One creation at a time in this process; between processes the trust document decides.
     creating: tokio::sync::Mutex<()>,
     doorman: Doorman,
+    /// Counts what was forgotten: held polls of nodes that want newer trust look again.
+    news: tokio::sync::watch::Sender<u64>,
 }
 
 /// A 32-byte subkey of the master key for one purpose, named by `label` (`"artifact urls/v1"`).
@@ -75,6 +97,58 @@ pub fn derive(master: &MasterKey, label: &str) -> [u8; 32] {
     let mut material = tagged.into_bytes();
     material.extend_from_slice(&stream[stream.len() - 48..]);
     Digest::of(&material).0
+}
+
+/// Seals every signing key under `new` instead of `old`, in one transaction. No instance may run meanwhile: it could not read
+/// what it signs with. Answers how many were sealed anew; 0 when all were under `new` already.
+///
+/// Errors: a text for the operator: an instance lives, the store does not answer, a key is sealed under neither.
+pub async fn rotate_master_key(
+    store: &Store,
+    old: &MasterKey,
+    new: &MasterKey,
+    fresh: &Fresh,
+    now: Timestamp,
+) -> Result<usize, String> {
+    // One process per data directory with SQLite: whoever is listed there is dead, or we could not have opened it.
+    let living =
+        if store.is_postgres() { store.live_instances().await.map_err(|e| e.to_string())? } else { Vec::new() };
+    if let Some(instance) = living.first() {
+        return Err(format!("the instance {} at {} is running: stop all of them first", instance.id, instance.listen));
+    }
+    let (old, new) = (MasterKey::new(derive(old, SEALING)), MasterKey::new(derive(new, SEALING)));
+    let mut sealed = Vec::new();
+    for row in store.sealed_keys().await.map_err(|e| e.to_string())? {
+        let (Some(role), Some(private)) = (Role::parse(&row.role), &row.private) else { continue };
+        let public = public_of(&row).map_err(|e| text(&e))?;
+        if KeyPair::unseal(&new, role, &public, private).is_ok() {
+            continue;
+        }
+        let pair = KeyPair::unseal(&old, role, &public, private)
+            .map_err(|why| format!("the {} key {}: {why}", row.role, row.key_id))?;
+        sealed.push((row.id, pair.seal(&new, fresh.bytes()).map_err(|e| e.to_string())?));
+    }
+    let count = sealed.len();
+    if count > 0 {
+        let entry = NewEntry {
+            actor: Actor::System,
+            action: "master_key.rotated",
+            resource_type: ChangeKind::Key.as_str(),
+            resource_id: None,
+            project: None,
+            changes: json!({"keys": count, "from": hex_id(&old), "to": hex_id(&new)}),
+            request_id: None,
+            ip: None,
+        };
+        let write = Write::at(now).audit(fresh.id(now), entry);
+        store.reseal_keys(sealed, write).await.map_err(|e| e.to_string())?;
+    }
+    Ok(count)
+}
+
+/// Names a sealing key without revealing it.
+fn hex_id(key: &MasterKey) -> String {
+    key.id().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// HMAC-SHA256.
@@ -148,12 +222,13 @@ impl Keyring {
                 store: store.clone(),
                 fresh: fresh.clone(),
                 clock: clock.clone(),
-                sealing: MasterKey::new(derive(master, "signing keys/v1")),
+                sealing: MasterKey::new(derive(master, SEALING)),
                 subkeys,
                 origins,
                 orgs: DashMap::new(),
                 creating: tokio::sync::Mutex::new(()),
                 doorman: Doorman::default(),
+                news: tokio::sync::watch::Sender::new(0),
             }),
         };
         let mut page = store::Page::first(PAGE);
@@ -174,34 +249,101 @@ impl Keyring {
         mac(&self.inner.subkeys, label.as_bytes()).finalize().into_bytes().into()
     }
 
-    /// The envelope `{payload, key_id, signature}`.
-    pub async fn sign_assignment(&self, org: OrgId, assignment: &Assignment) -> CommandResult<Value> {
+    /// The envelope `{payload, key_id, signature}`, and the version of the trust document whose keys signed it.
+    pub async fn sign_assignment(&self, org: OrgId, assignment: &Assignment) -> CommandResult<(u64, Value)> {
         let keys = self.org(org).await?;
-        let Some(key) = &keys.metadata else {
-            return Err(CommandError::Unavailable("the metadata key of the organisation is not on this server".into()));
+        let Some(signers) = keys.quorum(Role::Metadata) else {
+            return Err(CommandError::Unavailable(
+                "the metadata keys of the organisation are not on this server".into(),
+            ));
         };
-        envelope(assignment.sign(key))
+        Ok((keys.doc.version, envelope(Envelope::sign(assignment, &signers))?))
     }
 
-    /// `None`: the bundle key is kept elsewhere, and the bundle waits for its signature.
+    /// `None`: too few bundle keys are kept here, and the bundle waits for its signature.
     pub async fn sign_manifest(&self, org: OrgId, manifest: &[u8]) -> CommandResult<Option<SignatureFile>> {
+        self.at_least(org, NEWEST).await?;
         let keys = self.org(org).await?;
-        Ok(keys.bundle.as_ref().map(|key| sign_manifest(manifest, key)))
+        Ok(keys.quorum(Role::Bundle).and_then(|signers| signature_file(&signers, manifest)))
+    }
+
+    /// What the bundle keys that are here say of a manifest, be they enough or not.
+    pub(crate) async fn bundle_signatures(&self, org: OrgId, manifest: &[u8]) -> CommandResult<Vec<DetachedSignature>> {
+        let keys = self.org(org).await?;
+        let signers: Vec<&KeyPair> = keys.bundle.iter().collect();
+        Ok(signature_file(&signers, manifest).map(|f| f.signatures()).unwrap_or_default())
     }
 
     /// The newest trust document, signed.
     pub async fn trust(&self, org: OrgId) -> CommandResult<Value> {
-        Ok(self.org(org).await?.trust.clone())
+        Ok(self.org(org).await?.chain.last().cloned().unwrap_or_default())
+    }
+
+    /// The newest trust document as it reads.
+    pub async fn trust_doc(&self, org: OrgId) -> CommandResult<TrustDoc> {
+        Ok(self.org(org).await?.doc.clone())
+    }
+
+    /// Every version after `have`, signed, oldest first.
+    pub async fn trust_after(&self, org: OrgId, have: u64) -> CommandResult<Vec<Value>> {
+        let keys = self.org(org).await?;
+        let newer = keys.doc.version.saturating_sub(have).min(keys.chain.len() as u64) as usize;
+        Ok(keys.chain[keys.chain.len() - newer..].to_vec())
+    }
+
+    /// The version in use, unless the keys are to be read again.
+    pub(crate) fn version_in_use(&self, org: OrgId) -> Option<u64> {
+        self.inner.orgs.get(&org).map(|keys| keys.doc.version)
+    }
+
+    /// At least the version that a node has: another instance may have told it of one that we have not read yet.
+    pub(crate) async fn at_least(&self, org: OrgId, have: u64) -> CommandResult<u64> {
+        let version = self.org(org).await?.doc.version;
+        if version >= have {
+            return Ok(version);
+        }
+        // A node may also claim any number: one read of the newest is all that costs.
+        match self.inner.store.newest_trust(Some(org)).await? {
+            Some((newest, _)) if newest as u64 > version => {
+                self.forget(org);
+                Ok(self.org(org).await?.doc.version)
+            }
+            _ => Ok(version),
+        }
+    }
+
+    /// Told when keys or trust of some organisation were forgotten.
+    pub(crate) fn news(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.inner.news.subscribe()
     }
 
     /// What an enrolment command pins: `sha256:` is put before it.
     pub async fn root_key_id(&self, org: OrgId) -> CommandResult<String> {
-        Ok(self.org(org).await?.root_id.clone())
+        let keys = self.org(org).await?;
+        keys.doc.roles.root.keys.first().map(PublicKey::key_id).ok_or_else(|| broken("trust without a root"))
     }
 
-    /// Another instance changed keys or trust: read them again when they are next needed.
+    /// Keys or trust changed, here or on another instance: read them again when they are next needed.
     pub fn forget(&self, org: OrgId) {
         self.inner.orgs.remove(&org);
+        self.inner.news.send_modify(|n| *n += 1);
+    }
+
+    /// The key of a row, where its private half is here.
+    pub(crate) fn unsealed(&self, row: &SigningKey) -> CommandResult<Option<KeyPair>> {
+        let Some(sealed) = &row.private else { return Ok(None) };
+        let role = Role::parse(&row.role).ok_or_else(|| broken("a key of an unknown role"))?;
+        self.inner.unseal(role, &public_of(row)?, sealed).map(Some)
+    }
+
+    /// A new key pair of the organisation, as a row; not yet stored.
+    pub(crate) fn new_key(&self, org: OrgId, role: Role) -> CommandResult<SigningKey> {
+        self.inner.key_row(org, &KeyPair::from_secret(role, &self.inner.fresh.bytes()))
+    }
+
+    /// Where archives are fetched from: every trust document names these.
+    pub(crate) fn origins(&self) -> &[String] {
+        &self.inner.origins
     }
 
     pub(crate) fn doorman(&self) -> &Doorman {
@@ -216,15 +358,13 @@ impl Keyring {
         if let Some(keys) = self.inner.orgs.get(&org) {
             return Ok(keys.clone());
         }
-        let stored = match self.inner.store.newest_trust(Some(org)).await? {
-            Some(stored) => stored,
-            None => self.inner.create(org).await?,
-        };
-        let keys = self.inner.load(org, stored).await?;
-        let keys = match self.inner.with_origins(org, &keys).await? {
-            Some(stored) => self.inner.load(org, stored).await?,
-            None => keys,
-        };
+        if self.inner.store.newest_trust(Some(org)).await?.is_none() {
+            self.inner.create(org).await?;
+        }
+        let mut keys = self.inner.load(org).await?;
+        if self.inner.with_origins(org, &keys).await? {
+            keys = self.inner.load(org).await?;
+        }
         let keys = Arc::new(keys);
         self.inner.orgs.insert(org, keys.clone());
         Ok(keys)
@@ -233,27 +373,17 @@ impl Keyring {
 
 impl Inner {
     /// Three keys and the first trust document. Whoever stores the document first has won; the others' keys are unused.
-    async fn create(&self, org: OrgId) -> CommandResult<(i64, Value)> {
+    async fn create(&self, org: OrgId) -> CommandResult<()> {
         // A soft-deleted or unknown organisation gets no keys.
         self.store.org(org).await?;
         let pair = |role| KeyPair::from_secret(role, &self.fresh.bytes());
         let (root, bundle, metadata) = (pair(Role::Root), pair(Role::Bundle), pair(Role::Metadata));
         let mut made = Vec::new();
         for key in [&root, &bundle, &metadata] {
-            let now = self.clock.now();
-            let sealed = key.seal(&self.sealing, self.fresh.bytes()).map_err(|e| broken(&e.to_string()))?;
-            let row = SigningKey {
-                id: self.fresh.id(now),
-                org: Some(org),
-                role: key.role.as_str().into(),
-                key_id: key.key_id(),
-                public: key.public().0.to_vec(),
-                private: Some(sealed),
-                status: ACTIVE.into(),
-                inserted_at: now,
-            };
+            let row = self.key_row(org, key)?;
             made.push(row.id);
-            self.store.insert_signing_key(row, Write::at(now)).await?;
+            let at = row.inserted_at;
+            self.store.insert_signing_key(row, Write::at(at)).await?;
         }
         let roles = Roles {
             root: RoleKeys::one(root.public()),
@@ -263,16 +393,30 @@ impl Inner {
         let doc = TrustDoc::new(1, self.clock.now() + TRUST_VALIDITY, roles, self.origins.clone());
         let body = envelope(Envelope::sign(&doc, &[&root]))?;
         match self.insert_trust(org, 1, &body, "trust.created").await {
-            Ok(()) => Ok((1, body)),
+            Ok(()) => Ok(()),
             Err(store::Error::Conflict("version")) => {
                 for id in made {
                     self.store.set_signing_key_status(id, UNUSED, Write::at(self.clock.now())).await?;
                 }
-                let winner = self.store.newest_trust(Some(org)).await?;
-                winner.ok_or_else(|| CommandError::Unavailable("the trust document is not to be read yet".into()))
+                Ok(())
             }
             Err(e) => Err(e.into()),
         }
+    }
+
+    fn key_row(&self, org: OrgId, key: &KeyPair) -> CommandResult<SigningKey> {
+        let now = self.clock.now();
+        Ok(SigningKey {
+            id: self.fresh.id(now),
+            org: Some(org),
+            role: key.role.as_str().into(),
+            key_id: key.key_id(),
+            public: key.public().0.to_vec(),
+            private: Some(key.seal(&self.sealing, self.fresh.bytes()).map_err(|e| broken(&e.to_string()))?),
+            status: ACTIVE.into(),
+            exported_at: None,
+            inserted_at: now,
+        })
     }
 
     async fn insert_trust(&self, org: OrgId, version: i64, body: &Value, action: &'static str) -> store::Result<()> {
@@ -292,24 +436,25 @@ impl Inner {
         self.store.insert_trust(Some(org), version, body.clone(), write).await
     }
 
-    /// The keys that the document lists, unsealed.
-    async fn load(&self, org: OrgId, (_, body): (i64, Value)) -> CommandResult<OrgKeys> {
-        let doc = document(&body)?;
+    /// The keys that the newest document lists, unsealed.
+    async fn load(&self, org: OrgId) -> CommandResult<OrgKeys> {
+        let chain: Vec<Value> =
+            self.store.trust_after(Some(org), 0, MAX_VERSIONS).await?.into_iter().map(|(_, body)| body).collect();
+        let newest =
+            chain.last().ok_or_else(|| CommandError::Unavailable("the trust document is not to be read yet".into()))?;
+        let doc = document(newest)?;
         let rows = self.store.signing_keys(Some(org), None).await?;
-        let find = |role: Role| -> CommandResult<Option<KeyPair>> {
-            for public in &doc.role(role).keys {
+        let find = |role: Role| -> CommandResult<Vec<KeyPair>> {
+            let listed = doc.role(role).keys.iter();
+            let sealed = listed.filter_map(|public| {
                 let id = public.key_id();
-                let row = rows.iter().find(|r| r.key_id == id && r.role == role.as_str());
-                if let Some(sealed) = row.and_then(|r| r.private.as_ref()) {
-                    return self.unseal(role, public, sealed).map(Some);
-                }
-            }
-            Ok(None)
+                let row = rows.iter().find(|r| r.key_id == id && r.role == role.as_str())?;
+                Some((public, row.private.as_ref()?))
+            });
+            sealed.map(|(public, sealed)| self.unseal(role, public, sealed)).collect()
         };
-        let root_id =
-            doc.roles.root.keys.first().map(PublicKey::key_id).ok_or_else(|| broken("trust without a root"))?;
         let (root, bundle, metadata) = (find(Role::Root)?, find(Role::Bundle)?, find(Role::Metadata)?);
-        Ok(OrgKeys { root, root_id, bundle, metadata, trust: body })
+        Ok(OrgKeys { root, bundle, metadata, doc, chain })
     }
 
     fn unseal(&self, role: Role, public: &PublicKey, sealed: &[u8]) -> CommandResult<KeyPair> {
@@ -322,28 +467,40 @@ impl Inner {
         })
     }
 
-    /// The next version of the document when an origin of this instance is missing in it, and the root key is here.
-    async fn with_origins(&self, org: OrgId, keys: &OrgKeys) -> CommandResult<Option<(i64, Value)>> {
-        let mut doc = document(&keys.trust)?;
+    /// Makes the next version of the document when an origin of this instance is missing in it, and the root keys are here.
+    /// Whether there is a newer one now.
+    async fn with_origins(&self, org: OrgId, keys: &OrgKeys) -> CommandResult<bool> {
+        let mut doc = keys.doc.clone();
         let missing: Vec<String> = self.origins.iter().filter(|o| !doc.artifact_origins.contains(o)).cloned().collect();
         if missing.is_empty() {
-            return Ok(None);
+            return Ok(false);
         }
-        let Some(root) = &keys.root else {
+        let Some(roots) = keys.quorum(Role::Root) else {
             tracing::warn!(%org, ?missing, "origins are missing in the trust document, and the root key is not on this server");
-            return Ok(None);
+            return Ok(false);
         };
         doc.version += 1;
         doc.artifact_origins.extend(missing);
         doc.expires_at = self.clock.now() + TRUST_VALIDITY;
-        let (version, body) = (doc.version as i64, envelope(Envelope::sign(&doc, &[root]))?);
+        let (version, body) = (doc.version as i64, envelope(Envelope::sign(&doc, &roots))?);
         match self.insert_trust(org, version, &body, "trust.updated").await {
-            Ok(()) => Ok(Some((version, body))),
-            // Another instance was first; ours is added at the next start.
-            Err(store::Error::Conflict("version")) => Ok(self.store.newest_trust(Some(org)).await?),
+            // Where another instance was first, ours is added at the next start.
+            Ok(()) | Err(store::Error::Conflict("version")) => Ok(true),
             Err(e) => Err(e.into()),
         }
     }
+}
+
+/// Signed by all of `signers`; `None` without any.
+fn signature_file(signers: &[&KeyPair], manifest: &[u8]) -> Option<SignatureFile> {
+    SignatureFile::of(
+        signers.iter().map(|k| DetachedSignature { key_id: k.key_id(), signature: k.sign_base64(manifest) }).collect(),
+    )
+}
+
+pub(crate) fn public_of(row: &SigningKey) -> CommandResult<PublicKey> {
+    let raw = <[u8; 32]>::try_from(row.public.as_slice());
+    raw.map(PublicKey).map_err(|_| broken("a public key is not 32 bytes"))
 }
 
 fn document(body: &Value) -> CommandResult<TrustDoc> {
@@ -351,7 +508,7 @@ fn document(body: &Value) -> CommandResult<TrustDoc> {
     envelope.decode().map_err(|e| broken(&e.to_string()))
 }
 
-fn envelope(signed: Result<Envelope, TrustError>) -> CommandResult<Value> {
+pub(crate) fn envelope(signed: Result<Envelope, TrustError>) -> CommandResult<Value> {
     let envelope = signed.map_err(|e| broken(&e.to_string()))?;
     serde_json::to_value(envelope).map_err(|e| broken(&e.to_string()))
 }

@@ -16,6 +16,7 @@ mod periodic;
 pub mod plane;
 mod restored;
 mod rollout;
+mod sound;
 pub mod supervision;
 pub mod tree;
 mod writer;

@@ -69,6 +69,16 @@ pub enum PollAnswer {
     Update(Box<Update>),
 }
 
+/// A poll answer with the signed documents that go along.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Polled {
+    pub answer: PollAnswer,
+    /// Trust documents that the node has not got, oldest first: to be taken before the rest is judged.
+    pub trust: Vec<serde_json::Value>,
+    /// What the bundle key, where it is kept offline, says about the bundle.
+    pub release: Option<serde_json::Value>,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Update {
     /// `None`: back to the baseline; then there is no artifact.
@@ -148,4 +158,6 @@ pub struct Registered {
     pub heartbeat_interval_s: u32,
     /// The signed trust document.
     pub trust: serde_json::Value,
+    /// All its versions, oldest first: for whoever pinned an older root.
+    pub trust_chain: Vec<serde_json::Value>,
 }

@@ -6,6 +6,7 @@
 
 mod actor;
 mod beat;
+mod identity;
 mod poll;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,10 @@ const LOOK_AGAIN: Span = Span::secs(2);
 const SESSION_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest long poll (INTERFACE section 3).
 pub const MAX_WAIT: Duration = Duration::from_secs(60);
+/// The version of the trust document that every node was given at its enrolment.
+const FIRST_TRUST: u64 = 1;
+/// Tries to answer one poll while keys are being rotated.
+const MOST_ROTATIONS: usize = 5;
 /// Messages under way to all sessions: at 20 us each these are worked off in four seconds on one core.
 const SESSION_ADMISSION: usize = 200_000;
 
@@ -168,10 +173,79 @@ impl ControlPlane {
         self.ask_session(auth.node, |reply| SessionMsg::Beat { auth, beat: Box::new(beat), reply }).await
     }
 
-    /// `wait`: how long to hold the poll when there is nothing new (at most 60 s).
-    pub async fn poll(&self, auth: NodeAuth, wait: Duration) -> CommandResult<PollAnswer> {
+    /// `wait`: how long to hold the poll when there is nothing new (at most 60 s). `have`: the version of the trust document
+    /// that the node says it has; who says none is told of newer ones only with an update.
+    pub async fn poll(&self, auth: NodeAuth, wait: Duration, have: Option<u64>) -> CommandResult<Polled> {
+        let keys = &self.inner.keys;
+        let Some(have) = have else {
+            let answer = self.poll_held(auth, wait, None).await?;
+            let trust = match &answer {
+                PollAnswer::Update(_) => keys.trust_after(auth.org, FIRST_TRUST).await?,
+                PollAnswer::NoUpdate { .. } => Vec::new(),
+            };
+            let release = match &answer {
+                PollAnswer::Update(_) => self.release_for(auth.project, &answer).await?,
+                PollAnswer::NoUpdate { .. } => None,
+            };
+            return Ok(Polled { answer, trust, release });
+        };
+        let mut wait = wait;
+        for _ in 0..MOST_ROTATIONS {
+            let news = keys.news();
+            if keys.at_least(auth.org, have).await? > have {
+                wait = Duration::ZERO;
+            }
+            let answer = self.poll_held(auth, wait, Some((news, have))).await?;
+            // Signed before the keys changed and told with the new document, the node would refuse it: asked again.
+            let trust = keys.trust_after(auth.org, have).await?;
+            if self.signed_now(auth.org, &answer).await? {
+                let release = self.release_for(auth.project, &answer).await?;
+                return Ok(Polled { answer, trust, release });
+            }
+            wait = Duration::ZERO;
+        }
+        Err(CommandError::Unavailable("the keys of the organisation change too fast".into()))
+    }
+
+    /// Whether the keys in use now have signed the answer's assignment.
+    async fn signed_now(&self, org: OrgId, answer: &PollAnswer) -> CommandResult<bool> {
+        let assignment = match answer {
+            PollAnswer::NoUpdate { assignment, .. } => assignment.as_ref(),
+            PollAnswer::Update(update) => Some(&update.assignment),
+        };
+        let Some(signer) = assignment.and_then(|a| a.get("key_id")).and_then(|k| k.as_str()) else { return Ok(true) };
+        let doc = self.inner.keys.trust_doc(org).await?;
+        Ok(doc.roles.metadata.keys.iter().any(|k| k.key_id() == signer))
+    }
+
+    /// The release statement about the bundle that the answer names.
+    async fn release_for(&self, project: ProjectId, answer: &PollAnswer) -> CommandResult<Option<serde_json::Value>> {
+        match answer {
+            PollAnswer::Update(update) => match &update.bundle {
+                Some(bundle) => self.release_of(project, bundle.content_id).await,
+                None => Ok(None),
+            },
+            // What it runs may have been revoked, or its floor raised.
+            PollAnswer::NoUpdate { assignment: Some(signed), .. } if self.has_releases(project).await? => {
+                let said = serde_json::from_value::<::bundle::trust::Envelope>(signed.clone());
+                let named = said.ok().and_then(|e| e.decode::<::bundle::trust::Assignment>().ok()?.bundle_id);
+                match named {
+                    Some(content) => self.release_of(project, content).await,
+                    None => Ok(None),
+                }
+            }
+            PollAnswer::NoUpdate { .. } => Ok(None),
+        }
+    }
+
+    async fn poll_held(
+        &self,
+        auth: NodeAuth,
+        wait: Duration,
+        mut news: Option<(tokio::sync::watch::Receiver<u64>, u64)>,
+    ) -> CommandResult<PollAnswer> {
         let clock = self.clock().clone();
-        let until = clock.now() + Span::millis(wait.min(MAX_WAIT).as_millis() as i64);
+        let mut until = clock.now() + Span::millis(wait.min(MAX_WAIT).as_millis() as i64);
         loop {
             let left = until.since(clock.now());
             let (waiter, woken) = match left > Span::ZERO {
@@ -197,12 +271,19 @@ impl ControlPlane {
                     return Ok(*answer);
                 }
                 PollStep::Parked { withheld } => {
-                    let until = if withheld { until.min(clock.now() + LOOK_AGAIN) } else { until };
+                    let next = if withheld { until.min(clock.now() + LOOK_AGAIN) } else { until };
+                    let mut ended = false;
                     if let Some(woken) = woken {
                         tokio::select! {
                             _ = woken => {}
-                            () = clock.sleep_until(until) => {}
+                            () = clock.sleep_until(next) => {}
+                            () = changed(&mut news) => ended = true,
                         }
+                    }
+                    if let (true, Some((_, have))) = (ended, &news)
+                        && self.inner.keys.at_least(auth.org, *have).await? > *have
+                    {
+                        until = clock.now();
                     }
                 }
             }
@@ -224,5 +305,16 @@ impl ControlPlane {
             reply,
         })
         .await
+    }
+}
+
+/// Until keys or trust of some organisation changed; for ever where nobody asked.
+async fn changed(news: &mut Option<(tokio::sync::watch::Receiver<u64>, u64)>) {
+    match news {
+        Some((news, _)) => {
+            // The keyring lives as long as the plane: an error is the end of the process.
+            let _ = news.changed().await;
+        }
+        None => std::future::pending().await,
     }
 }

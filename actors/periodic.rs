@@ -98,6 +98,7 @@ pub(crate) fn sweeps(plane: &ControlPlane) -> Vec<ChildSpec> {
         sweep(plane, "drift", Span::secs(15), drift),
         sweep(plane, "housekeeping", Span::secs(10), housekeeping),
         sweep(plane, "pruning", Span::secs(600), pruning),
+        sweep(plane, "retention", Span::secs(3600), retention),
     ]
 }
 
@@ -116,6 +117,7 @@ async fn look_at_artifacts(plane: ControlPlane) -> Result<(), String> {
     if rollouts.is_empty() {
         return Ok(());
     }
+    plane.look_again().await;
     let found = plane.artifacts().ready().await;
     let was_away = plane.inner.artifacts_away.swap(found.is_err(), std::sync::atomic::Ordering::Relaxed);
     if was_away != found.is_err() {
@@ -221,6 +223,10 @@ async fn drift(plane: ControlPlane) -> Result<(), String> {
     if opened + closed > 0 {
         tracing::info!(opened, closed, "drift");
     }
+    let repairs = plane.remediate_drift().await.map_err(|e| format!("{e:?}"))?;
+    if repairs > 0 {
+        tracing::info!(repairs, "drift is repaired");
+    }
     Ok(())
 }
 
@@ -253,6 +259,11 @@ async fn count(plane: &ControlPlane) -> store::Result<()> {
     let entries: i64 = store.audit_chains().await?.iter().map(|(_, head)| head.seq).sum();
     m.audit_entries.inc_by((entries.max(0) as u64).saturating_sub(m.audit_entries.get()));
     Ok(())
+}
+
+/// Bundles that nobody needs any more.
+async fn retention(plane: ControlPlane) -> Result<(), String> {
+    plane.sweep_retention().await.map(drop).map_err(|e| format!("{e:?}"))
 }
 
 async fn pruning(plane: ControlPlane) -> Result<(), String> {

@@ -6,6 +6,7 @@ use crate::attendance::{Attendance, Attended};
 use crate::bus::Bus;
 use crate::clock::Clock;
 use crate::command::{CommandError, CommandResult};
+use crate::commands::releases::ReleaseIndex;
 use crate::compile_job::CompileJobs;
 use crate::fresh::Fresh;
 use crate::keys::Keyring;
@@ -56,6 +57,8 @@ pub(crate) struct Inner {
     pub(crate) rollouts: Rollouts,
     pub(crate) compiles: CompileJobs,
     pub(crate) bundles: BundleIndex,
+    pub(crate) releases: ReleaseIndex,
+    pub(crate) sound: crate::sound::Soundness,
     /// Heads of audit chains, at most a second old: what signed assignments carry.
     pub(crate) heads: DashMap<ProjectId, (Timestamp, ::bundle::trust::AuditHead)>,
     /// How long nobody could receive reports before this process was ready, microseconds.
@@ -240,7 +243,8 @@ impl ControlPlane {
         Ok(head)
     }
 
-    pub(crate) async fn sign_assignment(&self, org: OrgId, a: &Assignment) -> CommandResult<serde_json::Value> {
+    /// The envelope, and the version of the trust document whose keys signed it.
+    pub(crate) async fn sign_assignment(&self, org: OrgId, a: &Assignment) -> CommandResult<(u64, serde_json::Value)> {
         self.inner.keys.sign_assignment(org, a).await
     }
 }

@@ -5,6 +5,7 @@
 //! commit leaves no dirty memory, a doubtful one ends the actor, which is loaded again.
 
 mod actor;
+mod budget;
 mod commit;
 pub(crate) mod facts;
 mod hooks;
@@ -24,7 +25,7 @@ use crate::command::{CommandError, CommandResult};
 use crate::plane::{ControlPlane, Inner};
 use crate::supervision::{Backoff, Budget, Env, Family, FamilySpec, GivenUp, Restart, call_with_deadline, spawn_task};
 use actor::RolloutActor;
-use dashmap::DashSet;
+use dashmap::{DashMap, DashSet};
 use domain::node::{GateWindow, Generation};
 use domain::rollout::{Decision, Event, NodeStateKind, PresenceChange, Report};
 use domain::*;
@@ -83,6 +84,8 @@ pub struct Rollouts {
     /// Those here whose decisions the database does not take: shown as their wait, which nobody can store.
     pub(crate) unstored: DashSet<RolloutId>,
     pub(crate) metrics: RolloutMetrics,
+    /// `max_updating` of projects in nodes, as read a moment ago.
+    pub(crate) limits: DashMap<ProjectId, (Timestamp, Option<u32>)>,
 }
 
 pub(crate) struct RolloutMetrics {
@@ -155,7 +158,7 @@ impl Rollouts {
         spec.family_budget = FAMILY_BUDGET;
         spec.backoff = BACKOFF;
         let metrics = RolloutMetrics::register(registry)?;
-        Ok(Rollouts { family: Family::new(spec, env), unstored: DashSet::new(), metrics })
+        Ok(Rollouts { family: Family::new(spec, env), unstored: DashSet::new(), metrics, limits: DashMap::new() })
     }
 }
 
@@ -373,6 +376,13 @@ impl ControlPlane {
             let loaded = self.inner.store.load_rollout(id).await?;
             let (org, fence) = (loaded.org, loaded.fence);
             let mut rollout = rollout_of(loaded);
+            if let Some(grant) = self.grant(&rollout).await?
+                && let Ok(granted) =
+                    self.commit(&rollout, org, fence, &grant, &Attempt::system(), Extra::default()).await
+            {
+                domain::rollout::apply_all(&mut rollout, &granted);
+                self.act(&rollout, &granted).await;
+            }
             match self.commit(&rollout, org, fence, event, attempt, Extra::default()).await {
                 Ok(decision) => {
                     domain::rollout::apply_all(&mut rollout, &decision);
@@ -385,6 +395,11 @@ impl ControlPlane {
                 }
                 Err(commit::Failure::Refused(e)) => return Err(e),
                 Err(commit::Failure::Moved(_) | commit::Failure::Reload(_)) => {}
+                Err(commit::Failure::Budget) => {
+                    // Others were faster: without room it decides anew, and assigns when there is some.
+                    let none = Event::CapacityGranted { k: Some(rollout.head.budget.updating) };
+                    let _ = self.commit(&rollout, org, fence, &none, &Attempt::system(), Extra::default()).await;
+                }
             }
         }
         Err(CommandError::Unavailable("the rollout is changing too fast; try again".into()))

@@ -102,6 +102,8 @@ impl Tree {
                     rollouts,
                     compiles,
                     bundles: Default::default(),
+                    releases: Default::default(),
+                    sound: Default::default(),
                     heads: Default::default(),
                     down: AtomicI64::new(down.0),
                     measured: crate::rollout::Measured::default(),

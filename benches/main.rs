@@ -21,6 +21,7 @@ mod rollout;
 mod scale;
 #[cfg(feature = "postgres")]
 mod several;
+mod sign;
 mod table;
 mod wire;
 
@@ -49,7 +50,7 @@ struct Cli {
     /// The table as JSON, into a file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Only these: heartbeat, memory, rollout, scale, compile, plan, process, restart, several, decision
+    /// Only these: heartbeat, memory, rollout, scale, compile, sign, plan, process, restart, several, decision
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// The product's binary [default: sentinel-cp beside this program]
@@ -137,6 +138,9 @@ async fn all(cli: Cli) -> Result<(), Failure> {
     }
     if wanted("compile") {
         compile::run(&mut table, cli.long).await?;
+    }
+    if wanted("sign") {
+        sign::run(&mut table).await?;
     }
     if wanted("plan") {
         plan::run(&mut table, 10_000, Bar::AtMost { floor: 500.0, aim: 100.0 }).await?;

@@ -19,6 +19,9 @@ use store::{Store, StoreConfig};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+/// Where the master key lies in the data directory, and where its successor does while keys are sealed anew.
+pub const MASTER_KEY: &str = "master.key";
+pub const NEXT_MASTER_KEY: &str = "master.key.next";
 /// The hidden command in which configurations are validated.
 pub const VALIDATE_CHILD: &str = "validate-child";
 /// Draining ends within this, whatever still hangs; of the 10 s that INTERFACE section 1 promises, half a second is for the rest.
@@ -55,6 +58,11 @@ pub async fn start(config: &Config) -> Result<Instance, Failure> {
     let listener = TcpListener::bind(config.listen).await.map_err(|e| format!("listen: {}: {e}", config.listen))?;
     let address = listener.local_addr()?;
     let public_url = config.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
+    if config.data_dir.join(NEXT_MASTER_KEY).exists() {
+        return Err(
+            "a rotation of the master key was interrupted: run `sentinel-cp trust rotate-master-key` again".into()
+        );
+    }
     let master = MasterKey::new(master_key(config)?);
     let url_secret = actors::keys::derive(&master, "artifact-urls");
     let artifacts = artifact_store(config, &public_url, url_secret)?;
@@ -272,28 +280,40 @@ pub fn make_private_dir(dir: &Path) -> Result<(), Failure> {
 }
 
 /// From the settings, or from the data directory, where it is made on first use, readable by the owner only.
-fn master_key(config: &Config) -> Result<[u8; 32], Failure> {
-    let decode = |text: &str, from: &str| -> Result<[u8; 32], Failure> {
-        let bytes = BASE64.decode(text.trim()).map_err(|e| format!("{from}: not base64: {e}"))?;
-        bytes.try_into().map_err(|b: Vec<u8>| format!("{from}: {} bytes instead of 32", b.len()).into())
-    };
+pub fn master_key(config: &Config) -> Result<[u8; 32], Failure> {
     if let Some(text) = &config.master_key {
-        return decode(text, "master_key");
+        return decode_key(text, "master_key");
     }
-    let path = config.data_dir.join("master.key");
+    let path = config.data_dir.join(MASTER_KEY);
     match std::fs::read_to_string(&path) {
-        Ok(text) => decode(&text, &path.display().to_string()),
+        Ok(text) => decode_key(&text, &path.display().to_string()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let key: [u8; 32] = Fresh::system().bytes();
             let temporary = config.data_dir.join("master.key.new");
             let _ = std::fs::remove_file(&temporary);
-            let mut f = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-            writeln!(f, "{}", BASE64.encode(key))?;
-            f.sync_all()?;
-            std::fs::rename(&temporary, &path)?;
-            std::fs::File::open(&config.data_dir)?.sync_all()?;
+            write_secret(&temporary, &key)?;
+            move_secret(&temporary, &path)?;
             Ok(key)
         }
         Err(e) => Err(format!("{}: {e}", path.display()).into()),
     }
+}
+
+pub fn decode_key(text: &str, from: &str) -> Result<[u8; 32], Failure> {
+    let bytes = BASE64.decode(text.trim()).map_err(|e| format!("{from}: not base64: {e}"))?;
+    bytes.try_into().map_err(|b: Vec<u8>| format!("{from}: {} bytes instead of 32", b.len()).into())
+}
+
+/// 32 secret bytes as base64 into a new file for the owner only, flushed.
+pub fn write_secret(path: &Path, secret: &[u8; 32]) -> Result<(), Failure> {
+    let told = |e: std::io::Error| format!("{}: {e}", path.display());
+    let mut f = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(told)?;
+    writeln!(f, "{}", BASE64.encode(secret)).and_then(|()| f.sync_all()).map_err(|e| told(e).into())
+}
+
+/// Renames within a folder, flushed: after a crash it is one or the other.
+pub fn move_secret(from: &Path, to: &Path) -> Result<(), Failure> {
+    std::fs::rename(from, to)?;
+    let folder = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok(std::fs::File::open(folder)?.sync_all()?)
 }

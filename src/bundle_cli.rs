@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bundle::archive::{CONFIG_JSON, MANIFEST, SIGNATURE};
 use bundle::child::ChildValidator;
 use bundle::manifest::SourceRef;
-use bundle::trust::{RoleKeys, sign_manifest};
+use bundle::trust::{DetachedSignature, RoleKeys, sign_manifest};
 use bundle::{BuildInputs, KeyPair, Manifest, PublicKey, Role, SignatureFile, Sources, assemble, render};
 use clap::{Args, Subcommand};
 use domain::{Digest, ProjectId, Timestamp};
@@ -16,8 +16,6 @@ use std::path::{Path, PathBuf};
 
 /// Where the original files of a configuration with includes lie inside a bundle.
 const ORIGINALS: &str = "conf.d/";
-/// Payload that is not made from the configuration.
-const EXTRA: [&str; 3] = ["certs/", "trust/", "plugins/"];
 
 #[derive(Subcommand)]
 pub enum BundleCommand {
@@ -27,15 +25,24 @@ pub enum BundleCommand {
     Verify(VerifyArgs),
     /// Show what is inside, without trusting any of it
     Inspect { file: PathBuf },
-    /// What changed between two bundles, by meaning
-    Diff { from: PathBuf, to: PathBuf },
+    /// What changed between two bundles, by meaning, and how risky that is
+    Diff {
+        from: PathBuf,
+        to: PathBuf,
+        /// Lines for people instead of JSON
+        #[arg(long)]
+        text: bool,
+    },
     /// Sign a manifest.json with a bundle key kept offline; prints signature.sig
     Sign {
         /// manifest.json, or the archive that holds it
         file: PathBuf,
-        /// File with the 32-byte Ed25519 secret, base64
+        /// File with the 32-byte Ed25519 secret, base64; several where more than one has to sign
+        #[arg(long, required = true)]
+        key_file: Vec<PathBuf>,
+        /// Write the archive with its signature here (FILE is the unsigned archive)
         #[arg(long)]
-        key_file: PathBuf,
+        attach: Option<PathBuf>,
     },
 }
 
@@ -52,6 +59,9 @@ pub struct BuildArgs {
     source_type: String,
     #[arg(long)]
     source_ref: Option<String>,
+    /// Directory with the project's resources: certs/, trust/ and plugins/
+    #[arg(long)]
+    resources: Option<PathBuf>,
     /// Sign with this key (file with the 32-byte Ed25519 secret, base64)
     #[arg(long)]
     key_file: Option<PathBuf>,
@@ -71,12 +81,15 @@ pub struct VerifyArgs {
     /// How many of the keys must have signed
     #[arg(long, default_value_t = 1)]
     threshold: u32,
+    /// Accept an archive whose files are right but that was packed in another way, by a release with another compressor
+    #[arg(long)]
+    any_packing: bool,
     /// Compile the sources inside again and compare every byte
     #[arg(long)]
     rebuild: bool,
 }
 
-fn timestamp(s: &str) -> Result<Timestamp, String> {
+pub fn timestamp(s: &str) -> Result<Timestamp, String> {
     Timestamp::parse_rfc3339(s).ok_or_else(|| "not an RFC 3339 time".into())
 }
 
@@ -89,16 +102,37 @@ pub fn run(command: BundleCommand) -> Result<(), Failure> {
         BundleCommand::Build(args) => build(&args)?,
         BundleCommand::Verify(args) => verify(&args)?,
         BundleCommand::Inspect { file } => inspect(&file)?,
-        BundleCommand::Diff { from, to } => {
-            serde_json::to_value(bundle::risk::diff(&config_of(&from)?, &config_of(&to)?))?
+        BundleCommand::Diff { from, to, text } => {
+            let (old, new) = (config_of(&from)?, config_of(&to)?);
+            let (changes, cut) = bundle::diff::changes(&old, &new);
+            let risk = bundle::risk::assess(Some(&old), &new, 0);
+            if text {
+                print!("{}", bundle::diff::text(&changes));
+                println!("risk: {}", risk.level);
+                risk.reasons.iter().for_each(|why| println!("    {why}"));
+                risk.restart_reasons.iter().for_each(|why| println!("    needs a restart of the proxy: {why}"));
+                return Ok(());
+            }
+            let mut said = serde_json::to_value(bundle::risk::diff(&old, &new))?;
+            said["changes"] = serde_json::to_value(changes)?;
+            said["truncated"] = json!(cut);
+            said["risk"] = serde_json::to_value(risk)?;
+            said
         }
-        BundleCommand::Sign { file, key_file } => serde_json::to_value(sign(&file, &key_file)?)?,
+        BundleCommand::Sign { file, key_file, attach } => {
+            let signature = sign(&file, &key_file)?;
+            if let Some(out) = attach {
+                let packed = bundle::archive::pack(&archive(&file)?, Some(&signature))?;
+                std::fs::write(&out, packed.bytes).map_err(|e| format!("{}: {e}", out.display()))?;
+            }
+            serde_json::to_value(signature)?
+        }
     };
     println!("{shown:#}");
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+pub fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()).into())
 }
 
@@ -113,10 +147,15 @@ fn config_of(path: &Path) -> Result<Value, Failure> {
 }
 
 fn key(path: &Path) -> Result<KeyPair, Failure> {
+    key_of(path, Role::Bundle)
+}
+
+/// The pair whose secret lies in a file, base64 of 32 bytes.
+pub fn key_of(path: &Path, role: Role) -> Result<KeyPair, Failure> {
     let text = String::from_utf8(read(path)?).map_err(|_| "the key file is not text")?;
     let bytes = BASE64.decode(text.trim()).map_err(|e| format!("{}: not base64: {e}", path.display()))?;
     let secret: [u8; 32] = bytes.try_into().map_err(|_| format!("{}: not 32 bytes", path.display()))?;
-    Ok(KeyPair::from_secret(Role::Bundle, &secret))
+    Ok(KeyPair::from_secret(role, &secret))
 }
 
 fn validator() -> Result<ChildValidator, Failure> {
@@ -148,10 +187,14 @@ fn build(args: &BuildArgs) -> Result<Value, Failure> {
     } else {
         Sources::single(String::from_utf8(read(&args.source)?).map_err(|_| "the configuration is not UTF-8")?)
     };
+    let extra = match &args.resources {
+        Some(dir) => files_below(dir)?.into_iter().collect(),
+        None => BTreeMap::new(),
+    };
     let source = SourceRef { kind: args.source_type.clone(), reference: args.source_ref.clone() };
     let pair = args.key_file.as_deref().map(key).transpose()?;
     let sign = |manifest: &[u8]| pair.as_ref().map(|k| sign_manifest(manifest, k));
-    let (rendered, made) = make(&sources, &BTreeMap::new(), args.project, args.created_at, &source, sign)?;
+    let (rendered, made) = make(&sources, &extra, args.project, args.created_at, &source, sign)?;
     std::fs::write(&args.output, &made.bytes).map_err(|e| format!("{}: {e}", args.output.display()))?;
     Ok(json!({
         "bundle_id": rendered.content_id,
@@ -162,8 +205,16 @@ fn build(args: &BuildArgs) -> Result<Value, Failure> {
     }))
 }
 
-/// Every file below `dir`, by its path in it. Links are not followed.
 fn text_files(dir: &Path) -> Result<Vec<(String, String)>, Failure> {
+    let text = |(name, bytes): (String, Vec<u8>)| match String::from_utf8(bytes) {
+        Ok(text) => Ok((name, text)),
+        Err(_) => Err(Failure::from(format!("{name}: not UTF-8"))),
+    };
+    files_below(dir)?.into_iter().map(text).collect()
+}
+
+/// Every file below `dir`, by its path in it. Links are not followed.
+fn files_below(dir: &Path) -> Result<Vec<(String, Vec<u8>)>, Failure> {
     let mut out = Vec::new();
     let mut open = vec![dir.to_path_buf()];
     while let Some(at) = open.pop() {
@@ -175,8 +226,7 @@ fn text_files(dir: &Path) -> Result<Vec<(String, String)>, Failure> {
             } else if kind.is_file() {
                 let path = entry.path();
                 let name = path.strip_prefix(dir)?.to_string_lossy().into_owned();
-                let text = String::from_utf8(read(&path)?).map_err(|_| format!("{}: not UTF-8", path.display()))?;
-                out.push((name, text));
+                out.push((name, read(&path)?));
             }
         }
     }
@@ -189,8 +239,8 @@ fn verify(args: &VerifyArgs) -> Result<Value, Failure> {
     }
     let bytes = read(&args.file)?;
     let keys = RoleKeys { keys: args.key.clone(), threshold: args.threshold };
-    let checked =
-        bundle::verify::verify_offline(&bytes, args.project, &keys).map_err(|r| format!("{}: {r}", r.code()))?;
+    let check = if args.any_packing { bundle::verify::verify_offline } else { bundle::verify::verify_whole };
+    let checked = check(&bytes, args.project, &keys).map_err(|r| format!("{}: {r}", r.code()))?;
     let mut said = json!({
         "valid": true,
         "bundle_id": checked.manifest.bundle_id,
@@ -226,7 +276,7 @@ fn rebuild(manifest: &Manifest, files: &BTreeMap<String, Vec<u8>>) -> Result<Vec
     };
     let extra: BTreeMap<String, Vec<u8>> = files
         .iter()
-        .filter(|(p, _)| EXTRA.iter().any(|dir| p.starts_with(dir)))
+        .filter(|(p, _)| bundle::guard::SHIPPED.iter().any(|dir| p.starts_with(dir)))
         .map(|(p, b)| (p.clone(), b.clone()))
         .collect();
     let signature: Option<SignatureFile> = files.get(SIGNATURE).map(|b| serde_json::from_slice(b)).transpose()?;
@@ -248,7 +298,7 @@ fn inspect(file: &Path) -> Result<Value, Failure> {
     }))
 }
 
-fn sign(file: &Path, key_file: &Path) -> Result<SignatureFile, Failure> {
+fn sign(file: &Path, key_files: &[PathBuf]) -> Result<SignatureFile, Failure> {
     let bytes = read(file)?;
     let manifest = match bundle::read_archive(&bytes) {
         Ok(mut files) => files.remove(MANIFEST).ok_or("the archive has no manifest.json")?,
@@ -260,5 +310,12 @@ fn sign(file: &Path, key_file: &Path) -> Result<SignatureFile, Failure> {
     if bundle::manifest::content_id_of(value)? != parsed.bundle_id {
         return Err("the manifest's bundle_id does not name its content".into());
     }
-    Ok(sign_manifest(&manifest, &key(key_file)?))
+    // However it was printed meanwhile: what is signed is the canonical form, which the archive has.
+    let manifest = bundle::canon::to_vec(&parsed)?;
+    let signatures = key_files.iter().map(|path| {
+        let pair = key(path)?;
+        Ok(DetachedSignature { key_id: pair.key_id(), signature: pair.sign_base64(&manifest) })
+    });
+    let signatures: Vec<DetachedSignature> = signatures.collect::<Result<_, Failure>>()?;
+    SignatureFile::of(signatures).ok_or_else(|| "--key-file is needed".into())
 }

@@ -6,10 +6,12 @@ mod bundle_cli;
 mod config;
 mod demo;
 mod rollout_cli;
+mod trust_cli;
 
 use boot::Failure;
 use clap::{Parser, Subcommand};
 use config::{Config, Written};
+use std::io::Write as _;
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -53,6 +55,9 @@ enum Command {
     /// Work on a rollout's exported log, without a server
     #[command(subcommand)]
     Rollout(rollout_cli::RolloutCommand),
+    /// Keys kept offline: make them, sign trust documents and releases, rotate the master key
+    #[command(subcommand)]
+    Trust(trust_cli::TrustCommand),
     /// Bring the database to this version's schema
     Migrate {
         #[command(flatten)]
@@ -115,6 +120,7 @@ fn main() -> ExitCode {
         Command::Bundle(command) => bundle_cli::run(command),
         Command::Ctl(args) => block_on(async { ctl::run(args, &mut std::io::stdout()).await.map_err(Failure::from) }),
         Command::Rollout(command) => rollout_cli::run(command),
+        Command::Trust(command) => trust_cli::run(command),
         Command::Sim(args) => block_on(simulate(args)),
         Command::Agent(args) => {
             if args.command.is_none() {
@@ -153,11 +159,11 @@ fn start_again_with_a_small_heap() {
     eprintln!("sentinel-cp: the agent will use more memory than it needs: {error}");
 }
 
-fn resolve(settings: Written) -> Result<Config, Failure> {
+pub(crate) fn resolve(settings: Written) -> Result<Config, Failure> {
     settings.resolve(&std::env::vars().collect()).map_err(|e| e.to_string().into())
 }
 
-fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+pub(crate) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }
 
@@ -168,11 +174,16 @@ fn log_as(config: &Config) {
     if config.log_json { builder.json().init() } else { builder.init() }
 }
 
+/// To whoever started us. That they listen no more is no reason to stop serving: `println` would panic.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 async fn serve(config: Config) -> Result<(), Failure> {
     let instance = boot::start(&config).await?;
-    println!("sentinel-cp listens on {}", instance.public_url);
+    say(&format!("sentinel-cp listens on {}", instance.public_url));
     if let Some(password) = &instance.printed_password {
-        println!("first start: sign in as {} with password {password} (shown only now)", config.admin_email);
+        say(&format!("first start: sign in as {} with password {password} (shown only now)", config.admin_email));
     }
     instance.run().await
 }

@@ -19,11 +19,19 @@ mod history;
 mod instances;
 mod kill9;
 mod main_job;
+// The store's own tests use the rest of it.
+#[allow(dead_code)]
+#[path = "../src/artifacts/tests/contract/peer.rs"]
+mod peer;
 mod plans;
 mod presence;
 mod proxies;
+mod readme;
 mod refusals;
+mod resources;
+mod s3;
 mod simulation;
 mod strategies;
 mod takeover;
 mod tenancy;
+mod trust;

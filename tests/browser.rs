@@ -48,6 +48,11 @@ async fn what_is_typed_comes_out_as_text_on_every_page() {
     passes("probes").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn bundles_are_compared_shipped_ruled_collected_and_trusted_on_their_pages() {
+    passes("trust").await;
+}
+
 /// What a check needs besides this repository.
 struct Tools {
     node: PathBuf,
@@ -84,6 +89,7 @@ async fn run(tools: &Tools, check: &str) {
         "key": KEY,
         "project": "p",
         "config": bundle::samples::DEMO_V1,
+        "other": bundle::samples::DEMO_V2.replace("timeout-secs 30", "timeout-secs 20"),
         "bad": BAD,
         "badNode": BAD_NODE,
         "pages": web::ui::addresses().collect::<Vec<_>>(),

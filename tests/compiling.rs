@@ -11,6 +11,7 @@ everywhere!(
     the_same_input_gives_the_same_bundle,
     every_real_configuration_compiles_and_every_invalid_one_is_refused_with_its_place,
     hostile_input_is_refused_and_the_process_lives,
+    whoever_listens_to_the_event_stream_is_told_how_a_compile_goes_on_and_of_its_cancellation,
 );
 
 async fn the_same_input_gives_the_same_bundle(ground: Ground) {
@@ -172,5 +173,55 @@ async fn hostile_input_is_refused_and_the_process_lives(ground: Ground) {
     assert_eq!(bundles["total"], 0, "{bundles:#}");
     // And it still works.
     w.bundle("fine").await;
+    w.end().await;
+}
+
+async fn whoever_listens_to_the_event_stream_is_told_how_a_compile_goes_on_and_of_its_cancellation(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let mut events = w.op.events("/api/v1/events/stream?project=p").await;
+    let good = w.op.post("/api/v1/projects/p/bundles", json!({"config_source": bundle::samples::DEMO_V1})).await;
+    assert!(matches!(good.status, 201 | 202), "{:#}", good.body);
+    let id = good.body["bundle"]["id"].clone();
+    let row = format!("/api/v1/projects/p/bundles/{}", id.as_str().unwrap());
+    // Nothing but events makes this client look.
+    let mut versions = Vec::new();
+    let followed = async {
+        loop {
+            let event = events.next().await;
+            if (&event["kind"], &event["id"]) != (&json!("bundle"), &id) {
+                continue;
+            }
+            versions.push(event["version"].as_u64().unwrap());
+            let now = w.op.get(&row).await.expect(200)["bundle"].clone();
+            if now["status"] == "compiled" {
+                return now;
+            }
+        }
+    };
+    let done = tokio::time::timeout(PATIENCE, followed).await.expect("the end was not told");
+    assert!(done["bundle_id"].is_string());
+    assert!(versions.is_sorted(), "{versions:?}");
+
+    // A large one is cancelled as soon as it is there.
+    let large = bundle::samples::generate(1_000);
+    let slow = w.op.post("/api/v1/projects/p/bundles", json!({"config_source": large})).await;
+    let id = slow.body["bundle"]["id"].as_str().unwrap_or_else(|| panic!("{:#}", slow.body)).to_string();
+    let row = format!("/api/v1/projects/p/bundles/{id}");
+    let cancelled = w.op.post(&format!("{row}/cancel"), json!({})).await.expect(200);
+    assert_eq!((&cancelled["changed"], &cancelled["bundle"]["status"]), (&json!(true), &json!("failed")));
+    let told = async {
+        loop {
+            let event = events.next().await;
+            if event["id"] == id && w.op.get(&row).await.expect(200)["bundle"]["status"] == "failed" {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("the cancellation was not told");
+    let again = w.op.post(&format!("{row}/cancel"), json!({})).await;
+    assert_eq!((again.status, &again.body["code"]), (409, &json!("bundle_state")));
+    let errors = w.op.get(&row).await.expect(200)["bundle"]["errors"].to_string();
+    assert!(errors.contains("cancelled by an API key"), "{errors}");
+    assert_eq!(w.op.post("/api/v1/projects/p/bundles/nothing/cancel", json!({})).await.status, 404);
     w.end().await;
 }

@@ -110,6 +110,31 @@ impl Answer {
     }
 }
 
+/// A stream that does not end by itself.
+pub struct Events {
+    body: hyper::body::Incoming,
+    read: String,
+}
+
+impl Events {
+    /// The data of the next event; patience is the caller's.
+    pub async fn next(&mut self) -> Value {
+        loop {
+            if let Some((event, rest)) = self.read.split_once("\n\n") {
+                let data =
+                    event.lines().find_map(|l| l.strip_prefix("data: ")).map(|d| serde_json::from_str(d).unwrap());
+                self.read = rest.to_string();
+                if let Some(data) = data {
+                    return data;
+                }
+                continue;
+            }
+            let frame = self.body.frame().await.expect("the stream ended").unwrap();
+            self.read.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
+        }
+    }
+}
+
 impl Client {
     pub fn new(at: impl Into<Addresses>, bearer: Option<&str>) -> Client {
         let http = Hyper::builder(TokioExecutor::new()).build_http();
@@ -152,6 +177,16 @@ impl Client {
         let bytes = body.collect().await.map_err(|e| e.to_string())?.to_bytes();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body, bytes })
+    }
+
+    /// Server-sent events, from now on.
+    pub async fn events(&self, path: &str) -> Events {
+        let key = self.bearer.as_deref().unwrap_or_default();
+        let request = http::Request::builder().uri(format!("{}{path}", self.at.next()));
+        let request = request.header("authorization", format!("Bearer {key}")).body(Full::default()).unwrap();
+        let answer = self.http.request(request).await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        Events { body: answer.into_body(), read: String::new() }
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -371,6 +406,15 @@ pub async fn chains_hold(op: &Client) {
     assert!(verdict["entries"].as_u64() > Some(0), "{verdict:#}");
 }
 
+/// The tests of a module on both databases, with one instance: for what is said to hold as soon as that instance has answered.
+#[macro_export]
+macro_rules! both {
+    ($($name:ident),+ $(,)?) => {
+        mod sqlite { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name($crate::harness::Ground::Sqlite).await; })+ }
+        mod postgresql { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name($crate::harness::Ground::Postgres).await; })+ }
+    };
+}
+
 /// The tests of a module on both databases, and on two instances: `everywhere!(a_sentence, another_sentence)`.
 #[macro_export]
 macro_rules! everywhere {
@@ -397,6 +441,7 @@ impl Hand {
 
     pub fn of(at: impl Into<Addresses>, answer: Value) -> Hand {
         let key = answer["node_key"].as_str().unwrap().to_string();
+        assert!(answer["project_id"].is_string(), "whose assignments it accepts: {answer}");
         Hand { id: answer["node_id"].as_str().unwrap().to_string(), http: Client::node(at, &key), key }
     }
 

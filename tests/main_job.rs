@@ -164,6 +164,12 @@ async fn all_at_once_is_one_step(ground: Ground) {
     let r = reaches(&w.op, &id, "completed").await;
     assert_eq!((r["step_count"].as_u64(), r["progress"]["verified"].as_u64()), (Some(1), Some(10)), "{r:#}");
     assert_eq!(plan["steps"].as_array().unwrap().len(), 1, "{plan:#}");
+    assert_eq!(plan["estimated_duration_seconds"], 10, "one wave, at an assumed pace: {plan:#}");
+    let soaking = json!({"bundle_id": b["id"], "batch_size": 5, "min_healthy_seconds": 60});
+    let plan = w.op.post("/api/v1/projects/p/rollouts/plan", soaking).await.expect(200);
+    assert!(plan["estimate_basis"].as_str().unwrap().starts_with("1 earlier steps took"), "{plan:#}");
+    let took = plan["estimated_duration_seconds"].as_i64().unwrap();
+    assert!((120..180).contains(&took), "two waves of the soak and what the first one took: {plan:#}");
     fleet.stop().await.unwrap();
     w.end().await;
 }

@@ -36,14 +36,19 @@ async fn a_canary_is_promoted_by_its_traffic(ground: Ground) {
     reaches(&w.op, &first, "completed").await;
     assert_eq!(outcomes(&w.op).await, ["no_baseline"], "nobody ran anything before");
 
-    let id = w.roll_out(canary(&v2, "pause")).await;
+    // Equal bundles are called worse once in a hundred rollouts at 0.99: here nobody is to be called so by chance.
+    let mut equal = canary(&v2, "pause");
+    equal["canary"]["confidence_level"] = json!(0.999_999);
+    let id = w.roll_out(equal).await;
     let r = reaches(&w.op, &id, "completed").await;
     assert_eq!((r["step_count"].as_u64(), r["progress"]["verified"].as_u64()), (Some(2), Some(8)), "{r:#}");
     let said = outcomes(&w.op).await;
     assert_eq!(said.last().map(String::as_str), Some("promote"), "{said:?}");
     let look = &r["analysis"]["last"];
     assert!(look["canary"]["requests"].as_u64() >= Some(400), "{look:#}");
-    assert!(look["baseline"]["nodes"].as_u64() == Some(6), "{look:#}");
+    // Whoever has counted by then: the last look comes with the requests, whichever of the old ones served them.
+    assert!((1..=6).contains(&look["baseline"]["nodes"].as_u64().unwrap()), "{look:#}");
+    assert!(look["baseline"]["requests"].as_u64() >= Some(400), "{look:#}");
     fleet.stop().await.unwrap();
     w.end().await;
 }

@@ -9,6 +9,7 @@ everywhere!(
     an_enrolment_token_counts_its_uses_and_expires,
     a_rotated_or_revoked_node_key_is_void_at_once,
     a_quarantined_node_gets_nothing_until_it_is_adopted,
+    two_processes_with_one_key_get_nothing_until_the_node_is_adopted_again,
 );
 
 async fn key(op: &Client, body: Value) -> String {
@@ -167,6 +168,49 @@ async fn a_rotated_or_revoked_node_key_is_void_at_once(ground: Ground) {
         (m["state"] == "skipped" && m["reason"] == "revoked").then_some(())
     })
     .await;
+    w.end().await;
+}
+
+async fn two_processes_with_one_key_get_nothing_until_the_node_is_adopted_again(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let twice = Hand::register(&w.at, "p", "twice").await;
+    let other = Hand::register(&w.at, "p", "other").await;
+    let v1 = w.bundle("v1").await;
+    let id = w.roll_out(json!({"bundle_id": v1["bundle_id"], "batch_size": 2})).await;
+    let update = twice.told().await;
+    for seq in 1..4 {
+        // A restart, and one after it: another instance each time, and no way back.
+        twice.beat(json!({"instance": format!("boot {seq}"), "seq": seq})).await;
+    }
+    assert_eq!(nodes(&w.op, "p").await["twice"]["standing"], "adopted");
+    eventually("two that take turns are noticed", async || {
+        for instance in ["here", "there"] {
+            twice.beat(json!({"instance": instance})).await;
+        }
+        (nodes(&w.op, "p").await["twice"]["standing"] == "conflicted").then_some(())
+    })
+    .await;
+    eventually("it is out of its rollout", async || {
+        let m = members(&w.op, &id).await["twice"].clone();
+        (m["state"] == "skipped" && m["reason"] == "identity_conflict").then_some(())
+    })
+    .await;
+    assert_eq!(twice.poll(0).await["no_update"], true);
+    let why = w.op.get(&format!("/api/v1/projects/p/nodes/{}/explain", twice.id)).await.expect(200);
+    assert_eq!(why["primary"]["code"], "identity_conflict", "{why:#}");
+    let audit = w.op.get("/api/v1/projects/p/audit_logs?limit=500&action=node.identity_conflict").await.expect(200);
+    assert_eq!(audit["total"], 1, "{audit:#}");
+    other.run(&other.told().await).await;
+    reaches(&w.op, &id, "completed").await;
+
+    w.op.post(&format!("/api/v1/projects/p/nodes/{}/adopt", twice.id), json!({})).await.expect(200);
+    let again = w.roll_out(json!({"bundle_id": v1["bundle_id"], "strategy": "all_at_once"})).await;
+    let second = eventually("it is told again", async || {
+        let answer = twice.poll(1).await;
+        (answer["rollout_id"] == again.as_str()).then_some(answer)
+    })
+    .await;
+    assert!(second["generation"].as_u64() > update["generation"].as_u64());
     w.end().await;
 }
 

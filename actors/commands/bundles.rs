@@ -170,14 +170,15 @@ impl ControlPlane {
             other => other.into(),
         })?;
         let now = self.now();
-        let mut row = queued_row(self.fresh().id(now), &config, version.clone(), now);
+        let resources = store.resource_set(project).await?;
+        let input = input_hash(config.input_hash, &settings, &resources);
+        let mut row = queued_row(self.fresh().id(now), &config, version.clone(), resources, now);
         row.created_by = caller.user;
         let changes = json!({"version": version, "bundle_row_id": row.id, "input_hash": config.input_hash});
         let write = Write::at(now)
             .audit(self.fresh().id(now), config_entry(caller, "bundle.compile_requested", &config, changes))
             .change(NewChange { kind: ChangeKind::Bundle, id: row.id.0, project: Some(project), version: now.0 })
             .idem(compile_idem(caller, now, row.id, &config, version.as_deref()));
-        let input = input_hash(config.input_hash, settings.strict_config);
         let queued = store.enqueue_compile(row, input, write).await.map_err(|e| match e {
             store::Error::Conflict("version") => CommandError::Conflict {
                 code: "version_taken",
@@ -213,6 +214,47 @@ impl ControlPlane {
         }
     }
 
+    /// What most of the fleet runs, to compare a bundle with. Errors: `Conflict("nothing_to_compare")`.
+    pub async fn fleet_bundle(&self, project: ProjectId) -> CommandResult<Bundle> {
+        let store = &self.inner.store;
+        let running = crate::compile_job::job::running_bundle(store, project).await?;
+        let id = running.ok_or_else(|| nothing("no node runs a bundle, and no rollout has completed"))?;
+        store.bundle_by_id(Scope::Project(project), id).await.map_err(missing("bundle"))
+    }
+
+    /// The compiled bundle before this one. Errors: `Conflict("nothing_to_compare")`.
+    pub async fn parent_bundle(&self, project: ProjectId, of: &Bundle) -> CommandResult<Bundle> {
+        let before = self.inner.store.bundle_before(project, of.id).await?;
+        before.ok_or_else(|| nothing("it is the first bundle of the project"))
+    }
+
+    /// Stops a compile that has not ended. Errors: `Conflict("bundle_state")` when it has.
+    pub async fn cancel_compile(&self, caller: &Caller, project: ProjectId, id: BundleId) -> CommandResult<Bundle> {
+        let store = &self.inner.store;
+        let bundle = self.bundle_to_change(project, id).await?;
+        let who = match caller.ctx.actor {
+            Actor::User(_) => "by a person",
+            Actor::ApiKey(_) => "by an API key",
+            Actor::Node(_) | Actor::System => "by the control plane",
+        };
+        let text = format!("cancelled {who}");
+        let changes = json!({"version": bundle.version, "errors": [&text]});
+        let write = self.bundle_write(caller, "bundle.cancelled", &bundle, changes);
+        let why = vec![domain::bundle::Diagnostic { text, file: None, line: None, column: None }];
+        match store.set_failed(bundle.id, why, write).await {
+            Ok(()) => self.inner.compiles.stop(bundle.id).await,
+            Err(store::Error::Conflict("state")) => {
+                return Err(CommandError::Conflict {
+                    code: "bundle_state",
+                    detail: format!("the bundle is {}: only a compile that goes on can be cancelled", bundle.status),
+                });
+            }
+            Err(e) => return Err(e.into()),
+        }
+        self.inner.compiles.count(BundleStatus::Failed);
+        store.bundle_by_id(Scope::Project(project), bundle.id).await.map_err(missing("bundle"))
+    }
+
     /// Distribution stops at once. Answers how many nodes run it.
     pub async fn revoke_bundle(
         &self,
@@ -237,8 +279,9 @@ impl ControlPlane {
         faults.done()?;
         let store = &self.inner.store;
         let bundle = self.bundle_to_change(project, id).await?;
+        let suspended = store.pinned_to(bundle.id).await?;
         let changes = json!({
-            "bundle_id": bundle.content_id, "version": bundle.version, "reason": reason,
+            "bundle_id": bundle.content_id, "version": bundle.version, "reason": reason, "suspended_pins": suspended,
             "status": {"from": bundle.status, "to": BundleStatus::Revoked},
         });
         let write = self.bundle_write(caller, "bundle.revoked", &bundle, changes);
@@ -291,6 +334,10 @@ impl ControlPlane {
         let idem = idem(caller, now, 200, kind, bundle.id.0);
         self.write_at(now, &caller.ctx, Said { action, kind, id: bundle.id.0, project, changes }).idem(idem)
     }
+}
+
+fn nothing(why: &str) -> CommandError {
+    CommandError::Conflict { code: "nothing_to_compare", detail: why.into() }
 }
 
 fn wrong_state(e: store::Error, bundle: &Bundle) -> CommandError {

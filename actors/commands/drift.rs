@@ -1,7 +1,8 @@
 //! Drift: found by a sweep, ended by the nodes themselves, by a person, or by a rollout that repairs it.
 //!
-//! A repair is a rollout like any other (`kind: drift_repair`): its gates, limits and freezes hold. There is no loop: nothing repairs
-//! by itself, and what failed on a node is not given to it again.
+//! A repair is a rollout like any other (`kind: drift_repair`): its gates, limits, approvals and freezes hold. There is no loop: what
+//! failed on a node is not given to it again, and where a project repairs by itself (`drift_remediation`), a node gets each bundle back
+//! once. Whatever drifts from it again is left to people.
 
 use crate::command::*;
 use crate::commands::rollouts::RolloutView;
@@ -37,6 +38,40 @@ impl ControlPlane {
     /// As the sweep does it: what has differed for [`GRACE`].
     pub(crate) async fn sweep_drift(&self) -> CommandResult<(u64, u64)> {
         self.find_drift(GRACE).await
+    }
+
+    /// Where the project wants it, what was expected is rolled out to the nodes again, one rollout for each bundle. Answers how many
+    /// were begun. A drift is closed before its rollout is made: of several instances one does it, and a crash in between leaves it
+    /// to people rather than twice to the node.
+    pub async fn remediate_drift(&self) -> CommandResult<u64> {
+        let mut begun = 0;
+        for project in self.inner.store.drifting_projects().await? {
+            let row = self.inner.store.project(Scope::Project(project), &project.to_string()).await?;
+            if !row.settings.drift_remediation {
+                continue;
+            }
+            let mut by_bundle: BTreeMap<Option<BundleId>, BTreeSet<NodeId>> = BTreeMap::new();
+            for d in self.inner.store.repairable_drifts(project, MAX_RESOLVED).await? {
+                if self.end_drift(&d, Resolution::Reassigned, None, &Ctx::system()).await? {
+                    by_bundle.entry(d.expected).or_default().insert(d.node);
+                }
+            }
+            for (expected, nodes) in by_bundle {
+                let system = Caller {
+                    ctx: Ctx::system(),
+                    user: None,
+                    instance_admin: false,
+                    grant: Grant::Roles(vec![(row.org, Role::Operator)]),
+                    idempotency: None,
+                };
+                match self.repair(&system, project, &expected, nodes).await {
+                    Ok(_) => begun += 1,
+                    // It is found again a minute later, and then stays open until somebody decides.
+                    Err(e) => tracing::warn!(%project, error = ?e, "drifted nodes were not repaired"),
+                }
+            }
+        }
+        Ok(begun)
     }
 
     /// New drifts are stored, ended ones are closed. Answers how many of each.

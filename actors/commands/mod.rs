@@ -8,7 +8,11 @@ pub mod nodes;
 mod password;
 pub mod plans;
 pub mod projects;
+pub mod releases;
+pub mod resources;
+pub mod retention;
 pub mod rollouts;
+pub mod trust;
 pub(crate) mod write;
 
 #[cfg(test)]

@@ -70,7 +70,8 @@ impl ControlPlane {
             return Err(CommandError::invalid("labels", why));
         }
         // Before anything is written: a registration that cannot be answered must not use up the token.
-        let trust = self.inner.keys.trust(project.org).await?;
+        let trust_chain = self.inner.keys.trust_after(project.org, 0).await?;
+        let trust = trust_chain.last().cloned().unwrap_or_default();
         let key = secret_text(self.fresh(), "snk_");
         let now = self.now();
         let standing = match &token {
@@ -135,6 +136,7 @@ impl ControlPlane {
             poll_interval_s: POLL_INTERVAL_S.min(third).max(1) as u32,
             heartbeat_interval_s: HEARTBEAT_INTERVAL_S.min(third).max(1) as u32,
             trust,
+            trust_chain,
         })
     }
 
@@ -175,6 +177,10 @@ impl ControlPlane {
         if let Some(Some(wanted)) = &mut pinned {
             match self.inner.store.bundle_by_id(Scope::Project(project), *wanted).await {
                 Ok(b) if matches!(b.status, BundleStatus::Compiled | BundleStatus::Deprecated) => *wanted = b.id,
+                Ok(b) if b.status == BundleStatus::Revoked => {
+                    let detail = "the bundle is revoked: nothing can be pinned to it".into();
+                    return Err(CommandError::Conflict { code: "bundle_revoked", detail });
+                }
                 Ok(b) => {
                     faults.add("pinned_bundle_id", format!("is {}: only a compiled bundle can be pinned", b.status))
                 }

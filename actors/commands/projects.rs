@@ -14,6 +14,9 @@ use store::{ChangeKind, Page, RolloutFilter};
 const MAX_APPROVALS: u32 = 20;
 /// Bundles that retention may be told to keep, beside those in use.
 const MAX_RETENTION: u32 = 10_000;
+/// Names of secrets in one project, and the length of one.
+const MAX_SECRETS: usize = 200;
+const MAX_SECRET_NAME: usize = 100;
 /// Uses of one enrolment token: more nodes than a fleet has.
 const MAX_TOKEN_USES: u32 = 1_000_000;
 /// Keys that a token may allow.
@@ -336,6 +339,18 @@ fn check_settings(s: &Settings, faults: &mut Faults) {
     }
     if matches!(s.max_updating, Some(Amount::Count(0) | Amount::Percent(0))) {
         faults.add("settings.max_updating", "must be at least 1: nothing could ever be updated");
+    }
+    for (field, problem) in s.rules.problems() {
+        faults.add(&format!("settings.rules.{field}"), problem);
+    }
+    if s.secrets.len() > MAX_SECRETS {
+        faults.add("settings.secrets", format!("at most {MAX_SECRETS} names"));
+    }
+    for name in &s.secrets {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        if name.is_empty() || name.len() > MAX_SECRET_NAME || name.starts_with('.') || !name.bytes().all(plain) {
+            faults.add("settings.secrets", format!("{name:.80?} is not a name of letters, digits, '.', '_' and '-'"));
+        }
     }
 }
 

@@ -10,18 +10,21 @@ use domain::approval::Standing;
 use domain::audit::NewEntry;
 use domain::bundle::BundleStatus;
 use domain::node::{HistoryEntry, Presence, Selector, previous_bundles};
+use domain::rollout::estimate::{Estimate, estimate, pace};
 use domain::rollout::{
-    Decision, Event, Head, Phase, RolloutKind, SkipReason, Spec, Step, StrategyKind, Wait, explain_head, originate,
-    plan,
+    Candidate, Decision, Event, Head, Phase, Plan, RolloutKind, SkipReason, Spec, Step, StrategyKind, Wait,
+    explain_head, originate, plan,
 };
 use domain::*;
 use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Beyond this many steps `plan` warns.
 const MANY_STEPS: usize = 100;
 /// A revoked bundle is replaced quickly, but not everywhere at once.
 const REPLACE_BATCH: domain::project::Amount = domain::project::Amount::Percent(25);
+/// So many earlier rollouts tell how long the next one will take.
+const MEASURED_ROLLOUTS: u32 = 5;
 /// Bundles of the fleet that a change is compared with: one that runs more is far from any plan.
 const MAX_COMPARED: usize = 20;
 /// A batch above this share of the targets, without `max_unavailable`, is warned of.
@@ -81,6 +84,7 @@ pub struct PlanView {
     pub offline: u32,
     pub online: u32,
     pub plan_hash: Digest,
+    pub estimate: Estimate,
     /// What the lot of a canary was drawn with.
     pub seed: uuid::Uuid,
 }
@@ -130,6 +134,7 @@ impl ControlPlane {
                 resolved.held.len()
             ));
         }
+        let estimate = self.estimate(project, spec, &planned, &targets).await?;
         let hash_input = json!({"spec": spec, "steps": planned.steps});
         let plan_hash = Digest::of(&serde_json::to_vec(&hash_input).unwrap_or_default());
         Ok(PlanView {
@@ -139,9 +144,24 @@ impl ControlPlane {
             already: resolved.already,
             offline: n - online,
             online,
+            estimate,
             plan_hash,
             seed,
         })
+    }
+
+    async fn estimate(
+        &self,
+        project: ProjectId,
+        spec: &Spec,
+        planned: &Plan,
+        targets: &[&Candidate],
+    ) -> CommandResult<Estimate> {
+        let online: HashSet<NodeId> = targets.iter().filter(|c| c.facts.online).map(|c| c.facts.node).collect();
+        let of_step = |nodes: &Vec<NodeId>| nodes.iter().filter(|n| online.contains(n)).count() as u32;
+        let reachable: Vec<u32> = planned.steps.iter().map(of_step).collect();
+        let measured = pace(&self.inner.store.recent_steps(project, MEASURED_ROLLOUTS).await?);
+        Ok(estimate(spec, &reachable, self.budget_limit(project).await?, measured))
     }
 
     pub async fn create_rollout(&self, caller: &Caller, project: ProjectId, spec: Spec) -> CommandResult<RolloutView> {
@@ -443,11 +463,14 @@ impl ControlPlane {
                     .map(|(f, _)| f.id)
                     .collect();
                 let rows = self.inner.store.fleet_nodes(members.clone()).await?;
-                let still: BTreeSet<NodeId> = rows
-                    .iter()
-                    .filter(|n| n.desired_rollout == Some(id) && n.pinned_bundle.is_none())
-                    .map(|n| n.id)
-                    .collect();
+                let pins: BTreeSet<BundleId> = rows.iter().filter_map(|n| n.pinned_bundle).collect();
+                let facts = self.inner.store.bundle_facts(pins.into_iter().collect()).await?;
+                let is_pinned = |n: &store::FleetNode| {
+                    n.pinned_bundle
+                        .is_some_and(|p| facts.iter().any(|(f, _)| f.id == p && f.status != BundleStatus::Revoked))
+                };
+                let still: BTreeSet<NodeId> =
+                    rows.iter().filter(|n| n.desired_rollout == Some(id) && !is_pinned(n)).map(|n| n.id).collect();
                 let ended = loaded.planned.head.phase.is_end();
                 let gone = members.into_iter().filter(|n| ended && !still.contains(n)).collect();
                 Event::Rollback { note, nodes, revoked, gone }

@@ -54,9 +54,14 @@ fn validator_child() {
 
 /// This test program around [`validator_child`], without what the test harness prints.
 fn validator() -> ChildValidator {
-    let script = "\"$0\" --exact commands::tests::validator_child --nocapture 2>/dev/null | sed -n 's/^VERDICT //p'";
+    validator_after("")
+}
+
+/// The same, after the shell has done something first.
+pub(crate) fn validator_after(first: &str) -> ChildValidator {
+    let real = "\"$0\" --exact commands::tests::validator_child --nocapture 2>/dev/null | sed -n 's/^VERDICT //p'";
     let exe = std::env::current_exe().unwrap().to_string_lossy().into_owned();
-    let mut child = ChildValidator::new("/bin/sh", ["-c", script, &exe]);
+    let mut child = ChildValidator::new("/bin/sh", ["-c".to_string(), format!("{first}\n{real}"), exe]);
     child.env = vec![(CHILD.into(), "1".into())];
     child
 }
@@ -89,19 +94,28 @@ fn artifacts(dir: &tempfile::TempDir) -> ArtifactStore {
     ArtifactStore::dir(DirStore::open(dir.path(), UrlSigner::new(secret, "http://127.0.0.1:4000")).unwrap())
 }
 
+/// A process on this database and directory, at [`START`].
+async fn start(opened: &Opened, dir: &tempfile::TempDir, validator: ChildValidator) -> (Tree, ManualClock) {
+    let (clock, hand) = Clock::manual(START);
+    let parts = Parts {
+        config: PlaneConfig { validator, ..config(7) },
+        store: opened.store.clone(),
+        artifacts: artifacts(dir),
+        clock,
+        fresh: Fresh::system(),
+        registry: prometheus::Registry::new(),
+    };
+    (Tree::start(parts).await.unwrap(), hand)
+}
+
 impl World {
     async fn new(opened: Opened) -> World {
+        World::with(opened, validator()).await
+    }
+
+    pub async fn with(opened: Opened, validator: ChildValidator) -> World {
         let dir = tempfile::tempdir().unwrap();
-        let (clock, hand) = Clock::manual(START);
-        let parts = Parts {
-            config: config(7),
-            store: opened.store.clone(),
-            artifacts: artifacts(&dir),
-            clock,
-            fresh: Fresh::system(),
-            registry: prometheus::Registry::new(),
-        };
-        let tree = Tree::start(parts).await.unwrap();
+        let (tree, hand) = start(&opened, &dir, validator).await;
         let plane = tree.plane.clone();
         let first = FirstStart {
             admin_email: " Admin@Example.com".into(),
@@ -119,6 +133,13 @@ impl World {
         let new = NewProject { name: "Edge EU".into(), ..NewProject::default() };
         let project = plane.create_project(&caller, new).await.unwrap();
         World { tree: Some(tree), plane, hand, caller, org: done.org, project, _dir: dir, _opened: opened }
+    }
+
+    /// Everything ends in order and begins again, with another validator.
+    pub async fn restarted(mut self, validator: ChildValidator) -> World {
+        self.tree.take().unwrap().stop().await.unwrap();
+        let (tree, hand) = start(&self._opened, &self._dir, validator).await;
+        World { plane: tree.plane.clone(), tree: Some(tree), hand, ..self }
     }
 
     pub async fn settings(&self, settings: serde_json::Value) {

@@ -3,10 +3,12 @@
 use super::{BUILDER, SYSTEM, Works, diagnostic_text};
 use crate::plane::Inner;
 use ::bundle::child::{ChildValidator, ValidatorError};
+use ::bundle::guard::References;
 use ::bundle::{BuildError, Rendered, SignatureFile, Sources, Verdict, archive, risk};
+use domain::BundleId;
 use domain::audit::NewEntry;
 use domain::bundle::{Bundle, BundleStatus, Diagnostic};
-use domain::{BundleId, ContentId};
+use domain::project::Settings;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -91,11 +93,24 @@ impl Job<'_> {
             Err(store::Error::NotFound) => return self.fail(&row, vec![plain("the submitted files are gone")]).await,
             Err(e) => return Err(e.into()),
         };
-        let (verdict, rendered) = match self.make(&row, sources, project.settings.strict_config, cancel).await? {
+        let mut extra = BTreeMap::new();
+        for (path, hash) in &row.resources {
+            match store.resource_content(row.project, *hash).await {
+                Ok(content) => extra.insert(path.clone(), content),
+                Err(store::Error::NotFound) => {
+                    return self.fail(&row, vec![plain(&format!("the resource {path} is gone"))]).await;
+                }
+                Err(e) => return Err(e.into()),
+            };
+        }
+        let (verdict, rendered) = match self.make(&row, sources, extra, project.settings, cancel).await? {
             Made::Rendered(made) => *made,
             Made::Refused(why) => return self.fail(&row, why).await,
         };
-        match store.claim_content(id, rendered.content_id, Write::at(self.plane.clock.now())).await {
+        // Told on the event stream: the config is valid, and its content has a name.
+        let now = self.plane.clock.now();
+        let stage = NewChange { kind: ChangeKind::Bundle, id: id.0, project: Some(row.project), version: now.0 };
+        match store.claim_content(id, rendered.content_id, Write::at(now).change(stage)).await {
             Ok(ContentClaim::Mine(_)) => {}
             // Its own row, perhaps its own job, does the rest; ours is an alias now.
             Ok(ContentClaim::Existing(_)) | Err(store::Error::NotFound) => return Ok(()),
@@ -110,18 +125,22 @@ impl Job<'_> {
         &self,
         row: &Bundle,
         sources: Sources,
-        strict: bool,
+        extra: BTreeMap<String, Vec<u8>>,
+        settings: Settings,
         cancel: &Arc<AtomicBool>,
     ) -> Result<Made, Trouble> {
         let validator = ChildValidator { cancel: Some(cancel.clone()), ..self.plane.config.validator.clone() };
         let (project, created_at, source) = (row.project, row.created_at, row.source.clone());
         let made = tokio::task::spawn_blocking(move || {
             let verdict = validator.validate(&sources).map_err(no_verdict)?;
-            let verdict = if strict { verdict.into_strict() } else { verdict };
+            let verdict = if settings.strict_config { verdict.into_strict() } else { verdict };
             if !verdict.ok {
                 return Ok(Made::Refused(verdict.errors.iter().map(|m| m.diagnostic()).collect()));
             }
-            let extra = BTreeMap::new();
+            let against = by_the_project(&settings, &extra, verdict.config_json.as_ref().unwrap_or(&Value::Null));
+            if !against.is_empty() {
+                return Ok(Made::Refused(against.iter().map(|text| plain(text)).collect()));
+            }
             let inputs = archive::BuildInputs {
                 project,
                 created_at,
@@ -169,7 +188,13 @@ impl Job<'_> {
                 Err(why) => return Err(Trouble::Broken(why.to_string())),
             };
             stored = Some((packed.artifact_hash, packed.size));
-            self.put(row, content_id, packed).await?;
+            self.put(&artifacts::Key::bundle(row.project, content_id), packed).await?;
+        } else {
+            // The key is kept elsewhere: what it is to sign lies ready, and nobody is told of it before.
+            let packed = tokio::task::spawn_blocking(move || archive::assemble(&rendered, None)).await;
+            let packed = packed.map_err(|e| Trouble::Broken(e.to_string()))?;
+            let packed = packed.map_err(|e| Trouble::Broken(e.to_string()))?;
+            self.put(&artifacts::Key::unsigned(row.project, content_id), packed).await?;
         }
         let reasons = risk.restart_reasons.iter().map(|why| format!("needs a restart of the proxy: {why}"));
         let done = store::Compiled {
@@ -199,34 +224,13 @@ impl Job<'_> {
         Ok(())
     }
 
-    async fn put(&self, row: &Bundle, content: ContentId, packed: archive::Archive) -> Result<(), Trouble> {
-        let (key, hash) = (artifacts::Key::bundle(row.project, content), packed.artifact_hash);
-        let bytes = packed.bytes;
-        match self.plane.artifacts.put_if_absent(&key, bytes.clone().into(), Some(hash)).await {
-            Err(artifacts::Error::Corrupt(why)) => {
-                // Left over from a row that was collected, with another `created_at`. Our row alone has this content and
-                // is not compiled yet, so nobody has been told of the object.
-                tracing::warn!(bundle = %row.id, why, "replacing an object that no bundle refers to");
-                self.plane.artifacts.delete(&key).await?;
-                self.plane.artifacts.put_if_absent(&key, bytes.into(), Some(hash)).await?;
-            }
-            put => {
-                put?;
-            }
-        }
-        Ok(())
+    async fn put(&self, key: &artifacts::Key, packed: archive::Archive) -> Result<(), Trouble> {
+        Ok(put_or_replace(&self.plane.artifacts, key, packed).await?)
     }
 
-    /// What most nodes of the project run; while none runs anything, what its newest completed rollout brought.
     async fn running_config(&self, row: &Bundle) -> Result<Option<Value>, Trouble> {
         let store = &self.plane.store;
-        let stats = store.node_stats(row.project).await?;
-        let most = stats.by_bundle.iter().filter_map(|(bundle, nodes)| bundle.map(|b| (*nodes, b))).max();
-        let bundle = match most {
-            Some((_, bundle)) => Some(bundle),
-            None => store.newest_completed_for(row.project).await?.first().map(|done| done.bundle),
-        };
-        let Some(bundle) = bundle else { return Ok(None) };
+        let Some(bundle) = running_bundle(store, row.project).await? else { return Ok(None) };
         match store.bundle_by_id(SYSTEM, bundle).await {
             Ok(bundle) => Ok(bundle.config),
             Err(store::Error::NotFound) => Ok(None),
@@ -265,6 +269,49 @@ impl Job<'_> {
         let change = NewChange { kind: ChangeKind::Bundle, id: row.id.0, project: Some(row.project), version: at.0 };
         Write::at(at).audit(self.plane.fresh.id(at), entry).change(change)
     }
+}
+
+/// What most nodes of the project run; while none runs anything, what its newest completed rollout brought.
+pub(crate) async fn running_bundle(
+    store: &store::Store,
+    project: domain::ProjectId,
+) -> store::Result<Option<BundleId>> {
+    let stats = store.node_stats(project).await?;
+    let most = stats.by_bundle.iter().filter_map(|(bundle, nodes)| bundle.map(|b| (*nodes, b))).max();
+    match most {
+        Some((_, bundle)) => Ok(Some(bundle)),
+        None => Ok(store.newest_completed_for(project).await?.first().map(|done| done.bundle)),
+    }
+}
+
+/// What a config that is valid by itself offends against in this project: its rules, and what it refers to and is not there.
+fn by_the_project(settings: &Settings, extra: &BTreeMap<String, Vec<u8>>, config: &Value) -> Vec<String> {
+    let shipped = extra.keys().map(String::as_str).collect();
+    let secrets = settings.secrets.iter().map(String::as_str).collect();
+    let mut faults = References::of(config).faults(&shipped, &secrets);
+    faults.extend(settings.rules.judge(config));
+    faults
+}
+
+/// Stores an archive under a name that nobody was told of yet. What lies there otherwise was left over: by a row that was
+/// collected, with another `created_at`, or by a signature that was never committed.
+pub(crate) async fn put_or_replace(
+    artifacts: &artifacts::ArtifactStore,
+    key: &artifacts::Key,
+    packed: archive::Archive,
+) -> artifacts::Result<()> {
+    let (hash, bytes) = (packed.artifact_hash, packed.bytes);
+    match artifacts.put_if_absent(key, bytes.clone().into(), Some(hash)).await {
+        Err(artifacts::Error::Corrupt(why)) => {
+            tracing::warn!(%key, why, "replacing an object that no bundle refers to");
+            artifacts.delete(key).await?;
+            artifacts.put_if_absent(key, bytes.into(), Some(hash)).await?;
+        }
+        put => {
+            put?;
+        }
+    }
+    Ok(())
 }
 
 /// The config may be fine: it is the validator that could not be asked.

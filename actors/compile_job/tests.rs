@@ -1,6 +1,8 @@
 //! What jobs do when something around them fails.
 #![allow(clippy::unwrap_used)]
 
+mod queue;
+
 use super::*;
 use crate::commands::tests::{WAIT, World, on_both};
 use ::bundle::samples;
@@ -11,9 +13,14 @@ use store::{AuditFilter, Page, Write};
 #[test]
 fn a_job_is_the_same_when_files_validator_and_strictness_are() {
     let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
-    assert_eq!(input_hash(a, false), input_hash(a, false));
-    assert_ne!(input_hash(a, false), input_hash(b, false));
-    assert_ne!(input_hash(a, false), input_hash(a, true));
+    let (lax, none) = (Settings::default(), BTreeMap::new());
+    let first = input_hash(a, &lax, &none);
+    assert_eq!(first, input_hash(a, &lax, &none));
+    assert_ne!(first, input_hash(b, &lax, &none));
+    assert_ne!(first, input_hash(a, &Settings { strict_config: true, ..lax.clone() }, &none));
+    let rules = domain::rules::Rules { forbidden: vec!["/waf".into()], ..Default::default() };
+    assert_ne!(first, input_hash(a, &Settings { rules, ..lax.clone() }, &none));
+    assert_ne!(first, input_hash(a, &lax, &BTreeMap::from([("certs/a.pem".to_string(), b)])));
 }
 
 #[test]
@@ -31,8 +38,9 @@ async fn queued(w: &World) -> BundleId {
     let store = w.plane.store();
     let config = w.submit(samples::DEMO_V1).await;
     let config = store.desired_config(w.project.id, config).await.unwrap();
-    let row = queued_row(w.plane.inner.fresh.id(w.plane.now()), &config, Some("1".into()), w.plane.now());
-    let hash = input_hash(config.input_hash, false);
+    let row =
+        queued_row(w.plane.inner.fresh.id(w.plane.now()), &config, Some("1".into()), BTreeMap::new(), w.plane.now());
+    let hash = input_hash(config.input_hash, &Settings::default(), &BTreeMap::new());
     store.enqueue_compile(row, hash, Write::at(w.plane.now())).await.unwrap().bundle.id
 }
 

@@ -7,7 +7,7 @@ use crate::node_api::*;
 use crate::plane::{ControlPlane, Inner};
 use crate::rollout::Delivery;
 use crate::supervision::{TaskGuard, spawn_task};
-use domain::node::{Fold, Generation, HealthClass, Presence, Traffic};
+use domain::node::{Fold, Generation, HealthClass, Instances, Presence, Traffic};
 use domain::rollout::{FULL_WEIGHT, GateSpec, NodeState, Told};
 use domain::*;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -103,6 +103,8 @@ pub(super) struct Session {
     /// When our picture of the node was last read from the database.
     pub viewed: Timestamp,
     pub seq: Option<u64>,
+    /// Others that said they were this node; `None`: it has been one process all the time.
+    pub instances: Option<Box<Instances>>,
     pub assigned: Assigned,
     pub active: Option<BundleId>,
     pub active_content: Option<ContentId>,
@@ -162,6 +164,7 @@ impl Actor for SessionActor {
             beat_print: 0,
             viewed: now,
             seq: None,
+            instances: None,
             assigned: Assigned {
                 generation: 0,
                 bundle: None,
@@ -295,6 +298,8 @@ impl Session {
         self.hearsay |= self.active != n.active_bundle;
         self.active = n.active_bundle;
         self.active_content = None;
+        // Heard elsewhere as another one: counted as if it were heard here. What follows from it is decided at its next word.
+        let _ = self.is_instance(n.instance.as_ref(), self.viewed);
         *self.slow = SlowFacts {
             version: n.version.clone(),
             ip: n.ip.clone(),

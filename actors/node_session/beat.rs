@@ -245,6 +245,10 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
         worth = true;
     }
 
+    if s.is_instance(beat.instance.as_ref(), now) {
+        Box::pin(s.conflicts()).await?;
+    }
+
     // Fold the numbers first on a copy: memory changes only after the commit.
     let mut fold = s.fold.clone();
     let generation = s.assigned.generation;

@@ -19,6 +19,8 @@ const MOST_POLL_S: u32 = 30;
 /// The signed assignment of one generation, signed anew when half its validity is over.
 pub(in super::super) struct CachedEnvelope {
     generation: Generation,
+    /// By the keys of this version of the trust document.
+    trust: u64,
     signed_at: Timestamp,
     value: serde_json::Value,
 }
@@ -34,7 +36,10 @@ pub(super) async fn poll(s: &mut Session, waiter: Option<oneshot::Sender<()>>) -
         came_back(s, now).await?;
     }
     let mut withheld = false;
-    if s.has_update() || s.has_unshown() {
+    if (s.has_update() || s.has_unshown()) && unsound(s).await {
+        // Not handed over, so that nothing runs against the node: the rollout waits.
+        withheld = true;
+    } else if s.has_update() || s.has_unshown() {
         let answer = load(s).await?;
         withheld = answer.withheld;
         if let Some(update) = named(s, &answer, now).await? {
@@ -54,6 +59,14 @@ pub(super) async fn poll(s: &mut Session, waiter: Option<oneshot::Sender<()>>) -
     let assignment = envelope.ok().and_then(Result::ok).flatten();
     let poll_after_s = spread(s, QUIET_POLL_S, MOST_POLL_S);
     Ok(PollStep::Answer(Box::new(PollAnswer::NoUpdate { assignment, poll_after_s })))
+}
+
+/// Whether the archive that the node would be sent to is missing, damaged or out of reach.
+async fn unsound(s: &Session) -> bool {
+    match s.assigned.bundle.filter(|b| Some(*b) != s.active) {
+        Some(bundle) => s.plane.artifact_trouble(bundle).await.is_some(),
+        None => false,
+    }
 }
 
 /// Is the assignment the node has staged still the one it shall run?
@@ -152,7 +165,9 @@ async fn current_envelope(s: &mut Session, now: Timestamp) -> CommandResult<Opti
 
 fn cached(s: &Session, generation: Generation, now: Timestamp) -> Option<serde_json::Value> {
     let half = Span(ASSIGNMENT_VALIDITY.0 / 2);
-    s.envelope.as_ref().filter(|e| e.generation == generation && now.since(e.signed_at) < half).map(|e| e.value.clone())
+    let kept = s.envelope.as_ref().filter(|e| e.generation == generation && now.since(e.signed_at) < half)?;
+    // Other keys count since: the node would refuse it.
+    (s.plane.inner.keys.version_in_use(s.org) == Some(kept.trust)).then(|| kept.value.clone())
 }
 
 async fn sign(s: &mut Session, row: &store::AssignmentAnswer, now: Timestamp) -> CommandResult<serde_json::Value> {
@@ -175,7 +190,8 @@ async fn sign(s: &mut Session, row: &store::AssignmentAnswer, now: Timestamp) ->
         expires_at: now + ASSIGNMENT_VALIDITY,
         audit_head: Some(head),
     };
-    let value = s.plane.sign_assignment(s.org, &assignment).await?;
-    s.envelope = Some(Box::new(CachedEnvelope { generation: row.generation, signed_at: now, value: value.clone() }));
+    let (trust, value) = s.plane.sign_assignment(s.org, &assignment).await?;
+    s.envelope =
+        Some(Box::new(CachedEnvelope { generation: row.generation, trust, signed_at: now, value: value.clone() }));
     Ok(value)
 }

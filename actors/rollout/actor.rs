@@ -1,6 +1,6 @@
 //! The actor: gathers what arrives, decides once for all of it, commits, acts.
 
-use super::commit::{Attempt, Extra, Failure, Lost};
+use super::commit::{Attempt, Extra, Failure, Lost, NO_ROOM};
 use super::measure::Bases;
 use super::time::RETRY_AFTER;
 use super::{Delivered, Delivery, Taken, rollout_of};
@@ -36,6 +36,8 @@ pub(crate) enum RolloutMsg {
     Wake,
     /// Somebody else committed this version.
     Newer(u64),
+    /// Others gave back some of the project's budget.
+    Starved,
     /// Compare what we believe of the nodes with what is stored: a word may have been lost between two processes.
     Reconcile,
 }
@@ -153,6 +155,10 @@ impl Brain {
                         let _ = reply.send(Err(Lost));
                         return Err(why.into());
                     }
+                    Err(Failure::Budget) => {
+                        let _ = reply.send(Err(Lost));
+                        return Err(NO_ROOM.into());
+                    }
                 }
             }
             RolloutMsg::Reconcile => {
@@ -164,6 +170,7 @@ impl Brain {
                 self.read_mail(me).await?;
                 self.look(me).await?;
             }
+            RolloutMsg::Starved => b.take_room(&me).await?,
             RolloutMsg::Newer(version) => {
                 if version > self.rollout.head.version {
                     self.reload().await?;
@@ -232,6 +239,7 @@ impl Brain {
                 Ok(())
             }
             Err(Failure::Moved(why) | Failure::Reload(why)) => Err(why.into()),
+            Err(Failure::Budget) => Err(NO_ROOM.into()),
         }
     }
 
@@ -254,9 +262,35 @@ impl Brain {
                         Some(_) | None => Failure::Reload(e.to_string()),
                     })?;
                 }
+                Err(Failure::Budget) if tries < MAX_RELOADS => {
+                    tries += 1;
+                    // Others were faster. Without room it decides anew; what is free now is granted at the next look.
+                    let none = Event::CapacityGranted { k: Some(self.rollout.head.budget.updating) };
+                    let (me, extra) = (Attempt::system(), Extra::default());
+                    let commit = self.plane.commit(&self.rollout, self.org, self.fence, &none, &me, extra);
+                    let decision = commit.await?;
+                    apply_all(&mut self.rollout, &decision);
+                }
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// Waits for room in the budget: is there some?
+    pub(super) async fn take_room(&mut self, me: &Me) -> Done {
+        if !self.is_starved() {
+            return Ok(());
+        }
+        match self.plane.grant(&self.rollout).await? {
+            Some(grant) => self.event(me, grant).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Members wait, and the budget has no room for them.
+    pub(super) fn is_starved(&self) -> bool {
+        let (head, waits) = (&self.rollout.head, self.rollout.head.counts.pending + self.rollout.head.counts.owed);
+        matches!(head.phase, Phase::Running | Phase::Completed) && head.budget.is_full() && waits > 0
     }
 
     /// The time in which nobody could report is not counted, before anything else is decided.
@@ -286,6 +320,10 @@ impl Brain {
     ) -> Result<Decision, Failure> {
         self.discount().await?;
         self.heed_freeze(me).await?;
+        let grant = self.plane.grant(&self.rollout).await.map_err(|e| Failure::Refused(e.into()))?;
+        if let Some(grant) = grant {
+            self.carry_out(me, &grant, &Attempt::system(), Extra::default()).await?;
+        }
         self.carry_out(me, event, attempt, extra).await
     }
 

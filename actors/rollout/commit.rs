@@ -39,9 +39,14 @@ pub(crate) enum Failure {
     Refused(CommandError),
     /// Another commit came first: certainly nothing of ours was done. Load again and decide again.
     Moved(String),
+    /// The project's budget has no room for what was decided: certainly nothing was done. Decide again with less.
+    Budget,
     /// It is unknown whether ours was done: only a new actor knows.
     Reload(String),
 }
+
+/// Why an actor that was beaten to the budget over and over starts anew.
+pub(crate) const NO_ROOM: &str = "the project's budget changes too fast";
 
 /// The actor lost a race: certainly nothing was done.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +92,10 @@ impl ControlPlane {
         let mut all: Vec<(store::RolloutCommit, store::Write)> =
             taken.iter().map(|t| (t.commit.clone(), t.write.clone())).collect();
         let write = self.audited(rollout, org, &decision, attempt, now);
-        all.push((written(rollout, fence, event, &decision, extra, now), write));
+        let mut commit = written(rollout, fence, event, &decision, extra, now);
+        commit.budget = self.budget_move(rollout, &decision).await.map_err(sort)?;
+        let freed = commit.budget.is_some_and(|b| b.delta < 0);
+        all.push((commit, write));
         let done = match (all.len(), all.pop()) {
             (1, Some((commit, write))) => self.inner.store.commit_rollout(commit, write).await,
             (_, last) => {
@@ -100,6 +108,9 @@ impl ControlPlane {
             self.told_of_loss(t).await;
         }
         self.drop_displaced(done.displaced_debts);
+        if freed {
+            self.budget_freed(rollout.project);
+        }
         self.inner.rollouts.metrics.decision_seconds.observe(watch.elapsed().as_secs_f64());
         Ok(decision)
     }
@@ -133,7 +144,8 @@ impl ControlPlane {
         let consequence =
             Attempt { ctx: Ctx { request_id: attempt.ctx.request_id, ..Ctx::system() }, ..Attempt::system() };
         let write = self.audited(&rollout, org, &decision, &consequence, now);
-        let commit = written(&rollout, fence, &event, &decision, Extra::default(), now);
+        let mut commit = written(&rollout, fence, &event, &decision, Extra::default(), now);
+        commit.budget = self.budget_move(&rollout, &decision).await.map_err(sort)?;
         apply_all(&mut rollout, &decision);
         Ok(Some(TakenOver { rollout, decision, commit, write }))
     }
@@ -278,6 +290,7 @@ fn node_events(r: &Rollout, decision: &Decision, now: Timestamp) -> Vec<store::N
 
 fn sort(e: store::Error) -> Failure {
     match e {
+        store::Error::Conflict("budget") => Failure::Budget,
         store::Error::Conflict("rollout" | "generation") => Failure::Moved(e.to_string()),
         store::Error::Unknown(_) => Failure::Reload(e.to_string()),
         other => Failure::Refused(other.into()),

@@ -105,8 +105,12 @@ impl ControlPlane {
                 previous.retain(|b| usable.contains(b));
                 let skip = match r.standing {
                     Standing::Quarantined => Some(SkipReason::Quarantined),
+                    Standing::Conflicted => Some(SkipReason::IdentityConflict),
                     Standing::Revoked => Some(SkipReason::Revoked),
-                    Standing::Adopted if r.pinned_bundle.is_some_and(|p| p != spec.bundle) => Some(SkipReason::Pinned),
+                    // A pin to a revoked bundle holds nothing any more.
+                    Standing::Adopted if r.pinned_bundle.is_some_and(|p| p != spec.bundle && usable.contains(&p)) => {
+                        Some(SkipReason::Pinned)
+                    }
                     Standing::Adopted if is_old(&r.version) => Some(SkipReason::Incompatible),
                     Standing::Adopted if failed.contains(&r.id) => Some(SkipReason::FailedBefore),
                     Standing::Adopted => None,
@@ -129,14 +133,14 @@ impl ControlPlane {
             .collect())
     }
 
-    /// Of all bundles that nodes ran, those that may still be handed out.
+    /// Of all bundles that nodes ran or are pinned to, those that may still be handed out.
     async fn usable_bundles(
         &self,
         rows: &[store::Candidate],
         histories: &HashMap<NodeId, Vec<HistoryEntry>>,
     ) -> CommandResult<HashSet<BundleId>> {
         let mut all: BTreeSet<BundleId> = histories.values().flatten().filter_map(|h| h.bundle).collect();
-        all.extend(rows.iter().filter_map(|r| r.verified_bundle));
+        all.extend(rows.iter().flat_map(|r| [r.verified_bundle, r.pinned_bundle]).flatten());
         if all.is_empty() {
             return Ok(HashSet::new());
         }

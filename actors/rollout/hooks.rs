@@ -115,6 +115,7 @@ impl ControlPlane {
         self.inner.sessions.tell(node, SessionMsg::Reload);
         let reason = match self.inner.store.node(Scope::Project(project), node).await {
             Ok(n) if n.standing == Standing::Revoked => Some(SkipReason::Revoked),
+            Ok(n) if n.standing == Standing::Conflicted => Some(SkipReason::IdentityConflict),
             Ok(n) => {
                 self.node_registered(project, node).await;
                 self.pinned_away(&n).await
@@ -139,6 +140,10 @@ impl ControlPlane {
     /// A pin to another bundle than its rollout's, before that rollout assigned it.
     async fn pinned_away(&self, node: &domain::node::Node) -> Option<SkipReason> {
         let pin = node.pinned_bundle?;
+        let facts = self.inner.store.bundle_facts(vec![pin]).await.ok()?;
+        if facts.iter().any(|(f, _)| f.status == domain::bundle::BundleStatus::Revoked) {
+            return None;
+        }
         let holder = self.inner.store.holder_of(node.id).await.ok()??;
         let member = self.inner.store.rollout_member(holder, node.id).await.ok()?;
         let summary =

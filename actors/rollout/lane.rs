@@ -1,7 +1,7 @@
 //! The catch-up lane after completion: what the database knows of members that are back is read before they are claimed.
 
 use super::actor::{Brain, Done};
-use super::commit::{Attempt, Extra, Failure};
+use super::commit::{Attempt, Extra, Failure, NO_ROOM};
 use domain::rollout::*;
 use domain::*;
 
@@ -59,6 +59,7 @@ impl Brain {
                 Ok(())
             }
             Err(Failure::Moved(why) | Failure::Reload(why)) => Err(why.into()),
+            Err(Failure::Budget) => Err(NO_ROOM.into()),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What nodes and other instances say: gathered, decided on once for all of it, and only then acknowledged.
 
 use super::actor::{Brain, Done, Me};
-use super::commit::{Attempt, Extra, Failure};
+use super::commit::{Attempt, Extra, Failure, NO_ROOM};
 use super::{Delivery, Mail, Taken};
 use crate::command::CommandError;
 use domain::node::GateWindow;
@@ -55,6 +55,7 @@ impl Brain {
                 }
                 Err(Failure::Refused(e)) => Err(e.clone()),
                 Err(Failure::Moved(why) | Failure::Reload(why)) => Err(CommandError::Unknown(why.clone())),
+                Err(Failure::Budget) => Err(CommandError::Unavailable(NO_ROOM.into())),
             };
             let _ = reply.send(answer);
         }
@@ -65,6 +66,7 @@ impl Brain {
                 Ok(())
             }
             Err(Failure::Moved(why) | Failure::Reload(why)) => Err(why.into()),
+            Err(Failure::Budget) => Err(NO_ROOM.into()),
         }
     }
 
@@ -152,6 +154,7 @@ impl Brain {
                     return Ok(());
                 }
                 Err(Failure::Moved(why) | Failure::Reload(why)) => return Err(why.into()),
+                Err(Failure::Budget) => return Err(NO_ROOM.into()),
             }
         }
     }

@@ -50,12 +50,14 @@ impl Brain {
         }
         let rows: HashMap<NodeId, store::FleetNode> =
             self.plane.inner.store.fleet_nodes(ids.clone()).await?.into_iter().map(|n| (n.id, n)).collect();
-        let (mut deleted, mut revoked, mut presence, mut health) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut deleted, mut revoked, mut conflicted) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut presence, mut health) = (Vec::new(), Vec::new());
         for id in ids {
             let (Some(m), row) = (self.rollout.members.get(&id), rows.get(&id)) else { continue };
             match row {
                 None => deleted.push(id),
                 Some(n) if n.standing == domain::node::Standing::Revoked => revoked.push(id),
+                Some(n) if n.standing == domain::node::Standing::Conflicted => conflicted.push(id),
                 Some(n) => {
                     let online = n.presence == domain::node::Presence::Online;
                     if online != m.online {
@@ -67,10 +69,12 @@ impl Brain {
                 }
             }
         }
-        let found = deleted.len() + revoked.len() + presence.len() + health.len();
+        let found = deleted.len() + revoked.len() + conflicted.len() + presence.len() + health.len();
         for event in [
             (!deleted.is_empty()).then_some(Event::Removed { nodes: deleted, reason: SkipReason::Deleted }),
             (!revoked.is_empty()).then_some(Event::Removed { nodes: revoked, reason: SkipReason::Revoked }),
+            (!conflicted.is_empty())
+                .then_some(Event::Removed { nodes: conflicted, reason: SkipReason::IdentityConflict }),
             (!health.is_empty()).then_some(Event::Reports { reports: health }),
             (!presence.is_empty()).then_some(Event::Presence { changes: presence }),
         ]

@@ -1,7 +1,7 @@
 //! What time alone, or the database alone, makes due; and when the actor rests or goes.
 
 use super::actor::{Brain, Done, Me, RolloutMsg};
-use super::commit::{Attempt, Extra, Failure};
+use super::commit::{Attempt, Extra, Failure, NO_ROOM};
 use super::facts::Resolved;
 use super::measure::LOOK_EVERY;
 use crate::command::{CommandError, CommandResult};
@@ -21,7 +21,8 @@ impl Brain {
     /// While nobody could fetch the bundle nothing is assigned, and no deadline runs.
     pub(super) async fn wait_for_artifacts(&mut self, me: &Me) -> Done {
         let wait = Wait::Artifact;
-        let away = self.plane.inner.artifacts_away.load(Ordering::Relaxed);
+        let away = self.plane.inner.artifacts_away.load(Ordering::Relaxed)
+            || self.plane.inner.sound.is_broken(self.rollout.spec.bundle);
         match (away, self.rollout.head.waits.contains(&wait)) {
             (true, false) if self.rollout.head.phase.is_active() => self.event(me, Event::WaitBegan { wait }).await,
             (false, true) => self.event(me, Event::WaitEnded { wait }).await,
@@ -40,6 +41,7 @@ impl Brain {
         if due || std::mem::take(&mut self.more) {
             self.event(me, Event::Timer).await?;
         }
+        self.take_room(me).await?;
         if self.rollout.head.phase == Phase::Completed && !self.rollout.head.lane_halted {
             self.refill_lane().await?;
         }
@@ -81,6 +83,7 @@ impl Brain {
                 Ok(())
             }
             Err(Failure::Moved(why) | Failure::Reload(why)) => Err(why.into()),
+            Err(Failure::Budget) => Err(NO_ROOM.into()),
         }
     }
 
@@ -123,6 +126,7 @@ impl Brain {
             && !domain::rollout::plan::missed(&self.rollout.spec, now);
         let retry = match self.unavailable_since {
             Some(_) => Some(now + RETRY_AFTER),
+            None if self.is_starved() => Some(now + RETRY_AFTER),
             None => held_up.then_some(now + self.hold_off.max(RETRY_AFTER)),
         };
         let compares = head.phase == Phase::Running && head.analysis.is_some_and(|a| !a.done);

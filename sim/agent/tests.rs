@@ -53,6 +53,7 @@ pub(super) fn registered() -> RegisterAnswer {
         poll_interval_s: 10,
         heartbeat_interval_s: 10,
         trust: serde_json::Value::Null,
+        trust_chain: Vec::new(),
     }
 }
 

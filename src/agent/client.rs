@@ -176,9 +176,10 @@ impl Client {
         self.json(Method::POST, &path, key(who), Some(body), CALL).await
     }
 
-    /// `wait` in seconds, 0 for an answer at once.
-    pub async fn poll(&self, who: &Identity, wait: u32) -> Result<Polled, CallError> {
-        let path = format!("/nodes/{}/bundles/latest?wait={wait}", who.node_id);
+    /// `wait` in seconds, 0 for an answer at once. `trust`: the version of the trust document that we have.
+    pub async fn poll(&self, who: &Identity, wait: u32, trust: Option<u64>) -> Result<Polled, CallError> {
+        let trust = trust.map(|v| format!("&trust={v}")).unwrap_or_default();
+        let path = format!("/nodes/{}/bundles/latest?wait={wait}{trust}", who.node_id);
         let limit = Duration::from_secs(u64::from(wait)) + POLL_LEEWAY;
         let mut value: Value = self.json::<(), _>(Method::GET, &path, key(who), None, limit).await?;
         let take = |v: &mut Value, k: &str| v.as_object_mut().and_then(|o| o.remove(k)).filter(|v| !v.is_null());

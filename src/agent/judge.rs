@@ -74,6 +74,8 @@ pub fn judge(
             }
         }
     }
+    // Newer trust counts whatever else is in the answer; without a known project there is nothing to add it to yet.
+    let rotated = known.map(|_| trust.clone());
     let answer = &polled.answer;
     let Some(value) = answer.assignment.clone() else {
         return if answer.no_update { Ok((None, trust)) } else { Err(malformed("the update carries no assignment")) };
@@ -86,11 +88,18 @@ pub fn judge(
     let accepted = match trust.accept_assignment(&envelope, now) {
         Ok(a) => a,
         // A reminder that says nothing new changes nothing, whatever is wrong with it.
-        Err(_) if answer.no_update => return Ok((None, known.cloned().unwrap_or(trust))),
+        Err(_) if answer.no_update => return Ok((None, rotated.unwrap_or(trust))),
         Err(e) => return Err(e.into()),
     };
     let a = accepted.assignment.clone();
     if answer.no_update {
+        // Of what runs here: a floor that rises or a revocation bars what there is to fall back to.
+        if let Some(said) = polled.release.as_ref().and_then(|s| serde_json::from_value::<Envelope>(s.clone()).ok()) {
+            match trust.accept_release(&said, &a, now) {
+                Ok(state) => trust.release = Some(state),
+                Err(why) => tracing::warn!("release statement: {why}"),
+            }
+        }
         trust.commit(&accepted);
         return Ok((None, trust));
     }

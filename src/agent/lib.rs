@@ -20,6 +20,7 @@ mod node;
 mod overlay;
 mod owner;
 mod proxy;
+mod secrets;
 mod stage;
 mod state;
 mod status;
@@ -36,6 +37,7 @@ use node::{Node, Settings, now};
 use overlay::Overlay;
 use owner::Sharing;
 use proxy::{Mode, Proxy};
+use secrets::Secrets;
 use state::{Identity, State};
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
@@ -108,6 +110,9 @@ pub struct RunArgs {
     /// FROM=TO: replaces a quoted address in every configuration, for hosts whose addresses differ from the bundle's
     #[arg(long)]
     pub rebind: Vec<String>,
+    /// NAME=file:PATH or NAME=env:VARIABLE: what a configuration refers to as secrets/NAME; repeated
+    #[arg(long)]
+    pub secret: Vec<String>,
     /// The proxy's metrics page [default: from the configuration]
     #[arg(long)]
     pub metrics_url: Option<String>,
@@ -176,11 +181,16 @@ async fn start(args: AgentArgs) -> Result<(), AgentError> {
     let url = run.url.as_deref().ok_or_else(|| AgentError::Usage("--url is missing".into()))?;
     let mut client = Client::new(url).map_err(AgentError::Usage)?;
     client.window = Duration::from_secs(run.download_window);
-    let overlay = Overlay { probe_listen: run.probe_listen, rebind: pairs("--rebind", &run.rebind)? };
     let state_error = |e: std::io::Error| AgentError::State(format!("{}: {e}", args.state_dir.display()));
     let sharing = run.proxy_group.as_deref().map(Sharing::with).transpose();
     let sharing = sharing.map_err(|e| AgentError::Usage(format!("--proxy-group: {e}")))?.unwrap_or_default();
     let layout = Layout::open(&args.state_dir, sharing).map_err(state_error)?;
+    let secrets = Secrets::new(layout.root(), &pairs("--secret", &run.secret)?, |v| std::env::var(v).ok());
+    let overlay = Overlay {
+        probe_listen: run.probe_listen,
+        rebind: pairs("--rebind", &run.rebind)?,
+        secrets: secrets.map_err(AgentError::Usage)?,
+    };
     let state = State::load(&layout).map_err(state_error)?;
     let identity: Option<Identity> = layout.read(&layout.identity_file()).map_err(state_error)?;
     if !layout.has(Release::Baseline) {
@@ -321,9 +331,13 @@ async fn enrol(node: &Node, run: &RunArgs) -> Result<Identity, Enrol> {
         ..RegisterRequest::default()
     };
     let answer = node.client.register(&project, run.token.as_deref(), &body).await?;
-    let chain = judge::envelopes(&answer.trust).map_err(|e| never(format!("the trust document: {e}")))?;
+    let shown = match answer.trust_chain.as_slice() {
+        [] => answer.trust.clone(),
+        all => serde_json::Value::Array(all.to_vec()),
+    };
+    let chain = judge::envelopes(&shown).map_err(|e| never(format!("the trust document: {e}")))?;
     let shown = || -> Option<Digest> {
-        let doc: bundle::trust::TrustDoc = chain.first()?.decode().ok()?;
+        let doc: bundle::trust::TrustDoc = chain.last()?.decode().ok()?;
         Digest::parse(&doc.roles.root.keys.first()?.key_id())
     };
     let root = pinned.or_else(shown).ok_or_else(|| never("the trust document lists no root".into()))?;

@@ -6,6 +6,7 @@
 //! answers, and which process, is in the body (`instance_id` of the built-in `status`): a catch-all upstream says 200 as well.
 
 use crate::layout::Release;
+use crate::secrets::Secrets;
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -74,12 +75,14 @@ pub struct Overlay {
     pub probe_listen: Option<SocketAddr>,
     /// Quoted addresses to replace, in order.
     pub rebind: Vec<(String, String)>,
+    /// What stands for references to secrets.
+    pub secrets: Secrets,
 }
 
 impl Overlay {
     /// Equal for equal effects; kept with each release.
     pub fn fingerprint(&self) -> String {
-        format!("{:?} {:?}", self.probe_listen, self.rebind)
+        format!("{:?} {:?}{}", self.probe_listen, self.rebind, self.secrets.fingerprint())
     }
 
     /// What the proxy shall load for `config`, the verified text.
@@ -88,7 +91,7 @@ impl Overlay {
         for (from, to) in &self.rebind {
             config = config.replace(&format!("\"{from}\""), &format!("\"{to}\""));
         }
-        let config = placed.apply(config);
+        let config = self.secrets.apply(placed.apply(config));
         let listener = self.probe_listen.map(|a| {
             format!("listeners {{\n    listener \"{LISTENER}\" {{\n        address \"{a}\"\n        protocol \"http\"\n    }}\n}}\n")
         });
@@ -176,7 +179,7 @@ mod tests {
         let out = Overlay::default().apply(r, samples::DEMO_V1, &Placed::default());
         assert!(out.ends_with(samples::DEMO_V1));
         assert!(out.contains(&marker_path(r)) && bundle::guard::scan(&out).is_empty());
-        let own = Overlay { probe_listen: Some("127.0.0.1:4711".parse().unwrap()), rebind: Vec::new() };
+        let own = Overlay { probe_listen: Some("127.0.0.1:4711".parse().unwrap()), ..Overlay::default() };
         assert!(own.apply(r, samples::DEMO_V1, &Placed::default()).contains("address \"127.0.0.1:4711\""));
         assert_ne!(own.fingerprint(), Overlay::default().fingerprint());
     }
@@ -189,6 +192,7 @@ mod tests {
                 ("0.0.0.0:8080".into(), "127.0.0.1:18080".into()),
                 ("127.0.0.1:9090".into(), "127.0.0.1:19090".into()),
             ],
+            ..Overlay::default()
         };
         let text = o.apply(Release::Baseline, samples::DEMO_V1, &Placed::default());
         assert!(text.contains("\"127.0.0.1:18080\"") && !text.contains("0.0.0.0:8080"));
@@ -234,7 +238,7 @@ mod tests {
     #[test]
     fn the_proxys_own_rules_accept_every_sample_with_the_marker_and_the_listener() {
         use bundle::{Sources, validate_in_process};
-        let own = Overlay { probe_listen: Some("127.0.0.1:4711".parse().unwrap()), rebind: Vec::new() };
+        let own = Overlay { probe_listen: Some("127.0.0.1:4711".parse().unwrap()), ..Overlay::default() };
         for text in [samples::DEMO_V1, samples::DEMO_V2, samples::LARGE, &samples::generate(20)] {
             for overlay in [&own, &Overlay::default()] {
                 let before = validate_in_process(&Sources::single(text));

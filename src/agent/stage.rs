@@ -80,6 +80,7 @@ impl Staging {
         guards(text, Some(&config))?;
         let placed = Placed::new(&self.home.join(FILES), verified.files.keys().map(String::as_str));
         missing_files(&config, &placed)?;
+        self.overlay.secrets.check(&config)?;
         let out = self.overlay.apply(release, text, &placed);
         guards(&out, None)?;
         let probe = self.overlay.probe_address(Some(&config), text).ok_or(
@@ -152,7 +153,9 @@ fn missing_files(config: &Value, placed: &Placed) -> Result<(), String> {
     }
     let mut named = Vec::new();
     walk(config.get("listeners").unwrap_or(&Value::Null), &mut named);
-    if let Some(n) = named.iter().find(|n| !placed.has(n) && !Path::new(n).is_absolute()) {
+    // Secrets have a check of their own.
+    let here = |n: &&&str| placed.has(n) || Path::new(n).is_absolute() || n.starts_with(guard::SECRETS);
+    if let Some(n) = named.iter().find(|n| !here(n)) {
         return Err(format!("guard: {n} is named by a listener and is not in the bundle"));
     }
     match named.iter().map(Path::new).find(|p| p.is_absolute() && !p.exists()) {

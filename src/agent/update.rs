@@ -103,12 +103,12 @@ impl Node {
         if let Err(e) = self.pay(who).await {
             return Round::Failed(e);
         }
-        let polled = match self.client.poll(who, wait).await {
+        let known = self.state.borrow().trust.clone();
+        let polled = match self.client.poll(who, wait, known.as_ref().map(|t| t.trust.version)).await {
             Ok(p) => p,
             Err(e) => return Round::Failed(e),
         };
         let after = Duration::from_secs(u64::from(polled.answer.poll_after_s));
-        let known = self.state.borrow().trust.clone();
         let (order, trust) = match judge(known.as_ref(), who, &polled, now()) {
             Ok(judged) => judged,
             Err(refused) => {

@@ -12,9 +12,11 @@ pub mod node;
 pub mod plans;
 pub mod problem;
 pub mod project;
+pub mod resource;
 pub mod rollout;
 pub mod schema;
 pub mod stream;
+pub mod trust;
 pub mod wire;
 
 pub use problem::Problem;

@@ -43,6 +43,10 @@ pub struct RegisterAnswer {
     /// The signed trust document.
     #[schema(value_type = Object)]
     pub trust: Value,
+    /// All its versions, oldest first, when there is more than one: for an agent that pins an older root.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Object>)]
+    pub trust_chain: Vec<Value>,
 }
 
 /// The health a node says it has: `{"status": "healthy", ...}`, or the bare word.
@@ -168,6 +172,14 @@ pub struct PollAnswer {
     pub assignment: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traffic_weight: Option<u8>,
+    /// Signed trust documents newer than the one that the node named in `?trust=`, oldest first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub trust: Option<Value>,
+    /// The signed release statement about the bundle, where the bundle key is kept offline.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub release: Option<Value>,
     /// The older name of `artifact_url`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub download_url: Option<String>,

@@ -375,6 +375,10 @@ pub struct Plan {
     pub windows: Vec<Value>,
     pub warnings: Vec<String>,
     pub diff_summary: DiffSummary,
+    /// How long its nodes are likely to take, seconds, from its start; pauses and waits come on top.
+    pub estimated_duration_seconds: i64,
+    /// What the estimate rests on.
+    pub estimate_basis: String,
     pub plan_hash: String,
     /// Named at creation, it gives exactly these steps.
     pub seed: uuid::Uuid,

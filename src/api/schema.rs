@@ -40,7 +40,12 @@ pub(crate) fn settings() -> RefOr<Schema> {
         "open_registration": {"type": "boolean"}, "adopt_on_registration": {"type": "boolean"},
         "approval_required": {"type": "boolean"}, "approvals_needed": {"type": "integer", "minimum": 0},
         "max_updating": {"type": ["integer", "string", "null"]},
+        "drift_remediation": {"type": "boolean"},
         "retention_keep": {"type": "integer", "minimum": 0}, "strict_config": {"type": "boolean"},
+        "rules": {"type": "object", "additionalProperties": false, "properties": {
+            "required": {"type": "array", "items": {"type": "string"}},
+            "forbidden": {"type": "array", "items": {"type": "string"}}, "schema": {}}},
+        "secrets": {"type": "array", "items": {"type": "string"}},
     }))
 }
 
@@ -108,7 +113,7 @@ pub fn schemas() -> BTreeMap<String, Value> {
             out.insert(<$t as utoipa::ToSchema>::name().into_owned(), value);
         })+};
     }
-    use crate::{access, bundle, fleet, instance, node, plans, problem, project, rollout, stream};
+    use crate::{access, bundle, fleet, instance, node, plans, problem, project, resource, rollout, stream, trust};
     derived!(
         problem::Problem,
         access::SignInRequest,
@@ -170,6 +175,21 @@ pub fn schemas() -> BTreeMap<String, Value> {
         plans::Vote,
         plans::Approvals,
         stream::StreamEvent,
+        resource::Resource,
+        resource::ResourceRequest,
+        resource::BundleDiff,
+        resource::Retention,
+        resource::RetentionRequest,
+        trust::Trust,
+        trust::TrustRole,
+        trust::TrustRoles,
+        trust::TrustKey,
+        trust::TrustKeyRequest,
+        trust::TrustRoleRequest,
+        trust::TrustRequest,
+        trust::SignatureRequest,
+        trust::ReleaseRequest,
+        trust::Release,
         node::RegisterRequest,
         node::RegisterAnswer,
         node::Health,

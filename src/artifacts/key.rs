@@ -20,6 +20,11 @@ impl Key {
         Key(format!("bundles/{project}/{bundle}.tar.zst"))
     }
 
+    /// Where the archive of a bundle waits for the signature of a key that is kept elsewhere.
+    pub fn unsigned(project: ProjectId, bundle: ContentId) -> Key {
+        Key(format!("unsigned/{project}/{bundle}.tar.zst"))
+    }
+
     /// Checks a name from outside. Errors: [`Error::Invalid`].
     pub fn parse(name: &str) -> Result<Key> {
         let fault = if name.is_empty() || name.len() > MAX_KEY_BYTES {

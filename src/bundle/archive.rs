@@ -5,7 +5,7 @@
 //! zero, one zstd level in one thread, canonical JSON.
 
 use crate::canon;
-use crate::guard::has_private_key;
+use crate::guard::{SHIPPED, has_private_key};
 use crate::manifest::{Manifest, SourceRef};
 use crate::sbom;
 use crate::source::{Sources, relative_path_problem, shipped_path};
@@ -36,8 +36,6 @@ pub const MAX_UNPACKED_BYTES: u64 = 128 * 1024 * 1024;
 
 /// Small configs do not gain beyond it, and 400 kB take 10 ms.
 const ZSTD_LEVEL: i32 = 9;
-/// Folders that extra payload may lie in.
-const EXTRA_DIRS: [&str; 3] = ["certs/", "trust/", "plugins/"];
 
 /// Everything a bundle depends on, besides the signing key.
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +92,29 @@ pub struct SignatureFile {
     pub more: Vec<crate::trust::DetachedSignature>,
 }
 
+impl SignatureFile {
+    /// All signatures.
+    pub fn signatures(&self) -> Vec<crate::trust::DetachedSignature> {
+        let first = crate::trust::DetachedSignature { key_id: self.key_id.clone(), signature: self.signature.clone() };
+        std::iter::once(first).chain(self.more.iter().cloned()).collect()
+    }
+
+    /// Out of signatures over one manifest; `None` without any. In the order of the key ids, so that the same signers make
+    /// the same archive.
+    pub fn of(mut signatures: Vec<crate::trust::DetachedSignature>) -> Option<SignatureFile> {
+        signatures.sort_by(|a, b| a.key_id.cmp(&b.key_id));
+        signatures.dedup_by(|a, b| a.key_id == b.key_id);
+        let mut all = signatures.into_iter();
+        let first = all.next()?;
+        Some(SignatureFile {
+            key_id: first.key_id,
+            algorithm: "ed25519".into(),
+            signature: first.signature,
+            more: all.collect(),
+        })
+    }
+}
+
 /// The finished file.
 #[derive(Clone, Debug)]
 pub struct Archive {
@@ -120,10 +141,7 @@ pub fn render(inputs: BuildInputs<'_>) -> Result<Rendered, BuildError> {
         }
     }
     for (path, bytes) in inputs.extra {
-        relative_path_problem(path, MAX_ENTRY_PATH_BYTES).map_err(|why| BuildError::Path(path.clone(), why))?;
-        if !EXTRA_DIRS.iter().any(|dir| path.starts_with(dir)) {
-            return Err(BuildError::Path(path.clone(), "it is not in certs/, trust/ or plugins/"));
-        }
+        resource_path_problem(path).map_err(|why| BuildError::Path(path.clone(), why))?;
         if has_private_key(&String::from_utf8_lossy(bytes)).is_some() {
             return Err(BuildError::PrivateKey(path.clone()));
         }
@@ -152,19 +170,40 @@ pub fn render(inputs: BuildInputs<'_>) -> Result<Rendered, BuildError> {
     Ok(Rendered { content_id: manifest.bundle_id, manifest, manifest_bytes, files })
 }
 
+/// Whether a file may be shipped beside the configuration under this path.
+pub fn resource_path_problem(path: &str) -> Result<(), &'static str> {
+    relative_path_problem(path, MAX_ENTRY_PATH_BYTES)?;
+    match SHIPPED.iter().any(|dir| path.starts_with(dir)) {
+        true => Ok(()),
+        false => Err("it is not in certs/, trust/ or plugins/"),
+    }
+}
+
 /// Packs, with the signature if there is one already.
 pub fn assemble(rendered: &Rendered, signature: Option<&SignatureFile>) -> Result<Archive, BuildError> {
-    let mut files: Vec<(&str, &[u8])> = rendered.files.iter().map(|(p, b)| (p.as_str(), b.as_slice())).collect();
+    pack(&rendered.files, signature)
+}
+
+/// The same from the files of an archive, to which a signature comes later. One that is there already is replaced.
+pub fn pack(files: &BTreeMap<String, Vec<u8>>, signature: Option<&SignatureFile>) -> Result<Archive, BuildError> {
+    let count = files.len();
+    let mut files: Vec<(&str, &[u8])> =
+        files.iter().filter(|(p, _)| *p != SIGNATURE).map(|(p, b)| (p.as_str(), b.as_slice())).collect();
     let signature = signature.map(canon::to_vec).transpose()?;
     if let Some(bytes) = &signature {
         files.push((SIGNATURE, bytes));
     }
     let tar = tar_of(files)?;
-    let bytes = compress(&tar)?;
+    let bytes = compressed(&tar)?;
     if bytes.len() as u64 > MAX_ARCHIVE_BYTES {
-        return Err(BuildError::TooLarge(bytes.len() as u64, rendered.files.len()));
+        return Err(BuildError::TooLarge(bytes.len() as u64, count));
     }
     Ok(Archive { artifact_hash: Digest::of(&bytes), size: bytes.len() as u64, bytes })
+}
+
+/// Packs these files and nothing else, whatever they are: for tests of those who read them.
+pub fn pack_as_is(files: &BTreeMap<String, Vec<u8>>) -> std::io::Result<Vec<u8>> {
+    compressed(&tar_of(files.iter().map(|(p, b)| (p.as_str(), b.as_slice())).collect())?)
 }
 
 /// The manifest and the signature first (a reader can stop there), then by path.
@@ -191,7 +230,8 @@ fn tar_of(mut files: Vec<(&str, &[u8])>) -> std::io::Result<Vec<u8>> {
     tar.into_inner()
 }
 
-fn compress(tar: &[u8]) -> std::io::Result<Vec<u8>> {
+/// One frame, always the same for the same bytes.
+pub fn compressed(tar: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut z = zstd::stream::write::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
     z.include_checksum(true)?;
     z.include_contentsize(true)?;

@@ -57,6 +57,11 @@ impl PublicKey {
         BASE64.decode(s).ok()?.try_into().ok().map(PublicKey)
     }
 
+    /// Whether it can verify anything at all: a point, and not one of small order.
+    pub fn is_usable(&self) -> bool {
+        VerifyingKey::from_bytes(&self.0).is_ok_and(|k| !k.is_weak())
+    }
+
     /// Strict: refuses malleable signatures and keys of small order.
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
         let (Ok(key), Ok(signature)) = (VerifyingKey::from_bytes(&self.0), Signature::from_slice(signature)) else {

@@ -11,11 +11,13 @@ pub mod archive;
 pub mod canon;
 #[cfg(feature = "validator")]
 pub mod child;
+pub mod diff;
 pub mod guard;
 pub mod keys;
 #[cfg(feature = "validator")]
 mod limits;
 pub mod manifest;
+pub mod restart;
 pub mod risk;
 pub mod samples;
 pub mod sbom;

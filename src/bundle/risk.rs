@@ -2,6 +2,7 @@
 //!
 //! Works on normalised configs (`config.json`), never on text: a moved line or a comment is no change.
 
+use crate::restart::{self, Cold};
 use domain::bundle::RiskLevel;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -71,20 +72,20 @@ impl Diff {
     }
 }
 
-type Things<'a> = BTreeMap<String, &'a Value>;
+pub(crate) type Things<'a> = BTreeMap<String, &'a Value>;
 
 /// A config with its things by qualified name.
-struct View<'a> {
+pub(crate) struct View<'a> {
     config: &'a Value,
-    routes: Things<'a>,
-    upstreams: Things<'a>,
-    listeners: Things<'a>,
-    filters: Things<'a>,
-    agents: Things<'a>,
+    pub routes: Things<'a>,
+    pub upstreams: Things<'a>,
+    pub listeners: Things<'a>,
+    pub filters: Things<'a>,
+    pub agents: Things<'a>,
 }
 
 impl<'a> View<'a> {
-    fn of(config: &'a Value) -> View<'a> {
+    pub fn of(config: &'a Value) -> View<'a> {
         let mut v = View {
             config,
             routes: Things::new(),
@@ -102,6 +103,13 @@ impl<'a> View<'a> {
             }
         }
         v
+    }
+
+    /// Top-level blocks that are not lists of things.
+    pub fn settings(&self) -> Things<'a> {
+        let things = ["routes", "upstreams", "listeners", "filters", "agents", "namespaces"];
+        let all = self.config.as_object().into_iter().flatten();
+        all.filter(|(k, v)| !things.contains(&k.as_str()) && !v.is_null()).map(|(k, v)| (k.clone(), v)).collect()
     }
 
     fn scope(&mut self, prefix: &str, v: &'a Value) {
@@ -241,6 +249,11 @@ fn diff_views(old: &View<'_>, new: &View<'_>) -> Diff {
 /// The risk of going from `old` (what the fleet runs; `None`: nothing) to `new`. `unknown_keys` is the
 /// number of keys in the new config that the proxy ignores.
 pub fn assess(old: Option<&Value>, new: &Value, unknown_keys: u32) -> Risk {
+    assess_for(crate::verdict::VALIDATOR_VERSION, old, new, unknown_keys)
+}
+
+/// The same for proxies of another version.
+pub fn assess_for(version: &str, old: Option<&Value>, new: &Value, unknown_keys: u32) -> Risk {
     let mut found: Vec<(Level, String)> = Vec::new();
     if unknown_keys > 0 {
         found.push((RiskLevel::Medium, format!("{unknown_keys} keys are unknown to the proxy and ignored")));
@@ -250,7 +263,7 @@ pub fn assess(old: Option<&Value>, new: &Value, unknown_keys: u32) -> Risk {
         let (old, new) = (View::of(old), View::of(new));
         let d = diff_views(&old, &new);
         compare(&old, &new, &d, &mut found);
-        restart_reasons = needs_restart(&old, &new, &d);
+        restart_reasons = needs_restart(version, &old, &new, &d);
     }
     found.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
     Risk {
@@ -266,7 +279,18 @@ fn compare(old: &View<'_>, new: &View<'_>, d: &Diff, found: &mut Vec<(Level, Str
     if d.routes.count() > MANY_ROUTES {
         say(RiskLevel::Medium, format!("{} routes changed", d.routes.count()));
     }
-    let auth = differing(&old.guards("auth"), &new.guards("auth"));
+    // A route that is gone altogether has lost nothing.
+    let removed = |name: &str| d.routes.removed.iter().any(|r| name == format!("route {r}"));
+    let (was, is) = (old.guards("auth"), new.guards("auth"));
+    let lost: Vec<String> = was.keys().filter(|n| !is.contains_key(*n) && !removed(n)).cloned().collect();
+    if !lost.is_empty() {
+        say(RiskLevel::High, format!("authentication removed: {}", some(&lost)));
+    }
+    let lowered = tls_lowered(old, new, d);
+    if !lowered.is_empty() {
+        say(RiskLevel::High, format!("TLS lowered: {}", some(&lowered)));
+    }
+    let auth = differing(&was, &is);
     if !auth.is_empty() {
         say(RiskLevel::High, format!("authentication changed: {}", some(&auth)));
     }
@@ -316,42 +340,59 @@ fn some(names: &[String]) -> String {
     if names.len() > 5 { format!("{shown} and {} more", names.len() - 5) } else { shown }
 }
 
-/// What 0.6.45 reads only at its start (DATAPLANE section 3).
-fn needs_restart(old: &View<'_>, new: &View<'_>, d: &Diff) -> Vec<String> {
-    let mut why = Vec::new();
-    for (name, changes) in [("listeners", &d.listeners), ("filters", &d.filters), ("agents", &d.agents)] {
-        if !changes.is_empty() {
-            why.push(name.to_string());
-        }
-    }
-    // `server` is the block `system`.
-    for (key, name) in
-        [("server", "system"), ("observability", "observability"), ("cache", "cache"), ("rate_limits", "rate-limits")]
-    {
-        if d.settings.iter().any(|s| s == key) {
-            why.push(name.to_string());
-        }
-    }
-    let part = |v: &View<'_>, routes: bool, pointers: &[&str]| -> BTreeMap<String, Value> {
-        let things = if routes { &v.routes } else { &v.upstreams };
-        things
-            .iter()
-            .flat_map(|(n, t)| pointers.iter().filter_map(move |p| Some((format!("{n}{p}"), t.pointer(p)?.clone()))))
-            .filter(|(_, v)| !v.is_null())
-            .collect()
+/// What asks for a restart of a proxy of this version.
+fn needs_restart(version: &str, old: &View<'_>, new: &View<'_>, d: &Diff) -> Vec<String> {
+    let part = |things: &Things<'_>, pointer: &str| -> BTreeMap<String, Value> {
+        let parts = things.iter().filter_map(|(n, t)| Some((n.clone(), t.pointer(pointer)?.clone())));
+        parts.filter(|(_, v)| !v.is_null()).collect()
     };
-    for (name, routes, pointers) in [
-        ("active health checks", false, &["/health_check"][..]),
-        ("static files", true, &["/static_files"][..]),
-        ("error pages", true, &["/error_pages"][..]),
-        ("route rate limits", true, &["/policies/rate_limit"][..]),
-        ("route caches", true, &["/policies/cache"][..]),
-    ] {
-        if part(old, routes, pointers) != part(new, routes, pointers) {
-            why.push(name.to_string());
+    let asks = |cold: &&Cold| match **cold {
+        Cold::Things("listeners") => !d.listeners.is_empty(),
+        Cold::Things("filters") => !d.filters.is_empty(),
+        Cold::Things(_) => !d.agents.is_empty(),
+        Cold::Block(key, _) => d.settings.iter().any(|s| s == key),
+        Cold::OfRoutes(pointer, _) => part(&old.routes, pointer) != part(&new.routes, pointer),
+        Cold::OfUpstreams(pointer, _) => part(&old.upstreams, pointer) != part(&new.upstreams, pointer),
+    };
+    let name = |cold: &Cold| match *cold {
+        Cold::Things(name) | Cold::Block(_, name) | Cold::OfRoutes(_, name) | Cold::OfUpstreams(_, name) => {
+            name.to_string()
+        }
+    };
+    restart::table(version).iter().filter(asks).map(name).collect()
+}
+
+/// Where TLS asks for less than before: it is gone, an older version is allowed, clients or servers are no longer checked.
+fn tls_lowered(old: &View<'_>, new: &View<'_>, d: &Diff) -> Vec<String> {
+    let (was, is) = (old.tls(), new.tls());
+    let gone = |name: &str| {
+        let removed = |kind: &str, c: &Changes| c.removed.iter().any(|r| name == format!("{kind} {r}"));
+        removed("listener", &d.listeners) || removed("upstream", &d.upstreams)
+    };
+    let mut found = Vec::new();
+    for (name, was) in was.iter().filter(|(name, _)| !gone(name)) {
+        let Some(is) = is.get(name) else {
+            found.push(format!("{name} has no TLS any more"));
+            continue;
+        };
+        let text = |v: &Value, key: &str| v.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
+        let flag = |v: &Value, key: &str| v.get(key).and_then(Value::as_bool).unwrap_or(false);
+        // "TLS1.2" and "TLS1.3", "1.2" and "1.3" sort as they are strong; none is the proxy's default, the lowest.
+        if text(is, "min_version") < text(was, "min_version") {
+            found.push(format!("{name} allows an older version"));
+        }
+        for key in ["client_auth", "verify", "verify_hostname"] {
+            if flag(was, key) && !flag(is, key) {
+                found.push(format!("{name} has {} off", key.replace('_', "-")));
+            }
+        }
+        for key in ["insecure_skip_verify", "allow_insecure"] {
+            if !flag(was, key) && flag(is, key) {
+                found.push(format!("{name} has {} on", key.replace('_', "-")));
+            }
         }
     }
-    why
+    found
 }
 
 #[cfg(test)]
@@ -395,6 +436,25 @@ mod tests {
         check(|c| c["routes"][2]["filters"] = json!(["limit"]), High, "authentication changed: route r2", false);
         check(|c| c["listeners"][0]["tls"] = json!({"cert_file": "x"}), High, "TLS changed: listener http", true);
         check(|c| c["upstreams"]["u"]["tls"] = json!({"sni": "x"}), High, "TLS changed: upstream u", false);
+        let tls = |v: Value| json!([{"id": "http", "address": "0.0.0.0:80", "tls": v}]);
+        let mut strong = base();
+        strong["listeners"] = tls(json!({"min_version": "TLS1.3", "client_auth": true}));
+        for (weak, words) in [
+            (json!(null), "listener http has no TLS any more"),
+            (json!({"min_version": "TLS1.2", "client_auth": true}), "allows an older version"),
+            (json!({"min_version": "TLS1.3", "client_auth": false}), "client-auth off"),
+        ] {
+            let mut new = base();
+            new["listeners"] = tls(weak);
+            let risk = assess(Some(&strong), &new, 0);
+            assert!(
+                risk.reasons.iter().any(|r| r.starts_with("TLS lowered") && r.contains(words)),
+                "{words}: {risk:?}"
+            );
+            let raised = assess(Some(&new), &strong, 0);
+            assert!(!raised.reasons.iter().any(|r| r.starts_with("TLS lowered")), "{raised:?}");
+        }
+        check(|c| c["routes"][2]["filters"] = json!(["limit"]), High, "authentication removed: route r2", false);
         check(|c| c["routes"][0]["waf_enabled"] = json!(false), High, "WAF disabled", false);
         check(|c| c["agents"][1]["type"] = json!("custom"), High, "WAF disabled: agent w", true);
         check(

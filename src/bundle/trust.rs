@@ -69,6 +69,26 @@ impl Envelope {
         })
     }
 
+    /// A draft: nobody has signed it yet, and nobody accepts it.
+    pub fn unsigned(payload: &[u8]) -> Envelope {
+        Envelope { payload: BASE64.encode(payload), key_id: String::new(), signature: String::new(), more: Vec::new() }
+    }
+
+    /// One more signature over the same bytes; a key that has signed already adds nothing.
+    pub fn also_signed_by(mut self, key: &KeyPair) -> Result<Envelope, TrustError> {
+        let id = key.key_id();
+        if self.signatures().iter().any(|s| s.key_id == id) {
+            return Ok(self);
+        }
+        let signature = key.sign_base64(&self.payload_bytes()?);
+        if self.key_id.is_empty() {
+            (self.key_id, self.signature) = (id, signature);
+        } else {
+            self.more.push(DetachedSignature { key_id: id, signature });
+        }
+        Ok(self)
+    }
+
     /// The signed bytes.
     pub fn payload_bytes(&self) -> Result<Vec<u8>, TrustError> {
         if self.payload.len() > MAX_PAYLOAD_BYTES.div_ceil(3) * 4 {

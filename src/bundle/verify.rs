@@ -180,9 +180,48 @@ fn self_signed(envelope: &Envelope) -> Result<(TrustDoc, Vec<u8>), Refusal> {
     Ok((doc, bytes))
 }
 
+/// Whether the key named `root` is listed as a root in this document and has signed it.
+fn vouched_for(envelope: &Envelope, root: Digest) -> bool {
+    let (Ok(doc), Ok(bytes)) = (envelope.decode::<TrustDoc>(), envelope.payload_bytes()) else { return false };
+    let id = root.to_string();
+    let pinned: Vec<PublicKey> = doc.roles.root.keys.iter().copied().filter(|k| k.key_id() == id).collect();
+    !valid_signers(&bytes, &envelope.signatures(), &pinned).is_empty()
+}
+
+/// The document that may follow `current`: one version higher, signed by the roots of both. The server asks the same question
+/// before it publishes one that every node will ask.
+pub fn check_successor(current: &TrustDoc, envelope: &Envelope) -> Result<TrustDoc, Refusal> {
+    let (doc, bytes) = self_signed(envelope)?;
+    let want = current.version.saturating_add(1);
+    if doc.version != want {
+        return Err(Refusal::TrustVersion { got: doc.version, want });
+    }
+    check_signatures(&bytes, &envelope.signatures(), &current.roles.root, Role::Root)?;
+    Ok(doc)
+}
+
+/// A release statement signed by enough bundle keys.
+pub fn check_release(keys: &RoleKeys, envelope: &Envelope) -> Result<Release, Refusal> {
+    let bytes = envelope.payload_bytes()?;
+    check_signatures(&bytes, &envelope.signatures(), keys, Role::Bundle)?;
+    let release: Release = serde_json::from_slice(&bytes).map_err(|e| Refusal::Malformed(e.to_string()))?;
+    if release.kind != RELEASE_TYPE {
+        return Err(Refusal::Malformed(format!("the type is {:?}", release.kind)));
+    }
+    Ok(release)
+}
+
+/// Whether enough bundle keys have signed a manifest.
+pub fn check_manifest(keys: &RoleKeys, manifest: &[u8], signature: &SignatureFile) -> Result<(), Refusal> {
+    if signature.algorithm != "ed25519" {
+        return Err(Refusal::Malformed(format!("{SIGNATURE}: algorithm {:?}", signature.algorithm)));
+    }
+    check_signatures(manifest, &signature.signatures(), keys, Role::Bundle)
+}
+
 impl NodeTrust {
-    /// At enrolment: `root` is the pinned key id, `chain` the trust documents from one that the pinned
-    /// root signed up to the newest, in order.
+    /// At enrolment: `root` is the pinned key id, `chain` the trust documents up to the newest, in order. Those before the
+    /// first one that the pinned root signed are passed over: they say nothing to a node that was told of a later root.
     pub fn pin(
         root: Digest,
         chain: &[Envelope],
@@ -190,11 +229,11 @@ impl NodeTrust {
         project_id: ProjectId,
         now: Timestamp,
     ) -> Result<NodeTrust, Refusal> {
-        let (first, rest) = chain.split_first().ok_or_else(|| Refusal::Malformed("no trust document".into()))?;
-        let (trust, bytes) = self_signed(first)?;
-        let pinned: Vec<PublicKey> =
-            trust.roles.root.keys.iter().copied().filter(|k| k.key_id() == root.to_string()).collect();
-        if valid_signers(&bytes, &first.signatures(), &pinned).is_empty() {
+        let start = chain.iter().position(|e| vouched_for(e, root)).unwrap_or(0);
+        let (first, rest) =
+            chain[start..].split_first().ok_or_else(|| Refusal::Malformed("no trust document".into()))?;
+        let (trust, _) = self_signed(first)?;
+        if !vouched_for(first, root) {
             return Err(Refusal::Root);
         }
         let mut node =
@@ -209,13 +248,7 @@ impl NodeTrust {
     /// The next version of the trust document. Expired ones on the way are fine; the last is judged when
     /// something is accepted under it.
     pub fn rotate(&self, envelope: &Envelope) -> Result<TrustDoc, Refusal> {
-        let (doc, bytes) = self_signed(envelope)?;
-        let want = self.trust.version.saturating_add(1);
-        if doc.version != want {
-            return Err(Refusal::TrustVersion { got: doc.version, want });
-        }
-        check_signatures(&bytes, &envelope.signatures(), &self.trust.roles.root, Role::Root)?;
-        Ok(doc)
+        check_successor(&self.trust, envelope)
     }
 
     fn time(&self, now: Timestamp) -> Timestamp {
@@ -287,12 +320,7 @@ impl NodeTrust {
         assignment: &Assignment,
         now: Timestamp,
     ) -> Result<ReleaseState, Refusal> {
-        let bytes = envelope.payload_bytes()?;
-        check_signatures(&bytes, &envelope.signatures(), &self.trust.roles.bundle, Role::Bundle)?;
-        let r: Release = serde_json::from_slice(&bytes).map_err(|e| Refusal::Malformed(e.to_string()))?;
-        if r.kind != RELEASE_TYPE {
-            return Err(Refusal::Malformed(format!("the type is {:?}", r.kind)));
-        }
+        let r = check_release(&self.trust.roles.bundle, envelope)?;
         if r.project != self.project_id {
             return Err(Refusal::WrongProject);
         }
@@ -382,19 +410,27 @@ pub fn verify_offline(bytes: &[u8], project: ProjectId, bundle_keys: &RoleKeys) 
     Ok(VerifiedBundle { manifest, files })
 }
 
+/// The same, and nothing in the archive may differ from what packing these files anew gives: not a bit of a header that no reader
+/// looks at. An archive packed by a release with another compressor fails this and is sound all the same.
+pub fn verify_whole(bytes: &[u8], project: ProjectId, bundle_keys: &RoleKeys) -> Result<VerifiedBundle, Refusal> {
+    let verified = verify_offline(bytes, project, bundle_keys)?;
+    let signature = verified.file(SIGNATURE).map(serde_json::from_slice::<SignatureFile>).transpose();
+    let signature = signature.map_err(|e| Refusal::Malformed(format!("{SIGNATURE}: {e}")))?;
+    let again = crate::archive::pack(&verified.files, signature.as_ref());
+    if again.is_ok_and(|a| a.bytes == bytes) {
+        return Ok(verified);
+    }
+    Err(Refusal::Archive("packed anew from its own files it has other bytes".into()))
+}
+
 /// Signature, id, project and every file.
 fn verify_files(files: &BTreeMap<String, Vec<u8>>, project: ProjectId, keys: &RoleKeys) -> Result<Manifest, Refusal> {
     let get = |name: &str| files.get(name).ok_or_else(|| Refusal::Missing(name.to_string()));
     let bytes = get(MANIFEST)?;
     let signature: SignatureFile =
         serde_json::from_slice(get(SIGNATURE)?).map_err(|e| Refusal::Malformed(format!("{SIGNATURE}: {e}")))?;
-    if signature.algorithm != "ed25519" {
-        return Err(Refusal::Malformed(format!("{SIGNATURE}: algorithm {:?}", signature.algorithm)));
-    }
-    let mut signatures = vec![DetachedSignature { key_id: signature.key_id, signature: signature.signature }];
-    signatures.extend(signature.more);
     // Before anything in the manifest is believed.
-    check_signatures(bytes, &signatures, keys, Role::Bundle)?;
+    check_manifest(keys, bytes, &signature)?;
 
     let unusable = |e: serde_json::Error| Refusal::Manifest(e.to_string());
     let value: Value = serde_json::from_slice(bytes).map_err(unusable)?;

@@ -197,6 +197,11 @@ fn plan(answer: &Value) -> String {
     for w in answer["warnings"].as_array().into_iter().flatten() {
         out.push_str(&format!("warning: {}\n", cell(w)));
     }
+    out.push_str(&format!(
+        "about {} s ({})\n",
+        cell(&answer["estimated_duration_seconds"]),
+        cell(&answer["estimate_basis"])
+    ));
     out.push_str(&format!("plan {}\n", cell(&answer["plan_hash"])));
     out
 }

@@ -75,6 +75,8 @@ pub struct Bundle {
     pub key_id: Option<String>,
     pub builder: String,
     pub source: Source,
+    /// The project's resources as they were when the compile was asked for: path to content.
+    pub resources: std::collections::BTreeMap<String, Digest>,
     pub risk: RiskLevel,
     pub risk_reasons: Vec<String>,
     pub warnings: Vec<Diagnostic>,

@@ -13,6 +13,7 @@ pub mod id;
 pub mod node;
 pub mod project;
 pub mod rollout;
+pub mod rules;
 pub mod time;
 
 pub use access::{Actor, Ctx, KeyScope, Role, Scope};

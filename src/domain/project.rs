@@ -1,6 +1,7 @@
 //! Projects: the tenant that owns nodes, bundles and rollouts.
 
 use crate::id::*;
+use crate::rules::Rules;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -87,10 +88,16 @@ pub struct Settings {
     pub approvals_needed: u32,
     /// Budget over all rollouts together; unset is no limit.
     pub max_updating: Option<Amount>,
+    /// What a node shall run is rolled out to it again when it has drifted, once; else only when somebody asks.
+    pub drift_remediation: bool,
     /// How many bundles retention keeps besides those in use.
     pub retention_keep: u32,
     /// Unknown keys of a configuration are errors instead of warnings.
     pub strict_config: bool,
+    /// Beside the validator's judgement; enforced at every compile.
+    pub rules: Rules,
+    /// Names of secrets that the nodes have and configurations may refer to as `secrets/NAME`.
+    pub secrets: Vec<String>,
 }
 
 impl Default for Settings {
@@ -101,8 +108,11 @@ impl Default for Settings {
             approval_required: false,
             approvals_needed: 1,
             max_updating: None,
+            drift_remediation: false,
             retention_keep: 20,
             strict_config: false,
+            rules: Rules::default(),
+            secrets: Vec::new(),
         }
     }
 }

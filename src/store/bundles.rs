@@ -2,13 +2,14 @@
 
 use crate::Store;
 use crate::conn::Conn;
-use crate::error::{Fail, Q, Result};
+use crate::error::{Error, Fail, Q, Result};
 use crate::types::{BundleFacts, Changed, FACTS, Listing, Page, Where, read_facts};
 use crate::value::{Cells, Col, json, opt_json, p};
 use crate::write::{Write, finish};
 use domain::bundle::{Bundle, BundleStatus, DesiredConfig, Diagnostic, RiskLevel};
-use domain::{BundleId, ContentId, DesiredConfigId, Digest, ProjectId, Scope};
+use domain::{BundleId, ContentId, DesiredConfigId, Digest, NodeId, ProjectId, Scope};
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// What names a bundle in a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,9 +87,14 @@ pub struct BundleUse {
     pub active_rollouts: i64,
 }
 
+/// Nobody runs or wants bundle `b`: no node, no rollout that lives, no debt. What could be gone back to is [`fallbacks`].
+const FREE: &str = "AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.project_id = b.project_id AND n.deleted_at IS NULL AND (n.active_bundle = b.id \
+     OR n.desired_bundle = b.id OR n.staged_bundle = b.id OR n.verified_bundle = b.id OR n.pinned_bundle = b.id)) \
+     AND NOT EXISTS (SELECT 1 FROM rollouts r WHERE r.bundle_id = b.id AND r.state IN ('pending', 'running', 'paused', 'rolling_back')) \
+     AND NOT EXISTS (SELECT 1 FROM debts d WHERE d.bundle_id = b.id)";
 const HEAD: &str =
     "b.id, b.project_id, b.version, b.status, b.desired_config, b.content_id, b.artifact_hash, b.size_bytes";
-const TAIL: &str = "b.signature, b.key_id, b.builder, b.source, b.risk, b.risk_reasons, b.warnings, b.errors, b.created_at, b.created_by, \
+const TAIL: &str = "b.signature, b.key_id, b.builder, b.source, b.resources, b.risk, b.risk_reasons, b.warnings, b.errors, b.created_at, b.created_by, \
                     b.revoked_reason, b.updated_at";
 
 fn columns(full: bool) -> String {
@@ -114,6 +120,7 @@ fn read_bundle(r: &mut Cells) -> Q<Bundle> {
         key_id: r.get()?,
         builder: r.get()?,
         source: r.json()?,
+        resources: r.json()?,
         risk: r.get()?,
         risk_reasons: r.json()?,
         warnings: r.json()?,
@@ -205,12 +212,12 @@ impl Store {
                         finish(c, w).await?;
                         return Ok(Enqueued { bundle: old, created: false });
                     }
-                    let sql = "INSERT INTO bundles (id, org_id, project_id, version, status, desired_config, input_hash, builder, source, risk, \
+                    let sql = "INSERT INTO bundles (id, org_id, project_id, version, status, desired_config, input_hash, builder, source, resources, risk, \
                                risk_reasons, warnings, errors, created_at, created_by, updated_at) \
-                               SELECT ?, p.org_id, p.id, ?, 'compiling', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM projects p WHERE p.id = ? AND p.deleted_at IS NULL \
+                               SELECT ?, p.org_id, p.id, ?, 'compiling', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM projects p WHERE p.id = ? AND p.deleted_at IS NULL \
                                ON CONFLICT (project_id, input_hash) WHERE input_hash IS NOT NULL AND status <> 'failed' AND alias_of IS NULL DO NOTHING";
                     let params = p![
-                        b.id, b.version.clone(), b.desired_config, *hash, &b.builder, json(&b.source), b.risk.as_str(), json(&b.risk_reasons),
+                        b.id, b.version.clone(), b.desired_config, *hash, &b.builder, json(&b.source), json(&b.resources), b.risk.as_str(), json(&b.risk_reasons),
                         json(&b.warnings), json(&b.errors), b.created_at, b.created_by, b.updated_at, b.project
                     ];
                     if c.exec(sql, params).await? > 0 {
@@ -248,6 +255,11 @@ impl Store {
                 c.rows("SELECT id FROM projects WHERE id = ? {update}", p![mine.project], |_| Ok(())).await?;
                 let sql =
                     format!("SELECT {} FROM bundles b WHERE b.project_id = ? AND b.content_id = ?", columns(true));
+                let going = "SELECT at FROM collected WHERE project_id = ? AND content_id = ?";
+                if c.maybe(going, p![mine.project, *content], |r| r.get::<i64>()).await?.is_some() {
+                    let text = "the archive of a collected bundle of the same content is being removed";
+                    return Err(Fail::Own(Error::Unavailable(text.into())));
+                }
                 let claim = match c.maybe(sql, p![mine.project, *content], read_bundle).await? {
                     Some(mut old) => {
                         let sql = "UPDATE bundles SET alias_of = ?, version = NULL, updated_at = ? WHERE id = ?";
@@ -307,6 +319,25 @@ impl Store {
         .await
     }
 
+    /// Another signature, and so another archive, of a compiled or deprecated bundle. Errors: `Conflict("state")`, also while a
+    /// rollout is at it: its nodes were told of the archive before.
+    pub async fn replace_signature(&self, scope: Scope, id: BundleId, signed: Signed, w: Write) -> Result<Bundle> {
+        self.write("bundle.sign_again", (scope, id, signed, w), |c, (scope, id, s, w)| {
+            Box::pin(async move {
+                let old = by_id(c, *scope, *id).await?;
+                let sql = "UPDATE bundles SET signature = ?, key_id = ?, artifact_hash = ?, size_bytes = ?, updated_at = ? \
+                           WHERE id = ? AND status IN ('compiled', 'deprecated') AND NOT EXISTS (SELECT 1 FROM rollouts r \
+                           WHERE r.bundle_id = bundles.id AND r.state IN ('pending', 'running', 'paused', 'rolling_back'))";
+                if c.exec(sql, p![&s.signature, &s.key_id, s.artifact_hash, s.size_bytes, w.at, old.id]).await? == 0 {
+                    return Err(Fail::conflict("state"));
+                }
+                finish(c, w).await?;
+                by_id(c, *scope, old.id).await
+            })
+        })
+        .await
+    }
+
     /// Errors: `Conflict("state")` when it is not compiling.
     pub async fn set_failed(&self, id: BundleId, errors: Vec<Diagnostic>, w: Write) -> Result<()> {
         self.write("bundle.failed", (id, errors, w), |c, (id, errors, w)| {
@@ -348,6 +379,20 @@ impl Store {
                     }
                 };
                 if found.project == *project { Ok(found) } else { Err(Fail::not_found()) }
+            })
+        })
+        .await
+    }
+
+    /// The newest one before `id` that was ever compiled.
+    pub async fn bundle_before(&self, project: ProjectId, id: BundleId) -> Result<Option<Bundle>> {
+        self.read("bundle.before", (project, id), |c, (project, id)| {
+            Box::pin(async move {
+                let sql = format!(
+                    "SELECT {} FROM bundles b WHERE b.project_id = ? AND b.id < ? AND b.alias_of IS NULL AND b.config IS NOT NULL ORDER BY b.id DESC LIMIT 1",
+                    columns(true)
+                );
+                c.maybe(sql, p![*project, *id], read_bundle).await
             })
         })
         .await
@@ -464,6 +509,17 @@ impl Store {
         .await
     }
 
+    /// Living nodes that are pinned to it, by id.
+    pub async fn pinned_to(&self, id: BundleId) -> Result<Vec<NodeId>> {
+        self.read("bundle.pinned_to", id, |c, id| {
+            Box::pin(async move {
+                let sql = "SELECT id FROM nodes WHERE pinned_bundle = ? AND deleted_at IS NULL ORDER BY id";
+                c.rows(sql, p![*id], |r| r.get()).await
+            })
+        })
+        .await
+    }
+
     pub async fn bundle_use(&self, id: BundleId) -> Result<BundleUse> {
         self.read("bundle.use", id, |c, id| Box::pin(bundle_use(c, *id))).await
     }
@@ -476,13 +532,63 @@ impl Store {
                 let sql = format!(
                     "SELECT {} FROM bundles b WHERE b.project_id = ? AND b.alias_of IS NULL AND b.status IN ('compiled', 'deprecated', 'revoked', 'failed') \
                      AND b.id NOT IN (SELECT k.id FROM bundles k WHERE k.project_id = ? AND k.status = 'compiled' ORDER BY k.id DESC LIMIT ?) \
-                     AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.project_id = b.project_id AND n.deleted_at IS NULL AND (n.active_bundle = b.id \
-                     OR n.desired_bundle = b.id OR n.staged_bundle = b.id OR n.verified_bundle = b.id OR n.pinned_bundle = b.id)) \
-                     AND NOT EXISTS (SELECT 1 FROM rollouts r WHERE r.bundle_id = b.id AND r.state IN ('pending', 'running', 'paused', 'rolling_back')) \
-                     AND NOT EXISTS (SELECT 1 FROM debts d WHERE d.bundle_id = b.id) ORDER BY b.id",
+                     {FREE} ORDER BY b.id",
                     columns(false)
                 );
-                c.rows(sql, p![*project, *project, *keep], read_bundle).await
+                let mut free = c.rows(sql, p![*project, *project, *keep], read_bundle).await?;
+                let back = fallbacks(c, *project).await?;
+                free.retain(|b| !back.contains(&b.id));
+                Ok(free)
+            })
+        })
+        .await
+    }
+
+    /// Removes the row and remembers that its archive is to go: until [`Store::collected_done`] nobody can claim the content.
+    /// Errors: `Conflict("state")` when it is in use.
+    pub async fn collect_bundle(&self, id: BundleId, w: Write) -> Result<()> {
+        self.write("bundle.collect", (id, w), |c, (id, w)| {
+            Box::pin(async move {
+                let lock = "SELECT id FROM bundles WHERE id = ? AND alias_of IS NULL {update}";
+                c.maybe(lock, p![*id], |_| Ok(())).await?.ok_or_else(Fail::not_found)?;
+                let sql = format!("SELECT b.project_id, b.content_id FROM bundles b WHERE b.id = ? AND b.status <> 'compiling' {FREE}");
+                let read = |r: &mut Cells| Ok((r.get::<ProjectId>()?, r.get::<Option<ContentId>>()?));
+                let Some((project, content)) = c.maybe(sql, p![*id], read).await? else {
+                    return Err(Fail::conflict("state"));
+                };
+                if fallbacks(c, project).await?.contains(id) {
+                    return Err(Fail::conflict("state"));
+                }
+                if let Some(content) = content {
+                    let sql = "INSERT INTO collected (project_id, content_id, at) VALUES (?, ?, ?) ON CONFLICT (project_id, content_id) DO NOTHING";
+                    c.exec(sql, p![project, content, w.at]).await?;
+                }
+                c.exec("DELETE FROM releases WHERE bundle_id = ?", p![*id]).await?;
+                c.exec("DELETE FROM bundles WHERE alias_of = ?", p![*id]).await?;
+                c.exec_one("DELETE FROM bundles WHERE id = ?", p![*id]).await?;
+                finish(c, w).await
+            })
+        })
+        .await
+    }
+
+    /// Archives that are to go, oldest first.
+    pub async fn collected(&self, limit: u32) -> Result<Vec<(ProjectId, ContentId)>> {
+        self.read("bundle.collected", limit, |c, limit| {
+            Box::pin(async move {
+                let sql = "SELECT project_id, content_id FROM collected ORDER BY at LIMIT ?";
+                c.rows(sql, p![*limit], |r| Ok((r.get()?, r.get()?))).await
+            })
+        })
+        .await
+    }
+
+    /// The archive is gone.
+    pub async fn collected_done(&self, project: ProjectId, content: ContentId) -> Result<()> {
+        self.write("bundle.collected_done", (project, content), |c, (project, content)| {
+            Box::pin(async move {
+                let sql = "DELETE FROM collected WHERE project_id = ? AND content_id = ?";
+                c.exec(sql, p![*project, *content]).await.map(drop)
             })
         })
         .await
@@ -502,6 +608,16 @@ impl Store {
         })
         .await
     }
+}
+
+/// What nodes may go back to: the bundles before, as living rollouts and those that nodes are at remember them.
+async fn fallbacks(c: &mut Conn, project: ProjectId) -> Q<BTreeSet<BundleId>> {
+    // As text, because a JSON column has no equality; a fleet has few different ones.
+    let sql = "SELECT DISTINCT CAST(m.previous AS TEXT) FROM rollout_nodes m JOIN rollouts r ON r.id = m.rollout_id WHERE r.project_id = ? \
+               AND (r.state IN ('pending', 'running', 'paused', 'rolling_back') OR EXISTS (SELECT 1 FROM nodes n WHERE n.id = m.node_id \
+               AND n.desired_rollout = r.id AND n.deleted_at IS NULL))";
+    let lists = c.rows(sql, p![project], |r| r.json::<Vec<BundleId>>()).await?;
+    Ok(lists.into_iter().flatten().collect())
 }
 
 async fn bundle_use(c: &mut Conn, id: BundleId) -> Q<BundleUse> {

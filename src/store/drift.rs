@@ -86,6 +86,32 @@ impl Store {
         .await
     }
 
+    /// Projects in which a drift is open.
+    pub async fn drifting_projects(&self) -> Result<Vec<ProjectId>> {
+        self.read("drift.projects", (), |c, ()| {
+            Box::pin(async move {
+                let sql = "SELECT DISTINCT project_id FROM drift WHERE resolved_at IS NULL ORDER BY project_id";
+                c.rows(sql, p![], |r| r.get()).await
+            })
+        })
+        .await
+    }
+
+    /// Open drifts of nodes that shall run a bundle which was never given to them again without a person asking. Oldest first.
+    pub async fn repairable_drifts(&self, project: ProjectId, limit: u32) -> Result<Vec<Drift>> {
+        self.read("drift.repairable", (project, limit), |c, (project, limit)| {
+            Box::pin(async move {
+                let sql = format!(
+                    "SELECT {DRIFT} FROM drift d WHERE d.project_id = ? AND d.resolved_at IS NULL AND d.expected IS NOT NULL \
+                     AND NOT EXISTS (SELECT 1 FROM drift o WHERE o.node_id = d.node_id AND o.project_id = d.project_id \
+                     AND o.expected = d.expected AND o.resolution = 'reassigned' AND o.resolved_by IS NULL) ORDER BY d.id LIMIT ?"
+                );
+                c.rows(sql, p![*project, *limit], read_drift).await
+            })
+        })
+        .await
+    }
+
     /// New drifts; those of nodes that have an open one are left out. Answers how many were stored.
     pub async fn put_drifts(&self, drifts: Vec<Drift>, w: Write) -> Result<u64> {
         self.write("drift.put", (drifts, w), |c, (drifts, w)| {

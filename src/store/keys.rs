@@ -1,10 +1,10 @@
-//! Small tables: idempotency, outbox, signing keys, trust, settings.
+//! Small tables: idempotency, outbox, settings.
 
 use crate::Store;
 use crate::error::{Q, Result};
 use crate::value::{Cells, json, p};
 use crate::write::{IdemRecord, OutboxItem, Write, finish};
-use domain::{OrgId, SigningKeyId, Timestamp};
+use domain::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -14,34 +14,6 @@ pub struct OutboxRow {
     pub attempts: u32,
     /// When it was put in.
     pub at: Timestamp,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SigningKey {
-    pub id: SigningKeyId,
-    pub org: Option<OrgId>,
-    /// `bundle`, `metadata`, `root`, `jwt`: each key has one role.
-    pub role: String,
-    /// hex SHA-256 of the public key.
-    pub key_id: String,
-    pub public: Vec<u8>,
-    /// Encrypted under the master key; absent when it is kept elsewhere.
-    pub private: Option<Vec<u8>>,
-    pub status: String,
-    pub inserted_at: Timestamp,
-}
-
-fn read_key(r: &mut Cells) -> Q<SigningKey> {
-    Ok(SigningKey {
-        id: r.get()?,
-        org: r.get()?,
-        role: r.get()?,
-        key_id: r.get()?,
-        public: r.get()?,
-        private: r.get()?,
-        status: r.get()?,
-        inserted_at: r.get()?,
-    })
 }
 
 fn read_idem(r: &mut Cells) -> Q<IdemRecord> {
@@ -54,10 +26,6 @@ fn read_idem(r: &mut Cells) -> Q<IdemRecord> {
         response: r.json()?,
         expires_at: r.get()?,
     })
-}
-
-fn of_org(org: Option<OrgId>) -> Uuid {
-    org.map_or(Uuid::nil(), |o| o.0)
 }
 
 impl Store {
@@ -113,82 +81,6 @@ impl Store {
             Box::pin(async move {
                 let sql = "UPDATE outbox SET attempts = attempts + 1, next_at = ?, error = ? WHERE id = ?";
                 c.exec_one(sql, p![*next_at, error, *id]).await
-            })
-        })
-        .await
-    }
-
-    pub async fn insert_signing_key(&self, key: SigningKey, w: Write) -> Result<()> {
-        self.write("signing_key.insert", (key, w), |c, (k, w)| {
-            Box::pin(async move {
-                c.exec(
-                    "INSERT INTO signing_keys (id, org_id, role, key_id, public, private, status, inserted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    p![k.id, k.org, &k.role, &k.key_id, k.public.clone(), k.private.clone(), &k.status, k.inserted_at],
-                )
-                .await?;
-                finish(c, w).await
-            })
-        })
-        .await
-    }
-
-    /// Of this organisation, or of the installation itself; newest first.
-    pub async fn signing_keys(&self, org: Option<OrgId>, role: Option<&str>) -> Result<Vec<SigningKey>> {
-        self.read("signing_key.list", (org, role.map(String::from)), |c, (org, role)| {
-            Box::pin(async move {
-                let mut w = crate::types::Where::new("1 = 1");
-                match org {
-                    Some(o) => w.and_if("org_id = ?", Some(*o)),
-                    None => w.and("org_id IS NULL", []),
-                }
-                w.and_if("role = ?", role.as_ref());
-                let sql = format!(
-                    "SELECT id, org_id, role, key_id, public, private, status, inserted_at FROM signing_keys WHERE {} ORDER BY inserted_at DESC, id DESC",
-                    w.sql
-                );
-                c.rows(sql, w.params, read_key).await
-            })
-        })
-        .await
-    }
-
-    pub async fn set_signing_key_status(&self, id: SigningKeyId, status: &str, w: Write) -> Result<()> {
-        self.write("signing_key.status", (id, status.to_string(), w), |c, (id, status, w)| {
-            Box::pin(async move {
-                c.exec_one("UPDATE signing_keys SET status = ? WHERE id = ?", p![status, *id]).await?;
-                finish(c, w).await
-            })
-        })
-        .await
-    }
-
-    /// Errors: `Conflict("version")` when the version exists.
-    pub async fn insert_trust(&self, org: Option<OrgId>, version: i64, body: Value, w: Write) -> Result<()> {
-        self.write("trust.insert", (org, version, body, w), |c, (org, version, body, w)| {
-            Box::pin(async move {
-                let sql = "INSERT INTO trust_versions (org_id, version, body, inserted_at) VALUES (?, ?, ?, ?)";
-                c.exec(sql, p![of_org(*org), *version, json(body), w.at]).await?;
-                finish(c, w).await
-            })
-        })
-        .await
-    }
-
-    pub async fn newest_trust(&self, org: Option<OrgId>) -> Result<Option<(i64, Value)>> {
-        self.read("trust.newest", org, |c, org| {
-            Box::pin(async move {
-                let sql = "SELECT version, body FROM trust_versions WHERE org_id = ? ORDER BY version DESC LIMIT 1";
-                c.maybe(sql, p![of_org(*org)], |r| Ok((r.get()?, r.json()?))).await
-            })
-        })
-        .await
-    }
-
-    pub async fn trust(&self, org: Option<OrgId>, version: i64) -> Result<Value> {
-        self.read("trust.get", (org, version), |c, (org, version)| {
-            Box::pin(async move {
-                let sql = "SELECT body FROM trust_versions WHERE org_id = ? AND version = ?";
-                c.one(sql, p![of_org(*org), *version], |r| r.json()).await
             })
         })
         .await

@@ -92,7 +92,9 @@ impl Store {
                     loop {
                         match migrate_postgres(&url) {
                             // Behind a pooler another session may be asked than the one that prepared; nothing was done.
-                            Err(Error::Unavailable(why)) if why.contains("prepared statement") && attempt < ATTEMPTS => {
+                            Err(Error::Unavailable(why))
+                                if why.contains("prepared statement") && attempt < ATTEMPTS =>
+                            {
                                 attempt += 1;
                                 std::thread::sleep(std::time::Duration::from_millis(50));
                             }

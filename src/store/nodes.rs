@@ -3,6 +3,7 @@
 use crate::Store;
 use crate::conn::Conn;
 use crate::error::{Q, Result};
+use crate::rollout_commit::hold_bundle;
 use crate::rollouts::{MEMBER, read_member};
 use crate::types::{BundleFacts, Changed, FACTS, Listing, Page, Where, read_facts};
 use crate::value::{Bind, Cells, Col, json, p};
@@ -328,7 +329,7 @@ impl Store {
                     } += n;
                     *match standing {
                         Standing::Adopted => &mut s.adopted,
-                        Standing::Quarantined => &mut s.quarantined,
+                        Standing::Quarantined | Standing::Conflicted => &mut s.quarantined,
                         Standing::Revoked => &mut s.revoked,
                     } += n;
                 }
@@ -362,10 +363,14 @@ impl Store {
         .await
     }
 
+    /// Errors: `NotFound`, `Conflict("bundle")` when the bundle to pin was removed.
     pub async fn patch_node(&self, scope: Scope, id: NodeId, patch: NodePatch, w: Write) -> Result<Node> {
         self.write("node.patch", (scope, id, patch, w), |c, (scope, id, patch, w)| {
             Box::pin(async move {
                 node_in(c, *scope, *id).await?;
+                if let Some(Some(pin)) = patch.pinned_bundle {
+                    hold_bundle(c, pin).await?;
+                }
                 if let Some(labels) = &patch.labels {
                     c.exec("UPDATE nodes SET labels = ?, updated_at = ? WHERE id = ?", p![json(labels), w.at, *id])
                         .await?;
@@ -423,12 +428,28 @@ impl Store {
                 match node.standing {
                     Standing::Adopted => return Ok(Changed { row: node, changed: false }),
                     Standing::Revoked => return Err(crate::error::Fail::conflict("state")),
-                    Standing::Quarantined => {}
+                    Standing::Quarantined | Standing::Conflicted => {}
                 }
                 c.exec("UPDATE nodes SET standing = 'adopted', updated_at = ? WHERE id = ?", p![w.at, *id]).await?;
                 (node.standing, node.updated_at) = (Standing::Adopted, w.at);
                 finish(c, w).await?;
                 Ok(Changed { row: node, changed: true })
+            })
+        })
+        .await
+    }
+
+    /// Two processes say that they are this node: it gets nothing more until somebody adopts it. Only of an adopted one.
+    pub async fn node_conflicted(&self, id: NodeId, w: Write) -> Result<bool> {
+        self.write("node.conflicted", (id, w), |c, (id, w)| {
+            Box::pin(async move {
+                let sql = "UPDATE nodes SET standing = 'conflicted', updated_at = ? \
+                           WHERE id = ? AND standing = 'adopted' AND deleted_at IS NULL";
+                if c.exec(sql, p![w.at, *id]).await? == 0 {
+                    return Ok(false);
+                }
+                finish(c, w).await?;
+                Ok(true)
             })
         })
         .await

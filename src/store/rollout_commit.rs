@@ -1,7 +1,7 @@
 //! Writing a rollout: its creation, and the one commit that carries every decision.
 //!
 //! Invariant: the row of the rollout is written first, on its version and fence; whoever read an older state writes nothing.
-//! Lock order: rollout, nodes sorted, budget, audit head.
+//! Lock order: bundle, rollout, nodes sorted, budget, audit head.
 
 use crate::Store;
 use crate::conn::{Conn, lock_nodes};
@@ -353,6 +353,14 @@ async fn budget(c: &mut Conn, project: ProjectId, b: BudgetMove) -> Q<()> {
     }
 }
 
+/// Whoever is about to refer to a bundle keeps it until the transaction ends: retention locks a row before it looks who needs
+/// it, so that either it waits and sees us, or we wait and find nothing. Before all other locks.
+/// Errors: `Conflict("bundle")` when it is gone.
+pub(crate) async fn hold_bundle(c: &mut Conn, id: BundleId) -> Q<()> {
+    let sql = "SELECT b.id FROM bundles b WHERE b.id = ? {share}";
+    c.maybe(sql, p![id], |_| Ok(())).await?.ok_or_else(|| Fail::conflict("bundle"))
+}
+
 async fn commit(c: &mut Conn, r: &RolloutCommit, w: &Write) -> Q<Committed> {
     let s = Sorted::of(&r.changes);
     write_head(c, r, s.head, w.at).await?;
@@ -406,10 +414,12 @@ async fn commit(c: &mut Conn, r: &RolloutCommit, w: &Write) -> Q<Committed> {
 }
 
 impl Store {
+    /// Errors: `Conflict("bundle")` when its bundle was removed since it was planned.
     pub async fn insert_rollout(&self, new: NewRollout, w: Write) -> Result<()> {
         self.write("rollout.insert", (new, w), |c, (n, w)| {
             Box::pin(async move {
                 let (r, h) = (&n.planned, &n.planned.head);
+                hold_bundle(c, r.spec.bundle).await?;
                 // `start_at`: when nobody needs to say so any more; a rollout that waits for its start command has none.
                 let start_at = r.spec.start.then(|| r.spec.scheduled_at.unwrap_or(Timestamp::ZERO));
                 c.exec(

@@ -123,10 +123,10 @@ pub(crate) fn read_member(r: &mut Cells) -> Q<Member> {
     })
 }
 
-const STEP: &str =
+pub(crate) const STEP: &str =
     "s.step_index, s.state, s.size, s.next_node, s.open, s.handed_over, s.started_at, s.completed_at, s.error";
 
-fn read_step(r: &mut Cells) -> Q<Step> {
+pub(crate) fn read_step(r: &mut Cells) -> Q<Step> {
     Ok(Step {
         index: r.get()?,
         state: r.get()?,
@@ -389,6 +389,18 @@ impl Store {
     }
 
     /// The active rollout that holds the node.
+    /// Updating nodes over all rollouts of the project.
+    pub async fn budget_reserved(&self, project: ProjectId) -> Result<u32> {
+        self.read("budget.get", project, |c, project| {
+            Box::pin(async move {
+                let sql = "SELECT reserved FROM project_budget WHERE project_id = ?";
+                let found: Option<i64> = c.maybe(sql, p![*project], |r| r.get()).await?;
+                Ok(found.unwrap_or(0).clamp(0, i64::from(u32::MAX)) as u32)
+            })
+        })
+        .await
+    }
+
     pub async fn holder_of(&self, node: NodeId) -> Result<Option<RolloutId>> {
         Ok(self.holders(vec![node]).await?.first().map(|h| h.1))
     }

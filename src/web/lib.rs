@@ -11,6 +11,7 @@ mod artifact;
 mod auth;
 mod body;
 mod call;
+mod compare;
 mod limit;
 mod live;
 mod metrics;

@@ -1,8 +1,8 @@
 //! THE URL TABLE. The router, the OpenAPI document and the metrics are made from it; nothing is served under `/api` that is not here.
 
 use crate::api::{
-    audit, bundles, compile, drift, explain, history, instances, keys, nodes, orgs, plans, projects, rollouts, session,
-    tokens,
+    audit, bundles, compile, drift, explain, history, instances, keys, nodes, orgs, plans, projects, resources,
+    rollouts, session, tokens, trust,
 };
 use crate::call::Call;
 use crate::node::{events as node_events, heartbeat, poll, register, report};
@@ -193,6 +193,14 @@ static TABLE: &[Route] = &[
     get("/api/v1/users", Caller, "List users (instance administrator)", List("users", "User"), |c| Box::pin(orgs::users(c))),
     get("/api/v1/orgs", Caller, "List organisations", List("orgs", "Org"), |c| Box::pin(orgs::list(c))),
     get("/api/v1/orgs/:id", Key(ProjectsRead), "Show an organisation", One("org", "Org"), |c| Box::pin(orgs::show(c))),
+    get("/api/v1/orgs/:id/trust", Key(ProjectsRead), "The newest trust document: whom nodes believe", One("trust", "Trust"), |c| Box::pin(trust::show(c))),
+    get("/api/v1/orgs/:id/trust/versions", Key(ProjectsRead), "The signed versions, oldest first", Object, |c| Box::pin(trust::versions(c))).query(&["after"]),
+    post("/api/v1/orgs/:id/trust", Key(ApiKeysAdmin), "Make the next version from changes, or publish one that was signed elsewhere", Some("TrustRequest"), One("trust", "Trust"), |c| Box::pin(trust::update(c))).status(201),
+    post("/api/v1/orgs/:id/trust/draft", Key(ApiKeysAdmin), "The next version, unsigned, for roots kept elsewhere; writes nothing", Some("TrustRequest"), Object, |c| Box::pin(trust::draft(c))),
+    get("/api/v1/orgs/:id/keys", Key(ProjectsRead), "List signing keys", List("keys", "TrustKey"), |c| Box::pin(trust::keys(c))),
+    post("/api/v1/orgs/:id/keys", Key(ApiKeysAdmin), "Make a signing key, or make a public one known", Some("TrustKeyRequest"), One("key", "TrustKey"), |c| Box::pin(trust::create_key(c))).status(201),
+    post("/api/v1/orgs/:id/keys/:key_id/export", Key(ApiKeysAdmin), "Show the private half, as `private_key`", None, One("key", "TrustKey"), |c| Box::pin(trust::export_key(c))),
+    post("/api/v1/orgs/:id/keys/:key_id/remove", Key(ApiKeysAdmin), "Forget the private half of an exported key", None, Changed("key", "TrustKey"), |c| Box::pin(trust::remove_key(c))),
     get("/api/v1/api-keys", Key(ApiKeysRead), "List API keys", List("api_keys", "ApiKey"), |c| Box::pin(keys::list(c))).query(&["org"]),
     post("/api/v1/api-keys", Key(ApiKeysAdmin), "Make an API key; its text is shown once, as `key`", Some("ApiKeyRequest"), One("api_key", "ApiKey"), |c| Box::pin(keys::create(c))).status(201),
     get("/api/v1/api-keys/:id", Key(ApiKeysRead), "Show an API key", One("api_key", "ApiKey"), |c| Box::pin(keys::show(c))),
@@ -232,6 +240,17 @@ static TABLE: &[Route] = &[
     get("/api/v1/projects/:project/bundles/:id/sbom", Key(BundlesRead), "SBOM.json (CycloneDX)", Object, |c| Box::pin(bundles::sbom(c))),
     get("/api/v1/projects/:project/bundles/:id/verify", Key(BundlesRead), "Check hash, signature and every file of the stored archive", Bare("Verification"), |c| Box::pin(bundles::verify(c))),
     post("/api/v1/projects/:project/bundles/:id/assign", Key(RolloutsWrite), "Give nodes this bundle: a rollout of kind `assign`", Some("AssignRequest"), One("rollout", "Rollout"), |c| Box::pin(bundles::assign(c))).status(201),
+    get("/api/v1/projects/:project/bundles/:id/diff", Key(BundlesRead), "What differs by meaning, and how risky it is: `against` a bundle, `fleet` or `parent`; `format` json or text", Bare("BundleDiff"), |c| Box::pin(resources::diff(c))).query(&["against", "format"]),
+    post("/api/v1/projects/:project/bundles/:id/cancel", Key(BundlesWrite), "Stop a compile", None, Changed("bundle", "Bundle"), |c| Box::pin(resources::cancel(c))),
+    get("/api/v1/projects/:project/resources", Key(BundlesRead), "List files that are shipped in bundles", List("resources", "Resource"), |c| Box::pin(resources::list(c))),
+    post("/api/v1/projects/:project/resources", Key(BundlesWrite), "Put a certificate, a trust store or a plugin at its path", Some("ResourceRequest"), Changed("resource", "Resource"), |c| Box::pin(resources::put(c))).status(201),
+    get("/api/v1/projects/:project/resources/:id", Key(BundlesRead), "Show a resource", One("resource", "Resource"), |c| Box::pin(resources::get(c))),
+    get("/api/v1/projects/:project/resources/:id/content", Key(BundlesRead), "Its bytes", Bytes("application/octet-stream"), |c| Box::pin(resources::content(c))),
+    delete("/api/v1/projects/:project/resources/:id", Key(BundlesWrite), "Delete a resource; bundles keep what they have", |c| Box::pin(resources::delete(c))),
+    post("/api/v1/projects/:project/retention", Key(BundlesWrite), "Collect bundles that nobody needs; `dry_run` only says which", Some("RetentionRequest"), One("retention", "Retention"), |c| Box::pin(resources::retention(c))),
+    post("/api/v1/projects/:project/bundles/:id/signature", Key(BundlesWrite), "Add the signature of a key kept elsewhere", Some("SignatureRequest"), Changed("bundle", "Bundle"), |c| Box::pin(trust::sign(c))),
+    get("/api/v1/projects/:project/releases", Key(BundlesRead), "List release statements, newest first", List("releases", "Release"), |c| Box::pin(trust::releases(c))),
+    post("/api/v1/projects/:project/releases", Key(BundlesWrite), "Publish a release statement signed by the bundle keys", Some("ReleaseRequest"), One("release", "Release"), |c| Box::pin(trust::publish_release(c))).status(201),
     post("/api/v1/projects/:project/bundles/:id/revoke", Key(BundlesWrite), "Stop distribution at once; answers `running_on`", Some("RevokeRequest"), Changed("bundle", "Bundle"), |c| Box::pin(bundles::revoke(c))),
     post("/api/v1/projects/:project/bundles/:id/deprecate", Key(BundlesWrite), "Advise against a bundle", None, Changed("bundle", "Bundle"), |c| Box::pin(bundles::deprecate(c))),
 

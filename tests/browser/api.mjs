@@ -46,10 +46,14 @@ export async function furnish(world) {
   await api.reaches(paused, "paused");
   const revoked = await api.bundle(p, "revoked", world.config);
   await api.post(`/api/v1/projects/${p}/bundles/${revoked.bundle_id}/revoke`, { reason: "leaks" });
+  const other = await api.bundle(p, "other", world.other);
+  await api.post(`/api/v1/projects/${p}/resources`, { path: "certs/site.pem", text: "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n" });
+  const rules = { required: ["/listeners/*/address"], forbidden: ["/debug"], schema: { properties: { routes: { maxItems: 2000 } } } };
+  await api.call("PATCH", `/api/v1/projects/${p}`, { settings: { rules, secrets: ["site-key"], retention_keep: 2 } });
   await api.post(`/api/v1/projects/${p}/enrolment-tokens`, { name: "first nodes", max_uses: 20, expires_in_seconds: 3600, labels: { site: "ams" } });
   const project = (await api.get(`/api/v1/projects/${p}`)).project.id;
   await api.post("/api/v1/api-keys", { name: "pipeline", scopes: ["bundles:write", "rollouts:write"], project_id: project });
   const nodes = (await api.get(`/api/v1/projects/${p}/nodes`)).nodes;
   const failed = (await api.get(`/api/v1/projects/${p}/nodes?q=${world.badNode}`)).nodes[0];
-  return { api, good, bad, next, revoked, done, back, paused, nodes, failed };
+  return { api, good, bad, next, other, revoked, done, back, paused, nodes, failed };
 }

@@ -1,7 +1,7 @@
 // node main.mjs CHECK: does one check on the world that standard input describes as JSON. Exits with 1 and says why.
 import { readFileSync } from "node:fs";
 
-const CHECKS = { pages: "./pages.mjs", keyboard: "./keyboard.mjs", live: "./live.mjs", plain: "./plain.mjs", probes: "./probes.mjs" };
+const CHECKS = { pages: "./pages.mjs", keyboard: "./keyboard.mjs", live: "./live.mjs", plain: "./plain.mjs", probes: "./probes.mjs", trust: "./trust.mjs" };
 const check = CHECKS[process.argv[2]];
 if (!check) throw new Error(`one of ${Object.keys(CHECKS)}`);
 const world = JSON.parse(readFileSync(0, "utf8"));

@@ -100,7 +100,7 @@ export default async function probes(world) {
   page.troubles = page.troubles.filter((t) => !t.includes("401")); // a wrong password is one
   await signIn(page, world);
 
-  const furniture = { good: first, bad: first, revoked: second, done: rollout, back: rollout, paused: other, failed: { id: made.node_id } };
+  const furniture = { good: first, bad: first, revoked: second, other: second, done: rollout, back: rollout, paused: other, failed: { id: made.node_id } };
   const lists = ["nodes", "bundles", "rollouts", "audit"].map((l) => `/projects/probed/${l}`);
   const odd = ["q", "label", "status", "standing", "state", "step", "action", "actor", "since", "resource", "bundle"].map((f) => `${f}=${said}`).join("&");
   const paths = visits({ ...world, project: "probed" }, furniture).concat(lists.map((l) => `${l}?${odd}`), [`/projects/probed/nodes/${placed?.node_id}`, `/projects/probed/rollouts/${rollout}?${odd}`]);

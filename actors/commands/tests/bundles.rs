@@ -12,6 +12,8 @@ async fn the_same_content_is_compiled_once_and_lies_in_the_store_as_the_row_says
         let key = Key::bundle(b.project, b.content_id.unwrap());
         let (size, hash) = (b.size_bytes.unwrap(), b.artifact_hash.unwrap());
         assert_eq!(w.plane.artifacts().get_verified(&key, size, hash).await.unwrap().len() as u64, size);
+        let metrics = prometheus::TextEncoder::new().encode_to_string(&w.plane.registry().gather()).unwrap();
+        assert!(metrics.contains("sentinel_cp_storage_op_seconds_count{op=\"put\"} 1"), "every operation is timed");
         let again = w.compile(w.submit(samples::DEMO_V1).await, "1.0").await.unwrap();
         assert!(!again.created && again.bundle.id == b.id);
         let other = w.submit(samples::DEMO_V2).await;
@@ -72,6 +74,30 @@ async fn revoked_content_is_not_compiled_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pin_to_a_revoked_bundle_holds_its_node_no_longer_and_is_listed() {
+    on_both(|w| async move {
+        let (held, new) = (w.bundle("1").await, w.bundle("2").await);
+        let (pinned, other) = (w.node("a").await.node, w.node("b").await.node);
+        let pin = store::NodePatch { labels: None, pinned_bundle: Some(Some(held)) };
+        w.plane.store().patch_node(SYSTEM, pinned, pin, Write::at(START)).await.unwrap();
+        let spec = domain::rollout::Spec::new(new);
+        let targets = async || w.plane.plan_rollout(w.project.id, &spec).await.unwrap().steps.concat();
+        assert_eq!(targets().await, [other]);
+        w.audited("bundle.revoked", w.plane.revoke_bundle(&w.caller, w.project.id, held, None)).await;
+        assert_eq!(targets().await, [pinned, other], "held by nothing any more");
+        assert_eq!(w.plane.store().pinned_to(held).await.unwrap(), [pinned], "but still to be seen");
+        let filter = AuditFilter { action: Some("bundle.revoked".into()), ..AuditFilter::default() };
+        let entries = w.plane.store().audit_entries(SYSTEM, filter, Page::first(5)).await.unwrap().rows;
+        assert_eq!(entries[0].changes["suspended_pins"], json!([pinned]));
+        let again = NodePatch { labels: None, pinned_bundle: Some(Some(held)) };
+        let refused = w.plane.patch_node(&w.caller, w.project.id, other, again).await;
+        assert_eq!(code(refused), "bundle_revoked", "nobody is pinned to it anew");
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_survives_the_end_of_its_process() {
     for_each_backend(|opened| async {
         let store = opened.store.clone();
@@ -79,24 +105,20 @@ async fn a_job_survives_the_end_of_its_process() {
         let config = w.submit(samples::DEMO_V1).await;
         let config = store.desired_config(w.project.id, config).await.unwrap();
         // A row whose process ended before its job began.
-        let row = crate::compile_job::queued_row(w.plane.fresh().id(START), &config, Some("1".into()), START);
+        let row = crate::compile_job::queued_row(
+            w.plane.fresh().id(START),
+            &config,
+            Some("1".into()),
+            BTreeMap::new(),
+            START,
+        );
         let id = row.id;
-        let hash = crate::compile_job::input_hash(config.input_hash, false);
+        let hash = crate::compile_job::input_hash(config.input_hash, &Settings::default(), &BTreeMap::new());
         assert!(store.enqueue_compile(row, hash, Write::at(START)).await.unwrap().created);
-        w.tree.unwrap().stop().await.unwrap();
-        let (clock, _hand) = Clock::manual(START);
-        let parts = Parts {
-            config: super::config(7),
-            store: store.clone(),
-            artifacts: artifacts(&w._dir),
-            clock,
-            fresh: Fresh::system(),
-            registry: prometheus::Registry::new(),
-        };
-        let tree = Tree::start(parts).await.unwrap();
-        let done = tree.plane.inner.compiles.wait_for(&store, id, WAIT).await.unwrap();
+        let w = w.restarted(validator()).await;
+        let done = w.plane.inner.compiles.wait_for(&store, id, WAIT).await.unwrap();
         assert_eq!(done.status, BundleStatus::Compiled);
-        tree.stop().await.unwrap();
+        w.end().await;
     })
     .await;
 }

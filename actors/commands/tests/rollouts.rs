@@ -72,3 +72,44 @@ async fn a_rollout_waits_while_the_artifact_store_is_away() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_rollouts_of_a_project_together_update_no_more_nodes_than_its_budget() {
+    on_both(|w| async move {
+        let mut nodes = Vec::new();
+        for n in 0..4 {
+            nodes.push(w.node(&format!("n{n}")).await.node);
+        }
+        // They run something, so that none of them gets its first configuration.
+        let first = w.bundle("0").await;
+        for n in &nodes {
+            let mut change = store::NodeChange::of(*n, w.project.id);
+            change.active_bundle = Some(Some(first));
+            w.plane.store().observe(vec![change], Write::at(START)).await.unwrap();
+        }
+        w.settings(json!({"max_updating": 3})).await;
+        let bundle = w.bundle("1").await;
+        let half = |of: &[NodeId]| {
+            let mut spec = Spec::new(bundle);
+            spec.selector = domain::node::Selector::NodeIds { node_ids: of.iter().copied().collect() };
+            spec.batch_size = domain::project::Amount::Count(2);
+            spec
+        };
+        let assigned = async |id| w.plane.rollout_view(id).await.unwrap().head.counts.assigned;
+        let a = w.roll_out(half(&nodes[..2])).await;
+        w.eventually("both of a", async || (assigned(a).await == 2).then_some(())).await;
+        let b = w.roll_out(half(&nodes[2..])).await;
+        w.eventually("one of b", async || (assigned(b).await == 1).then_some(())).await;
+        assert_eq!(w.plane.store().budget_reserved(w.project.id).await.unwrap(), 3);
+        w.plane.delete_node(&w.caller, w.project.id, nodes[0]).await.unwrap();
+        w.eventually("a made room for b", async || {
+            w.hand.advance(Span::millis(250));
+            (assigned(b).await == 2).then_some(())
+        })
+        .await;
+        w.command(b, RolloutCommand::Cancel { note: None }).await.unwrap();
+        assert_eq!(w.plane.store().budget_reserved(w.project.id).await.unwrap(), 1);
+        w.end().await;
+    })
+    .await;
+}

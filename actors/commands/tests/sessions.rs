@@ -10,7 +10,7 @@ impl World {
     /// The session has dealt with everything before this, its timers included.
     async fn look_for_silence(&self, node: NodeAuth) {
         self.plane.inner.sessions.tell(node.node, SessionMsg::CheckSilence);
-        self.plane.poll(node, Duration::ZERO).await.unwrap();
+        self.plane.poll(node, Duration::ZERO, None).await.unwrap();
     }
 }
 
@@ -68,9 +68,11 @@ async fn an_answer_that_names_nothing_hands_nothing_over() {
         let spec = Spec::new(bundle);
         w.plane.create_rollout(&w.caller, w.project.id, spec).await.unwrap();
         let told = w
-            .eventually("the node is told", async || match w.plane.poll(node, Duration::ZERO).await.unwrap() {
-                PollAnswer::Update(u) => Some(u),
-                PollAnswer::NoUpdate { .. } => None,
+            .eventually("the node is told", async || {
+                match w.plane.poll(node, Duration::ZERO, None).await.unwrap().answer {
+                    PollAnswer::Update(u) => Some(u),
+                    PollAnswer::NoUpdate { .. } => None,
+                }
             })
             .await;
         assert_eq!(w.stored(node).await.handed_over, told.generation);

@@ -120,6 +120,7 @@ impl Fake {
                     poll_interval_s: 5,
                     heartbeat_interval_s: 5,
                     trust: self.trust.clone(),
+                    trust_chain: Vec::new(),
                 })))
             }
             Request::Heartbeat { node, body } => {

@@ -5,9 +5,11 @@
 //! Needs no KDL parser: the node agent runs both again on what it has verified.
 
 mod config;
+mod refs;
 mod scan;
 
 pub use config::{Subject, check_config};
+pub use refs::{References, SECRETS, SHIPPED};
 pub use scan::{MAX_COMMENT_STEPS, MAX_DEPTH, MAX_UNBALANCED, scan};
 
 /// Something a guard objects to. Lines and columns start at 1; 0 means that only the subject is known.

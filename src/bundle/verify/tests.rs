@@ -77,16 +77,32 @@ fn check(bytes: &[u8], bundle: ContentId) -> Result<VerifiedBundle, Refusal> {
     verify_archive(bytes, &assignment(bytes, Some(bundle)), &node_trust())
 }
 
+/// Every order of `items`.
+fn permutations<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
+    if items.is_empty() {
+        return vec![Vec::new()];
+    }
+    let mut all = Vec::new();
+    for i in 0..items.len() {
+        let mut rest = items.to_vec();
+        let first = rest.remove(i);
+        for mut tail in permutations(&rest) {
+            tail.insert(0, first.clone());
+            all.push(tail);
+        }
+    }
+    all
+}
+
 #[test]
 fn the_same_input_in_any_order_gives_the_same_id_and_bytes_and_a_difference_does_not() {
     let files: Vec<(String, String)> = samples::with_includes().0.into_iter().collect();
     let first = rendered(&Sources::from_files(files.clone()));
     let bytes = signed(&first);
-    for turn in 1..files.len() {
-        let mut turned = files.clone();
-        turned.rotate_left(turn);
-        turned.reverse();
-        let again = rendered(&Sources::from_files(turned));
+    let orders = permutations(&files);
+    assert_eq!(orders.len(), (1..=files.len()).product::<usize>());
+    for order in orders {
+        let again = rendered(&Sources::from_files(order));
         assert_eq!(again.content_id, first.content_id);
         assert_eq!(signed(&again), bytes);
     }
@@ -157,6 +173,49 @@ fn a_bundle_verifies_and_unpacks_to_what_was_submitted() {
 
 fn read_bytes(dir: &Path, path: &str) -> &'static [u8] {
     Vec::leak(std::fs::read(dir.join(path)).unwrap())
+}
+
+/// A config as small as they come, so that every byte of its bundle can be tried.
+const SMALL: &str = "system {\n    worker-threads 1\n}\nlisteners {\n    listener \"h\" {\n        address \"127.0.0.1:8080\"\n        protocol \"http\"\n    }\n}\n";
+
+#[test]
+fn any_flipped_byte_of_the_archive_is_found_by_verify_and_by_a_node() {
+    let r = rendered(&Sources::single(SMALL));
+    let good = signed(&r);
+    let keys = RoleKeys::one(bundle_key().public());
+    let (trust, honest) = (node_trust(), assignment(&good, Some(r.content_id)));
+    assert!(verify_whole(&good, project(), &keys).is_ok());
+    let mut bad = good.clone();
+    for i in 0..good.len() {
+        for bit in [1 << (i % 8), 0xff] {
+            bad[i] ^= bit;
+            assert!(verify_whole(&bad, project(), &keys).is_err(), "byte {i} ^ {bit:#x} went unnoticed");
+            assert_eq!(verify_archive(&bad, &honest, &trust).unwrap_err(), Refusal::ArtifactHash);
+            bad[i] = good[i];
+        }
+    }
+}
+
+#[test]
+fn any_flipped_byte_of_manifest_payload_and_signature_is_found_whatever_the_container_says() {
+    let r = rendered(&Sources::single(SMALL));
+    let keys = RoleKeys::one(bundle_key().public());
+    let mut files = unpack::unpack(&signed(&r)).unwrap();
+    assert!(verify_files(&files, project(), &keys).is_ok());
+    let covered: Vec<String> =
+        files.keys().filter(|p| !["SBOM.json", "checksums.txt"].contains(&p.as_str())).cloned().collect();
+    assert!(covered.len() >= 5, "{covered:?}");
+    let mut tried = 0;
+    for path in covered {
+        for i in 0..files[&path].len() {
+            let bit = 1 << (i % 7);
+            files.get_mut(&path).unwrap()[i] ^= bit;
+            assert!(verify_files(&files, project(), &keys).is_err(), "byte {i} of {path} went unnoticed");
+            files.get_mut(&path).unwrap()[i] ^= bit;
+            tried += 1;
+        }
+    }
+    println!("{tried} bytes tried");
 }
 
 #[test]
@@ -411,6 +470,54 @@ fn a_revoked_bundle_key_no_longer_counts_after_rotation() {
     doc.roles.bundle = RoleKeys::one(key(Role::Bundle, 22).public());
     t.trust = t.rotate(&Envelope::sign(&doc, &[&root()]).unwrap()).unwrap();
     assert_eq!(verify_archive(&bytes, &a, &t).unwrap_err().code(), "bad_signature");
+}
+
+#[test]
+fn after_a_key_compromise_and_its_rotation_nothing_by_the_old_keys_is_taken() {
+    let mut t = node_trust();
+    let (stolen, thief) = (metadata_key(), offer(&node_trust(), NOW, |_| ()).unwrap());
+    t.commit(&thief);
+    let mut doc = trust_doc(2);
+    doc.roles.metadata = RoleKeys::one(key(Role::Metadata, 33).public());
+    doc.roles.bundle =
+        RoleKeys { keys: vec![key(Role::Bundle, 34).public(), key(Role::Bundle, 35).public()], threshold: 2 };
+    // Whoever has the bundle and metadata keys cannot make the next version.
+    for forger in [&stolen, &bundle_key()] {
+        let forged = Envelope::sign(&doc, &[forger]).unwrap();
+        assert_eq!(t.rotate(&forged).unwrap_err().code(), "bad_signature");
+    }
+    t.trust = t.rotate(&Envelope::sign(&doc, &[&root()]).unwrap()).unwrap();
+    let next = |a: &mut Assignment| a.generation = 9;
+    assert_eq!(offer(&t, NOW, next), Err("bad_signature"));
+    let mut a = assignment(b"x", Some(Digest::of(b"b")));
+    a.generation = 9;
+    assert!(t.accept_assignment(&a.sign(&key(Role::Metadata, 33)).unwrap(), NOW).is_ok());
+    // And the version before cannot come back.
+    let old = Envelope::sign(&trust_doc(1), &[&root()]).unwrap();
+    assert_eq!(t.rotate(&old).unwrap_err().code(), "trust_version");
+    // One of two bundle keys is not enough.
+    let r = rendered(&Sources::single(samples::DEMO_V1));
+    let one = assemble(&r, Some(&sign_manifest(&r.manifest_bytes, &key(Role::Bundle, 34)))).unwrap().bytes;
+    assert_eq!(verify_archive(&one, &assignment(&one, Some(r.content_id)), &t).unwrap_err().code(), "bad_signature");
+}
+
+#[test]
+fn a_later_root_is_pinned_by_passing_over_what_came_before_it() {
+    let (r1, r2) = (root(), key(Role::Root, 21));
+    let v = |n: u64, root: &KeyPair, signers: &[&KeyPair]| {
+        let mut doc = trust_doc(n);
+        doc.roles.root = RoleKeys::one(root.public());
+        Envelope::sign(&doc, signers).unwrap()
+    };
+    let chain = [v(1, &r1, &[&r1]), v(2, &r2, &[&r1, &r2]), v(3, &r2, &[&r2])];
+    let pin = |root: &KeyPair, chain: &[Envelope]| {
+        NodeTrust::pin(Digest::parse(&root.key_id()).unwrap(), chain, node(), project(), NOW)
+            .map(|t| t.trust.version)
+            .map_err(|r| r.code())
+    };
+    assert_eq!((pin(&r1, &chain), pin(&r2, &chain)), (Ok(3), Ok(3)));
+    // What comes after the pinned one is checked as ever.
+    assert_eq!(pin(&r2, &[chain[1].clone(), v(3, &r1, &[&r1])]), Err("bad_signature"));
 }
 
 #[test]

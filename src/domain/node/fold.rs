@@ -82,6 +82,8 @@ pub struct Fold {
     skip_next_bare: bool,
     ever_health: bool,
     base: Option<(u64, u64, u64)>,
+    /// The proxy process, as its counters name it.
+    process: Option<u64>,
     /// The last heartbeat was after activation, so counts since then are of this bundle.
     counts_clean: bool,
     requests: u64,
@@ -116,6 +118,7 @@ impl Fold {
             skip_next_bare: !by_heartbeat,
             ever_health,
             base: None,
+            process: None,
             counts_clean: by_heartbeat,
             requests: 0,
             errors: 0,
@@ -162,8 +165,19 @@ impl Fold {
             return None;
         }
         self.n += 1;
+        self.heed_process(o);
         let (answer, worst) = self.judge(o, measured, spec);
         self.step(answer, worst, measured, spec)
+    }
+
+    /// Another proxy process than before: what the old one was like proves nothing for it, so the soak begins with the new one.
+    fn heed_process(&mut self, o: &Observation) {
+        let Some(process) = o.metrics.and_then(|m| m.counter_epoch) else { return };
+        if self.process.replace(process).is_some_and(|before| before != process) {
+            self.last_pass = None;
+            self.soaked = Span::ZERO;
+            self.soak_told = false;
+        }
     }
 
     fn step(&mut self, answer: Answer, worst: String, measured: Timestamp, spec: &GateSpec) -> Option<GateWindow> {

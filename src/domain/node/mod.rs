@@ -2,11 +2,13 @@
 
 pub mod drift;
 pub mod fold;
+pub mod identity;
 pub mod observation;
 pub mod selector;
 pub mod traffic;
 
 pub use fold::{Fold, GateVerdict, GateWindow};
+pub use identity::Instances;
 pub use observation::{HealthClass, Metrics, Observation};
 pub use selector::{Match, Op, Selector};
 pub use traffic::Traffic;
@@ -25,8 +27,9 @@ text_enum! {
 }
 
 text_enum! {
-    /// May it get bundles at all? Quarantined nodes came by open registration and wait to be adopted.
-    Standing { Adopted = "adopted", Quarantined = "quarantined", Revoked = "revoked" }
+    /// May it get bundles at all? Quarantined nodes came by open registration, conflicted ones are two processes with one credential:
+    /// both wait to be adopted.
+    Standing { Adopted = "adopted", Quarantined = "quarantined", Conflicted = "conflicted", Revoked = "revoked" }
 }
 
 /// Counts up for each node and never goes down; a generation names one (bundle, weight) for ever. 0: nothing was ever assigned.

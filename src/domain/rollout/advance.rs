@@ -152,7 +152,14 @@ impl Draft<'_> {
 
     /// May this pending, online member be assigned now? One that does not serve takes no new slot.
     pub fn has_slot(&self, m: &Member) -> bool {
-        if m.first_config || is_unavailable(m) {
+        if m.first_config {
+            return true;
+        }
+        // Everybody who is updated counts against the project's budget, also who does not serve.
+        if self.head.budget.is_full() {
+            return false;
+        }
+        if is_unavailable(m) {
             return true;
         }
         self.unavailable_limit().is_none_or(|limit| self.head.unavailable < limit)
@@ -168,7 +175,7 @@ impl Draft<'_> {
                 self.more();
                 return;
             }
-            if self.member(node).is_some_and(|m| mendable_key(m).is_some()) {
+            if self.member(node).is_some_and(|m| mendable_key(m).is_some() && self.has_slot(m)) {
                 self.assign(node);
             }
         }

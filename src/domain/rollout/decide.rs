@@ -86,6 +86,12 @@ pub fn decide(r: &Rollout, event: &Event, now: Timestamp) -> Result<Decision, Re
         },
         Event::FreezeEnded => d.clear_cause(PauseCause::Freeze),
         Event::BundleRevoked { revoked } => d.bundle_revoked(revoked),
+        Event::CapacityGranted { k } => {
+            let ended = matches!(r.head.phase, Phase::Failed | Phase::Cancelled | Phase::RolledBack);
+            if !ended {
+                d.head.budget.capacity = *k;
+            }
+        }
         Event::WaitBegan { wait } => {
             if r.head.phase.is_active() {
                 d.head.waits.insert(*wait);

@@ -129,6 +129,7 @@ impl<'a> Draft<'a> {
         move_by(|h| &mut h.failures, was(counts_failed), counts_failed(&new));
         move_by(|h| &mut h.restoring, was(is_restoring), is_restoring(&new));
         move_by(|h| &mut h.unweighed, was(shift::is_unweighed), shift::is_unweighed(&new));
+        move_by(|h| &mut h.budget.updating, was(is_updating), is_updating(&new));
         let lane = |m: &Member| m.step.is_none() && m.state.in_flight();
         move_by(|h| &mut h.lane_open, was(lane), lane(&new));
         if let Some(o) = &old {

@@ -153,6 +153,10 @@ pub enum Event {
     BundleRevoked {
         revoked: BTreeSet<BundleId>,
     },
+    /// The project's budget, as read under its lock: so many members may be updating at once (`None`: it has no budget).
+    CapacityGranted {
+        k: Option<u32>,
+    },
     WaitBegan {
         wait: Wait,
     },
@@ -193,6 +197,7 @@ impl Event {
             Event::FreezeBegan => "freeze_began",
             Event::FreezeEnded => "freeze_ended",
             Event::BundleRevoked { .. } => "bundle_revoked",
+            Event::CapacityGranted { .. } => "capacity_granted",
             Event::WaitBegan { .. } => "wait_began",
             Event::WaitEnded { .. } => "wait_ended",
             Event::ControllerFailed { .. } => "controller_failed",

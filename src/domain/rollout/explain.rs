@@ -58,6 +58,13 @@ pub fn explain_head(spec: &Spec, h: &Head, steps: u32, open: u32) -> Reason {
                 };
                 return reason("traffic", format!("{} % of its traffic on the standby half: {text}", s.weight));
             }
+            if open > 0 && h.counts.assigned == 0 && h.budget.is_full() {
+                return reason(
+                    "budget",
+                    "other rollouts of the project use up max_updating; the next is assigned when they free some"
+                        .into(),
+                );
+            }
             if open > 0 && h.counts.assigned == 0 {
                 return reason(
                     "max_unavailable",

@@ -14,6 +14,7 @@ pub mod analysis;
 mod compare;
 mod decide;
 mod draft;
+pub mod estimate;
 pub mod event;
 mod explain;
 pub mod failures;
@@ -97,11 +98,14 @@ impl Rollout {
                 StepOrder { positions, nodes }
             })
             .collect();
+        // Rows of before the budget was kept say nothing of it.
+        let mut head = planned.head;
+        head.budget.updating = planned.members.iter().filter(|m| is_updating(m)).count() as u32;
         Rollout {
             id: planned.id,
             project: planned.project,
             spec: planned.spec,
-            head: planned.head,
+            head,
             steps: planned.steps,
             members: planned.members.into_iter().map(|m| (m.node, m)).collect(),
             order,
@@ -317,6 +321,11 @@ fn counts_online(m: &Member) -> bool {
 
 fn counts_failed(m: &Member) -> bool {
     matches!(m.state, NodeState::Failed { .. }) && !m.accepted
+}
+
+/// Does the member hold a reservation of the project's budget? Who gets its first configuration serves nothing yet and needs none.
+fn is_updating(m: &Member) -> bool {
+    (m.state.in_flight() && !m.first_config) || is_restoring(m)
 }
 
 fn is_restoring(m: &Member) -> bool {

@@ -251,6 +251,7 @@ fn first_rows(
         analysis: None,
         shift: None,
         unweighed: 0,
+        budget: Ledger::default(),
     };
     Planned { id, project, spec, head, steps, members }
 }

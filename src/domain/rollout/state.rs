@@ -302,6 +302,21 @@ impl Clock {
     }
 }
 
+/// What a rollout holds of its project's budget of updating nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Reserved: members on their way, and those that go back.
+    pub updating: u32,
+    /// How many it may reserve, as last granted; `None`: the project has no budget.
+    pub capacity: Option<u32>,
+}
+
+impl Ledger {
+    pub fn is_full(&self) -> bool {
+        self.capacity.is_some_and(|k| self.updating >= k)
+    }
+}
+
 /// The small, often written part of a rollout: one row.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Head {
@@ -353,4 +368,6 @@ pub struct Head {
     /// Online members that were told another weight and have not said that they serve it.
     #[serde(default)]
     pub unweighed: u32,
+    #[serde(default)]
+    pub budget: Ledger,
 }

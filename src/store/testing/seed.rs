@@ -146,6 +146,7 @@ pub fn bundle(project: ProjectId, version: Option<&str>) -> Bundle {
         key_id: None,
         builder: "test".into(),
         source: Source::default(),
+        resources: Default::default(),
         risk: RiskLevel::Low,
         risk_reasons: vec![],
         warnings: vec![],
@@ -202,6 +203,7 @@ pub fn head(phase: Phase) -> Head {
         analysis: None,
         shift: None,
         unweighed: 0,
+        budget: Default::default(),
     }
 }
 

@@ -6,9 +6,9 @@ use crate::call::Call;
 use crate::page::{listed, listing, page};
 use crate::problem::{Outcome, Refusal};
 use crate::reply;
-use ::bundle::archive::MAX_ARCHIVE_BYTES;
+use ::bundle::archive::{MANIFEST, MAX_ARCHIVE_BYTES, SIGNATURE};
 use ::bundle::trust::RoleKeys;
-use ::bundle::verify::{VerifiedBundle, verify_offline};
+use ::bundle::verify::{VerifiedBundle, check_manifest, verify_offline};
 use ::bundle::{PublicKey, Refusal as Doubt};
 use actors::commands::rollouts::Replacement;
 use api::bundle::{AssignRequest, Check, RevokeRequest, Verification};
@@ -76,6 +76,13 @@ fn content(bundle: &Bundle) -> Outcome<ContentId> {
 pub async fn download(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
     let found = bundle(&call, &project, call.param("id")).await?;
+    if let (BundleStatus::AwaitingSignature, Some(content)) = (found.status, found.content_id) {
+        // What the signer looks at, and builds again, before signing it.
+        let waiting = call.app.plane.artifacts().get(&Key::unsigned(project.id, content), MAX_ARCHIVE_BYTES).await?;
+        let mut response = Response::new(waiting.into());
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/zstd"));
+        return Ok(response);
+    }
     artifact::send(call.app.plane.artifacts(), project.id, content(&found)?, &call.headers).await
 }
 
@@ -83,19 +90,12 @@ async fn archive(call: &Call, project: &Project, content: ContentId) -> Outcome<
     Ok(call.app.plane.artifacts().get(&Key::bundle(project.id, content), MAX_ARCHIVE_BYTES).await?)
 }
 
-/// The public keys that may have signed bundles of this project: its organisation's and the instance's.
+/// Every bundle key that the organisation ever had: an older bundle is whole also when its key no longer counts.
 async fn bundle_keys(call: &Call, project: &Project) -> Outcome<RoleKeys> {
     let store = call.app.plane.store();
-    let mut keys = Vec::new();
-    for org in [Some(project.org), None] {
-        for key in store.signing_keys(org, Some(::bundle::Role::Bundle.as_str())).await? {
-            if let Ok(raw) = <[u8; 32]>::try_from(key.public.as_slice()) {
-                keys.push(PublicKey(raw));
-            }
-        }
-    }
-    keys.dedup();
-    Ok(RoleKeys { keys, threshold: 1 })
+    let rows = store.signing_keys(Some(project.org), Some(::bundle::Role::Bundle.as_str())).await?;
+    let raw = rows.iter().filter_map(|key| <[u8; 32]>::try_from(key.public.as_slice()).ok());
+    Ok(RoleKeys { keys: raw.map(PublicKey).collect(), threshold: 1 })
 }
 
 /// Unpacking and hashing take milliseconds to seconds, so they run where they may block.
@@ -143,6 +143,11 @@ pub async fn verify(call: Call) -> Outcome<Response> {
     match &opened {
         Ok(v) => {
             checks.push(outcome("contents", true, String::new));
+            let counted = call.app.plane.trust_state(project.org).await?.doc.roles.bundle;
+            checks.push(outcome("trust", signed_by(v, &counted), || {
+                "the newest trust document does not accept its signatures: nodes refuse it until it is signed anew"
+                    .into()
+            }));
             checks.push(outcome("bundle_id", v.manifest.bundle_id == id, || {
                 format!("the manifest has {}", v.manifest.bundle_id)
             }));
@@ -151,6 +156,12 @@ pub async fn verify(call: Call) -> Outcome<Response> {
     }
     let valid = checks.iter().all(|c| c.ok);
     Ok(reply::ok(&Verification { valid, bundle_id: Some(id.to_string()), checks }))
+}
+
+/// Whether nodes that have this role's keys accept its signatures.
+fn signed_by(v: &VerifiedBundle, keys: &RoleKeys) -> bool {
+    let file = |name| v.file(name).unwrap_or_default();
+    serde_json::from_slice(file(SIGNATURE)).is_ok_and(|s| check_manifest(keys, file(MANIFEST), &s).is_ok())
 }
 
 fn outcome(name: &str, ok: bool, otherwise: impl FnOnce() -> String) -> Check {
@@ -175,7 +186,8 @@ pub async fn revoke(call: Call) -> Outcome<Response> {
     let caller = call.commander()?;
     let (done, running_on) = call.app.plane.revoke_bundle(&caller, project.id, found.id, said.reason).await?;
     let now = bundle(&call, &project, &found.id.to_string()).await?;
-    let mut answer = json!({"bundle": show::bundle(now, false), "changed": is_change(done), "running_on": running_on});
+    let suspended = call.app.plane.store().pinned_to(found.id).await?;
+    let mut answer = json!({"bundle": show::bundle(now, false), "changed": is_change(done), "running_on": running_on, "suspended_pins": suspended});
     if let Some(with) = replacement.filter(|_| is_change(done)) {
         let begun = call.app.plane.replace_bundle(&caller, project.id, found.id, with).await?;
         answer["rollout_ids"] = json!(begun.iter().map(|r| r.id).collect::<Vec<_>>());

@@ -80,6 +80,7 @@ fn turn(e: &LoggedEvent) -> Cause {
 struct About {
     node: Node,
     desired: Option<(String, BundleStatus)>,
+    pinned: Option<(String, BundleStatus)>,
     active: Option<String>,
     holder: Option<(RolloutId, Member)>,
     owed: Option<(RolloutId, bool, Timestamp)>,
@@ -89,7 +90,8 @@ pub async fn node(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
     let node = nodes::named(&call, &project).await?;
     let store = call.app.plane.store();
-    let facts = store.bundle_facts([node.desired_bundle, node.active_bundle].into_iter().flatten().collect()).await?;
+    let named = [node.desired_bundle, node.active_bundle, node.pinned_bundle];
+    let facts = store.bundle_facts(named.into_iter().flatten().collect()).await?;
     let name = |id: BundleId| {
         let facts = facts.iter().map(|(f, _)| f).find(|f| f.id == id)?;
         let content = facts.content_id.map_or_else(|| id.to_string(), |c| c.to_string());
@@ -103,6 +105,7 @@ pub async fn node(call: Call) -> Outcome<Response> {
     let owed = store.debt_of_node(node.id).await?.map(|d| (d.rollout, d.restore, d.at));
     let about = About {
         desired: node.desired_bundle.and_then(name),
+        pinned: node.pinned_bundle.and_then(name),
         active: node.active_bundle.and_then(name).map(|(text, _)| text),
         holder,
         owed,
@@ -128,6 +131,10 @@ fn why(about: &About) -> Vec<Cause> {
                 None,
             ));
         }
+        Standing::Conflicted => {
+            let text = "two processes say that they are this node: it gets nothing until its key is rotated and it is adopted again";
+            out.push(cause("identity_conflict", text, Some(node.updated_at)));
+        }
         Standing::Adopted => {}
     }
     if let Some((name, BundleStatus::Revoked)) = &about.desired {
@@ -149,8 +156,16 @@ fn why(about: &About) -> Vec<Cause> {
         let what = if *restore { "its earlier bundle, to be restored" } else { "its bundle" };
         out.push(cause("owed", format!("rollout {rollout} owes it {what}, when it is back"), Some(*at)));
     }
-    if let Some(pin) = node.pinned_bundle {
-        out.push(cause("pinned", format!("pinned to {pin}: rollouts skip it"), None));
+    match &about.pinned {
+        Some((pin, BundleStatus::Revoked)) => {
+            out.push(cause(
+                "pin_suspended",
+                format!("pinned to {pin}, which is revoked: rollouts take it along"),
+                None,
+            ));
+        }
+        Some((pin, _)) => out.push(cause("pinned", format!("pinned to {pin}: rollouts skip it"), None)),
+        None => {}
     }
     match node.presence {
         Presence::Online => {}
@@ -227,6 +242,7 @@ mod tests {
                 updated_at: Timestamp(0),
             },
             desired: None,
+            pinned: None,
             active: None,
             holder: None,
             owed: None,
@@ -248,8 +264,11 @@ mod tests {
         a.node.standing = Standing::Quarantined;
         a.node.presence = Presence::Offline;
         a.node.pinned_bundle = Some(BundleId::NIL);
+        a.pinned = Some(("v1".into(), BundleStatus::Compiled));
         a.owed = Some((RolloutId::NIL, false, Timestamp(0)));
         assert_eq!(codes(&a), ["quarantined", "owed", "pinned", "offline", "never_assigned", "baseline"]);
+        a.pinned = Some(("v1".into(), BundleStatus::Revoked));
+        assert_eq!(codes(&a)[2], "pin_suspended");
     }
 
     #[test]

@@ -12,11 +12,13 @@ pub mod nodes;
 pub mod orgs;
 pub mod plans;
 pub mod projects;
+pub mod resources;
 pub mod rollout_spec;
 pub mod rollouts;
 pub mod session;
 pub mod show;
 pub mod tokens;
+pub mod trust;
 
 use crate::call::Call;
 use crate::problem::{Outcome, Refusal};

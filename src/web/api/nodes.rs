@@ -40,7 +40,9 @@ async fn filter(call: &Call, project: &Project) -> Outcome<NodeFilter> {
             }
         }
     }
-    if let Some(standing) = call.query.read("standing", "adopted, quarantined or revoked", Standing::parse)? {
+    if let Some(standing) =
+        call.query.read("standing", "adopted, quarantined, conflicted or revoked", Standing::parse)?
+    {
         filter.standing = Some(standing);
     }
     if let Some(name) = call.query.text("bundle") {

@@ -5,6 +5,7 @@ use crate::call::Call;
 use crate::page::{listed, page, slice};
 use crate::problem::{Outcome, Refusal};
 use crate::reply;
+use actors::ControlPlane;
 use actors::commands::plans::{EnvironmentWish, FreezeWish, environment};
 use api::plans::{Environment, EnvironmentRequest, FreezeRequest, FreezeWindow, RolloutTemplate, TemplateRequest};
 use api::rollout::RolloutRequest;
@@ -171,7 +172,12 @@ fn show_template(d: Document) -> RolloutTemplate {
 /// A template is checked like the rollout it will make, so that it cannot fail only when it is used.
 fn template_wish(call: &Call) -> Outcome<(String, Value)> {
     let said: TemplateRequest = call.json()?;
-    let s = &said.settings;
+    let body = template_body(&call.app.plane, &said.settings)?;
+    Ok((said.name, body))
+}
+
+/// The settings as they are kept. Errors: 422 with the field.
+pub fn template_body(plane: &ControlPlane, s: &RolloutRequest) -> Outcome<Value> {
     for (field, given) in [
         ("settings.bundle_id", s.bundle_id.is_some()),
         ("settings.template_id", s.template_id.is_some()),
@@ -182,11 +188,9 @@ fn template_wish(call: &Call) -> Outcome<(String, Value)> {
             return Err(Refusal::invalid(field, "is said with each rollout, not in a template"));
         }
     }
-    let plane = &call.app.plane;
     let without_names = RolloutRequest { environment_id: None, ..s.clone() };
     rollout_spec::spec(&without_names, BundleId::NIL, plane.config().stale_after, plane.now())?;
-    let body = serde_json::to_value(s).map_err(|e| Refusal::internal(e.to_string()))?;
-    Ok((said.name, body))
+    serde_json::to_value(s).map_err(|e| Refusal::internal(e.to_string()))
 }
 
 pub async fn templates(call: Call) -> Outcome<Response> {

@@ -126,6 +126,8 @@ pub async fn plan(call: Call) -> Outcome<Response> {
             online: plan.online,
             offline: plan.offline,
         },
+        estimated_duration_seconds: plan.estimate.total.as_secs(),
+        estimate_basis: plan.estimate.basis(),
         plan_hash: plan.plan_hash.to_string(),
         seed: plan.seed,
     }))

@@ -7,7 +7,7 @@ use crate::problem::Outcome;
 use crate::query::Query;
 use crate::reply::{self, Meta};
 use crate::routes::POLL;
-use actors::node_api::{NodeAuth, PollAnswer};
+use actors::node_api::{NodeAuth, PollAnswer, Polled};
 use api::node::PollAnswer as Wire;
 use domain::NodeId;
 use std::time::Duration;
@@ -19,23 +19,17 @@ const POLL_AFTER_DRAIN_S: u32 = 2;
 /// Straight from the filters. A poll that may be held leaves them at once: what waits is this answer and nothing else.
 pub async fn hot(app: App, meta: Meta, named: NodeId, key: Option<NodeKey>, query: String) -> Response {
     match admit(&app, meta, named, key, &query).await {
-        Ok((auth, wait)) if wait.is_zero() => finish(&app, meta, answer(&app, auth, wait).await),
-        Ok((auth, wait)) => reply::held(async move { finish(&app, meta, answer(&app, auth, wait).await) }),
+        Ok((auth, asked)) if asked.wait.is_zero() => finish(&app, meta, answer(&app, auth, asked).await),
+        Ok((auth, asked)) => reply::held(async move { finish(&app, meta, answer(&app, auth, asked).await) }),
         Err(refusal) => finish(&app, meta, Err(refusal)),
     }
 }
 
-async fn admit(
-    app: &App,
-    meta: Meta,
-    named: NodeId,
-    key: Option<NodeKey>,
-    query: &str,
-) -> Outcome<(NodeAuth, Duration)> {
+async fn admit(app: &App, meta: Meta, named: NodeId, key: Option<NodeKey>, query: &str) -> Outcome<(NodeAuth, Asked)> {
     let auth = auth::node(app, key).await.map_err(|r| auth::count_stranger(app, meta.socket.ip(), r))?;
     auth::same_node(&auth, named)?;
-    let wait = if query.is_empty() { Duration::ZERO } else { Query::parse(query)?.wait()? };
-    Ok((auth, wait))
+    let query = if query.is_empty() { Query::default() } else { Query::parse(query)? };
+    Ok((auth, Asked::of(&query)?))
 }
 
 fn finish(app: &App, meta: Meta, outcome: Outcome<Response>) -> Response {
@@ -46,18 +40,38 @@ fn finish(app: &App, meta: Meta, outcome: Outcome<Response>) -> Response {
 
 /// By way of the table.
 pub async fn call(call: Call) -> Outcome<Response> {
-    answer(&call.app, call.node()?, call.query.wait()?).await
+    answer(&call.app, call.node()?, Asked::of(&call.query)?).await
 }
 
-async fn answer(app: &App, auth: NodeAuth, wait: Duration) -> Outcome<Response> {
+/// What a poll asks for.
+#[derive(Clone, Copy)]
+struct Asked {
+    wait: Duration,
+    /// The version of the trust document that the node says it has.
+    have: Option<u64>,
+}
+
+impl Asked {
+    fn of(query: &Query) -> Outcome<Asked> {
+        let have = query.parsed::<u64>("trust", "the version of the trust document that the node has")?;
+        Ok(Asked { wait: query.wait()?, have })
+    }
+}
+
+async fn answer(app: &App, auth: NodeAuth, Asked { wait, have }: Asked) -> Outcome<Response> {
     if wait.is_zero() {
-        return Ok(reply::ok(&wire(app.plane.poll(auth, wait).await?)));
+        return Ok(reply::ok(&told(app.plane.poll(auth, wait, have).await?)));
     }
     tokio::select! {
         biased;
-        answer = app.plane.poll(auth, wait) => Ok(reply::ok(&wire(answer?))),
+        answer = app.plane.poll(auth, wait, have) => Ok(reply::ok(&told(answer?))),
         () = app.drained() => Ok(reply::ok(&Wire { no_update: true, poll_after_s: POLL_AFTER_DRAIN_S, ..Wire::default() })),
     }
+}
+
+fn told(polled: Polled) -> Wire {
+    let trust = (!polled.trust.is_empty()).then_some(serde_json::Value::Array(polled.trust));
+    Wire { trust, release: polled.release, ..wire(polled.answer) }
 }
 
 fn wire(answer: PollAnswer) -> Wire {

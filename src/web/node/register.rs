@@ -52,6 +52,7 @@ pub async fn register(call: Call) -> Outcome<Response> {
             poll_interval_s: done.poll_interval_s,
             heartbeat_interval_s: done.heartbeat_interval_s,
             trust: done.trust,
+            trust_chain: if done.trust_chain.len() > 1 { done.trust_chain } else { Vec::new() },
         },
     ))
 }

@@ -5,10 +5,12 @@ use super::bundles::named;
 use super::lines::changed;
 use super::view::bundles::name;
 use super::view::diff::{DiffView, FileDiff, page};
-use crate::problem::Outcome;
+use crate::compare::{Against, compare};
+use crate::problem::{Outcome, Refusal};
+use actors::command::CommandError;
 use domain::Scope;
 use domain::access::KeyScope;
-use domain::bundle::{Bundle, BundleStatus};
+use domain::bundle::Bundle;
 use domain::project::Project;
 use std::collections::BTreeMap;
 use store::{BundleFilter, Page};
@@ -24,31 +26,45 @@ pub async fn show(ask: &Ask, project: &str, id: &str) -> Outcome<Response> {
     // Rows of a list come without their configurations: these are the ones that have one.
     let usable = |b: &&Bundle| b.id != to.id && b.content_id.is_some();
     let others: Vec<(String, String)> = all.iter().filter(usable).map(|b| (b.id.to_string(), name(b))).collect();
-    let from = match ask.query.text("against").filter(|a| !a.is_empty()) {
-        Some(against) => Some(named(ask, &project, against).await?),
-        None => match before(&all, &to) {
-            Some(before) => Some(named(ask, &project, &before.id.to_string()).await?),
-            None => None,
-        },
+    let (against, from) = other(ask, &project, &to).await?;
+    let mut view = DiffView {
+        slug: project.slug.clone(),
+        others,
+        against,
+        compared: None,
+        as_text: ask.given("view") == "text",
+        files: Vec::new(),
+        to,
+        from,
     };
-    let mut view =
-        DiffView { slug: project.slug.clone(), others, difference: None, risk: None, files: Vec::new(), to, from };
     if let Some(from) = &view.from {
         let (old, new) = (texts(ask, &project, from).await?, texts(ask, &project, &view.to).await?);
         view.files = files(&old, &new);
-        if let (Some(old), Some(new)) = (&from.config, &view.to.config) {
-            view.difference = Some(bundle::risk::diff(old, new));
-            let unknown = u32::try_from(view.to.warnings.len()).unwrap_or(u32::MAX);
-            let risk = bundle::risk::assess(Some(old), new, unknown);
-            view.risk = Some((risk.level, risk.reasons));
+        if from.config.is_some() && view.to.config.is_some() {
+            view.compared = Some(compare(from, &view.to).await?);
         }
     }
     ask.ok(page(&frame, &view))
 }
 
-/// The newest usable one that was there before `to`. `all` is newest first.
-fn before<'a>(all: &'a [Bundle], to: &Bundle) -> Option<&'a Bundle> {
-    all.iter().find(|b| b.status == BundleStatus::Compiled && b.id != to.id && b.created_at <= to.created_at)
+/// What it is compared with: as asked; else what the fleet runs, unless that is this very bundle, or else the one before.
+async fn other(ask: &Ask, project: &Project, to: &Bundle) -> Outcome<(String, Option<Bundle>)> {
+    let asked = ask.given("against");
+    let order: &[(&str, Against)] = match Against::parse(&asked) {
+        Some(Against::Fleet) => &[("fleet", Against::Fleet)],
+        Some(Against::Parent) => &[("parent", Against::Parent)],
+        None if asked.is_empty() => &[("fleet", Against::Fleet), ("parent", Against::Parent)],
+        None => return Ok((asked.clone(), Some(named(ask, project, &asked).await?))),
+    };
+    for (word, which) in order {
+        match which.bundle(&ask.app, project.id, to).await {
+            Ok(found) if found.id == to.id && order.len() > 1 => {}
+            Ok(found) => return Ok((word.to_string(), Some(found))),
+            Err(CommandError::Conflict { .. }) => {}
+            Err(e) => return Err(Refusal::from(e)),
+        }
+    }
+    Ok((order[0].0.to_string(), None))
 }
 
 async fn texts(ask: &Ask, project: &Project, bundle: &Bundle) -> Outcome<BTreeMap<String, String>> {

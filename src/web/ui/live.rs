@@ -1,6 +1,7 @@
 //! `/projects/:project/rollouts/:id`: one rollout, its regions one by one, and its commands.
 
 use super::ask::{Ask, ROWS};
+use super::view::approvals::{ApprovalsView, VoteLine};
 use super::view::events::{EventRow, EventsView, page as events_page};
 use super::view::outcome::Failure;
 use super::view::rollout::*;
@@ -10,10 +11,11 @@ use crate::problem::{Outcome, Refusal};
 use actors::command::Done;
 use actors::commands::rollouts::RolloutCommand;
 use domain::access::KeyScope;
+use domain::approval::{self, Standing, Voter};
 use domain::audit::Entry;
 use domain::project::Project;
 use domain::rollout::{Member, NodeState, NodeStateKind, Phase};
-use domain::{RolloutId, Scope};
+use domain::{Role, RolloutId, Scope, UserId};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use store::{AuditFilter, MemberFilter, Page, RolloutSummary};
@@ -68,6 +70,7 @@ async fn view(ask: &Ask, project: &Project, summary: &RolloutSummary) -> Outcome
         false => Vec::new(),
     };
     Ok(RolloutView {
+        approvals: approvals(ask, project, summary).await?,
         failures: failures.into_iter().map(|(name, h)| Failure::of(name, h)).collect(),
         slug: project.slug.clone(),
         names: ask.names([r.spec.bundle]).await?,
@@ -82,6 +85,47 @@ async fn view(ask: &Ask, project: &Project, summary: &RolloutSummary) -> Outcome
         created_by,
         inserted_at: r.inserted_at,
     })
+}
+
+/// Where people have a say: before it has started, if anybody must agree or somebody did.
+async fn approvals(ask: &Ask, project: &Project, summary: &RolloutSummary) -> Outcome<Option<ApprovalsView>> {
+    if summary.head.phase != Phase::Pending {
+        return Ok(None);
+    }
+    let found = ask.plane().approvals_of(summary.id).await?;
+    if found.needed == 0 && found.votes.is_empty() {
+        return Ok(None);
+    }
+    let members = ask.store().members(project.org).await?;
+    let email =
+        |user: UserId| members.iter().find(|m| m.0.id == user).map_or_else(|| user.to_string(), |m| m.0.email.clone());
+    let person = ask.caller().user;
+    let operator_since =
+        members.iter().find(|m| Some(m.0.id) == person && m.1 >= Role::Operator).map(|(_, _, since)| *since);
+    let voter = Voter { person, operator_since };
+    let refused = approval::refuse(&voter, summary.created_by, summary.inserted_at).err();
+    let standing = match &found.standing {
+        Standing::NotNeeded => "Nobody has to agree any more.".to_string(),
+        Standing::Approved => "Enough people agreed to what would start now.".to_string(),
+        Standing::Waiting { have, need } => format!("{have} of {need} people have agreed to what would start now."),
+        Standing::Rejected { by, .. } => format!("{} rejected it.", email(*by)),
+    };
+    Ok(Some(ApprovalsView {
+        needed: found.needed,
+        standing,
+        votes: found
+            .votes
+            .iter()
+            .map(|v| VoteLine {
+                who: email(v.user),
+                approves: v.approves,
+                comment: v.comment.clone().unwrap_or_default(),
+                at: v.at,
+                stale: v.content != found.content,
+            })
+            .collect(),
+        refused: refused.map(String::from),
+    }))
 }
 
 async fn members(ask: &Ask, project: &Project, summary: &RolloutSummary) -> Outcome<MembersView> {
@@ -225,6 +269,18 @@ pub async fn events(ask: &Ask, project: &str, id: &str) -> Outcome<Response> {
 pub async fn command(ask: &Ask, project: &str, id: &str, command: &str) -> Outcome<Option<Response>> {
     let note = ask.field("note").map(|n| n.chars().take(MAX_NOTE).collect::<String>());
     let mode = ask.field("mode");
+    if let "approve" | "reject" = command {
+        let (project, _) = ask.project(project, KeyScope::RolloutsWrite).await?;
+        let rollout = named(ask, &project, id).await?;
+        let approves = command == "approve";
+        let (_, done) = ask.plane().vote_on_rollout(ask.caller(), rollout.id, approves, note).await?;
+        let flash = match (done, approves) {
+            (Done::Already, _) => Flash::Unchanged,
+            (Done::Changed, true) => Flash::RolloutApproved,
+            (Done::Changed, false) => Flash::RolloutRejected,
+        };
+        return ask.redirect(&path(&project, rollout.id), Some(flash)).map(Some);
+    }
     let (wanted, flash) = match command {
         "start" => (RolloutCommand::Start, Flash::RolloutStarted),
         "pause" => (RolloutCommand::Pause { note }, Flash::RolloutPaused),
@@ -235,6 +291,8 @@ pub async fn command(ask: &Ask, project: &str, id: &str, command: &str) -> Outco
         "cancel" => (RolloutCommand::Cancel { note }, Flash::RolloutCancelled),
         "rollback" => (RolloutCommand::Rollback { note, nodes: None }, Flash::RolloutBack),
         "retry" => (RolloutCommand::Retry { nodes: None }, Flash::RolloutRetried),
+        "advance_traffic" => (RolloutCommand::AdvanceTraffic, Flash::TrafficShifted),
+        "swap_slot" => (RolloutCommand::SwapSlot, Flash::TrafficShifted),
         _ => return Ok(None),
     };
     let (project, _) = ask.project(project, KeyScope::RolloutsWrite).await?;

@@ -10,6 +10,7 @@ mod assets;
 mod audit;
 mod bundles;
 mod diff;
+mod drift;
 mod entry;
 mod instances;
 mod lines;
@@ -17,11 +18,15 @@ mod live;
 mod nodes;
 mod overview;
 mod pages;
+mod policy;
+mod resources;
+mod retention;
 mod rollout_new;
 mod rollouts;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod trust;
 pub mod view;
 
 use crate::app::App;

@@ -5,7 +5,8 @@
 
 use super::ask::Ask;
 use super::{
-    access, audit, bundles, diff, entry, instances, live, nodes, overview, rollout_new, rollouts, settings, view,
+    access, audit, bundles, diff, drift, entry, instances, live, nodes, overview, policy, resources, retention,
+    rollout_new, rollouts, settings, trust, view,
 };
 use crate::problem::Outcome;
 use std::pin::Pin;
@@ -49,9 +50,15 @@ pub static PAGES: &[Page] = &[
     page("/projects/:project/rollouts/new", |ask, p| shown!(rollout_new::form(ask, p[0]))),
     page("/projects/:project/rollouts/:id", |ask, p| shown!(live::show(ask, p[0], p[1]))),
     page("/projects/:project/rollouts/:id/events", |ask, p| shown!(live::events(ask, p[0], p[1]))),
+    page("/projects/:project/policy", |ask, p| shown!(policy::show(ask, p[0]))),
+    page("/projects/:project/drift", |ask, p| shown!(drift::list(ask, p[0]))),
     page("/projects/:project/audit", |ask, p| shown!(audit::project(ask, p[0]))),
     page("/projects/:project/tokens", |ask, p| shown!(access::tokens(ask, p[0]))),
     page("/projects/:project/keys", |ask, p| shown!(access::keys(ask, p[0]))),
+    page("/projects/:project/resources", |ask, p| shown!(resources::list(ask, p[0]))),
+    page("/projects/:project/rules", |ask, p| shown!(resources::rules(ask, p[0]))),
+    page("/projects/:project/retention", |ask, p| shown!(retention::show(ask, p[0]))),
+    page("/projects/:project/trust", |ask, p| shown!(trust::show(ask, p[0]))),
     page("/projects/:project/settings", |ask, p| shown!(settings::show(ask, p[0]))),
 ];
 
@@ -66,10 +73,27 @@ pub static FORMS: &[Page] = &[
     page("/projects/:project/bundles/:id/deprecate", |ask, p| shown!(bundles::deprecate(ask, p[0], p[1]))),
     page("/projects/:project/rollouts/new", |ask, p| shown!(rollout_new::submit(ask, p[0]))),
     page("/projects/:project/rollouts/:id/:command", |ask, p| Box::pin(live::command(ask, p[0], p[1], p[2]))),
+    page("/projects/:project/policy/freezes", |ask, p| shown!(policy::make_freeze(ask, p[0]))),
+    page("/projects/:project/policy/freezes/:id/delete", |ask, p| shown!(policy::end_freeze(ask, p[0], p[1]))),
+    page("/projects/:project/policy/environments", |ask, p| shown!(policy::make_environment(ask, p[0]))),
+    page("/projects/:project/policy/environments/:id/delete", |ask, p| shown!(policy::delete_environment(ask, p[0], p[1]))),
+    page("/projects/:project/policy/templates", |ask, p| shown!(policy::make_template(ask, p[0]))),
+    page("/projects/:project/policy/templates/:id/delete", |ask, p| shown!(policy::delete_template(ask, p[0], p[1]))),
+    page("/projects/:project/drift/resolve-all", |ask, p| shown!(drift::resolve_all(ask, p[0]))),
+    page("/projects/:project/drift/:id/resolve", |ask, p| shown!(drift::resolve(ask, p[0], p[1]))),
     page("/projects/:project/tokens", |ask, p| shown!(access::make_token(ask, p[0]))),
     page("/projects/:project/tokens/:id/delete", |ask, p| shown!(access::delete_token(ask, p[0], p[1]))),
     page("/projects/:project/keys", |ask, p| shown!(access::make_key(ask, p[0]))),
     page("/projects/:project/keys/:id/revoke", |ask, p| shown!(access::revoke_key(ask, p[0], p[1]))),
+    page("/projects/:project/resources", |ask, p| shown!(resources::put(ask, p[0]))),
+    page("/projects/:project/resources/:id/delete", |ask, p| shown!(resources::delete(ask, p[0], p[1]))),
+    page("/projects/:project/rules", |ask, p| shown!(resources::save_rules(ask, p[0]))),
+    page("/projects/:project/retention", |ask, p| shown!(retention::collect(ask, p[0]))),
+    page("/projects/:project/retention/keep", |ask, p| shown!(retention::keep(ask, p[0]))),
+    page("/projects/:project/trust", |ask, p| shown!(trust::change(ask, p[0]))),
+    page("/projects/:project/trust/keys", |ask, p| shown!(trust::make_key(ask, p[0]))),
+    page("/projects/:project/trust/keys/:key_id/export", |ask, p| shown!(trust::export(ask, p[0], p[1]))),
+    page("/projects/:project/trust/keys/:key_id/remove", |ask, p| shown!(trust::remove(ask, p[0], p[1]))),
     page("/projects/:project/settings", |ask, p| shown!(settings::save(ask, p[0]))),
     page("/projects/:project/settings/delete", |ask, p| shown!(settings::delete(ask, p[0]))),
 ];

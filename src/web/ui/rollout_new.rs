@@ -194,6 +194,8 @@ async fn planned(ask: &Ask, plan: plane::PlanView) -> Outcome<PlanView> {
         already: plan.already,
         more_excluded: plan.excluded.len().saturating_sub(EXCLUDED),
         excluded: plan.excluded.iter().take(EXCLUDED).map(|(n, why)| (name(n), why.as_str().to_string())).collect(),
+        takes: plan.estimate.total.as_secs(),
+        basis: plan.estimate.basis(),
         warnings: plan.warnings,
     })
 }

@@ -17,6 +17,7 @@ fn of(project: &Project) -> SettingsView {
         description: project.description.clone(),
         open_registration: project.settings.open_registration,
         strict_config: project.settings.strict_config,
+        drift_remediation: project.settings.drift_remediation,
         ..SettingsView::default()
     }
 }
@@ -33,7 +34,11 @@ pub async fn save(ask: &Ask, project: &str) -> Outcome<Response> {
     view.description = ask.field("description").unwrap_or_default().to_string();
     view.open_registration = ask.field("open_registration").is_some();
     view.strict_config = ask.field("strict_config").is_some();
-    let settings = json!({"open_registration": view.open_registration, "strict_config": view.strict_config});
+    view.drift_remediation = ask.field("drift_remediation").is_some();
+    let settings = json!({
+        "open_registration": view.open_registration, "strict_config": view.strict_config,
+        "drift_remediation": view.drift_remediation,
+    });
     let patch = ProjectPatch {
         name: Some(view.name.clone()),
         description: Some(view.description.clone()),

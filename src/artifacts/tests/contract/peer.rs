@@ -23,6 +23,8 @@ pub struct Faults {
     pub fail_first: AtomicUsize,
     /// Behave like a server that does not know conditional puts.
     pub ignore_if_none_match: AtomicBool,
+    /// Requests wait while this is set.
+    pub hang: AtomicBool,
     /// Requests seen.
     pub seen: AtomicUsize,
     /// S3 decides a conditional put atomically; s3s-fs looks and then writes, so puts go one by one.
@@ -104,6 +106,9 @@ async fn answer(
     req: Request<Incoming>,
 ) -> Result<Response<s3s::Body>, s3s::HttpError> {
     faults.seen.fetch_add(1, Ordering::SeqCst);
+    while faults.hang.load(Ordering::SeqCst) {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
     let fail = faults.fail_first.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
     if fail {
         let mut response = Response::new(s3s::Body::empty());

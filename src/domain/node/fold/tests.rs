@@ -90,6 +90,24 @@ fn a_steady_heartbeat_tells_nothing_after_its_edges() {
 }
 
 #[test]
+fn the_soak_begins_anew_with_a_new_proxy_process() {
+    let mut f = fold();
+    let of = |s: i64, epoch: u64| with(s, Metrics { counter_epoch: Some(epoch), ..Metrics::default() });
+    let soaking = soaking(60);
+    assert_eq!(told(&mut f, &soaking, &[of(1, 1), of(31, 1)]), [PASS, None]);
+    // A word without numbers in between changes nothing.
+    assert_eq!(told(&mut f, &soaking, &[of(41, 2), beat(71)]), [None, None], "70 s, of which the new one ran 30");
+    let w = f.observe(&of(101, 2), &soaking).unwrap();
+    assert_eq!((w.verdict, w.soaked, w.first_pass), (GateVerdict::Pass, Span::secs(60), Some(at(ACTIVATED + 41))));
+    assert_eq!(
+        told(&mut f, &soaking, &[of(111, 3), of(170, 3)]),
+        [None, None],
+        "and once more, for one that is told again"
+    );
+    assert_eq!(told(&mut f, &soaking, &[of(171, 3)]), [PASS]);
+}
+
+#[test]
 fn only_data_measured_after_activation_counts() {
     let mut f = fold();
     let before = Observation { measured_at: Some(at(-1)), sent_at: Some(at(1)), ..beat(1) };

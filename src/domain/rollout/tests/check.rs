@@ -95,6 +95,7 @@ fn counters(r: &Rollout) -> Result<(), String> {
     let h = &r.head;
     let mut counts = Counts::default();
     let (mut online, mut unavailable, mut failures, mut restoring, mut lane) = (0, 0, 0, 0, 0);
+    let mut updating = 0;
     let mut open = vec![0u32; r.steps.len()];
     for m in r.members.values() {
         counts.total += 1;
@@ -103,6 +104,7 @@ fn counters(r: &Rollout) -> Result<(), String> {
         unavailable += u32::from(is_unavailable(m));
         failures += u32::from(matches!(m.state, NodeState::Failed { .. }) && !m.accepted);
         restoring += u32::from(is_restoring(m));
+        updating += u32::from((m.state.in_flight() && !m.first_config) || is_restoring(m));
         lane += u32::from(m.step.is_none() && m.state.in_flight());
         if let Some(k) = m.step.filter(|_| !m.state.settled()) {
             open[k as usize] += 1;
@@ -115,6 +117,7 @@ fn counters(r: &Rollout) -> Result<(), String> {
     let unweighed = r.members.values().filter(|m| shift::is_unweighed(m)).count() as u32;
     ensure!(10, h.unweighed == unweighed, "{} have yet to take their weight, recounted {unweighed}", h.unweighed);
     ensure!(10, kept == now, "online, unavailable, failures, restoring, lane: {kept:?}, recounted {now:?}");
+    ensure!(10, h.budget.updating == updating, "updating {}, recounted {updating}", h.budget.updating);
     for (s, open) in r.steps.iter().zip(open) {
         ensure!(10, s.open == open, "step {}: {} open, recounted {open}", s.index, s.open);
     }
@@ -133,6 +136,7 @@ fn reason(r: &Rollout) -> Result<(), String> {
                 | "catch_up"
                 | "no_reachable_target"
                 | "max_unavailable"
+                | "budget"
                 | "step_in_progress"
                 | "analysis"
                 | "traffic"

@@ -105,3 +105,24 @@ fn nodes_that_do_not_serve_are_planned_first_under_a_limit() {
     );
     assert_eq!(w.r.step_nodes(0), [id(2)]);
 }
+
+#[test]
+fn no_more_members_are_updating_than_the_budget_grants_and_each_that_is_done_makes_room() {
+    let mut w = World::pending(at_once(), 5);
+    w.feed(Event::CapacityGranted { k: Some(2) });
+    let mut w = w.start();
+    assert_eq!((w.r.head.budget.updating, w.r.head.counts.assigned), (2, 2));
+    w.verifies(1);
+    assert_eq!((w.r.head.budget.updating, w.r.head.counts.verified), (2, 1), "the next one takes its place");
+    w.feed(Event::CapacityGranted { k: Some(0) });
+    assert_eq!(w.r.head.budget.updating, 2, "what is under way is not taken back");
+    w.verifies(2);
+    w.verifies(3);
+    assert_eq!((w.r.head.budget.updating, explain(&w.r).code), (0, "budget"));
+    w.feed(Event::CapacityGranted { k: None });
+    assert_eq!(w.r.head.counts.assigned, 2);
+    // A rollback holds what it sends back, whatever was granted.
+    w.feed(Event::CapacityGranted { k: Some(1) });
+    w.rollback();
+    assert_eq!(w.r.head.budget.updating, 5);
+}

@@ -178,6 +178,9 @@ fn events(w: &World, kind: &Event) -> Vec<Event> {
             nodes.iter().map(|n| Event::Removed { nodes: vec![id(*n)], reason: SkipReason::Pinned }).collect()
         }
         Event::BundleRevoked { .. } => vec![Event::BundleRevoked { revoked: [target()].into() }],
+        Event::CapacityGranted { .. } => {
+            vec![Event::CapacityGranted { k: Some(0) }, Event::CapacityGranted { k: Some(9) }]
+        }
         Event::WaitBegan { .. } => vec![Event::WaitBegan { wait: Wait::Store }],
         Event::WaitEnded { .. } => vec![Event::WaitEnded { wait: Wait::Store }],
         Event::ControllerFailed { .. } => vec![kind.clone()],
@@ -208,6 +211,7 @@ fn kinds() -> Vec<Event> {
         Event::FreezeBegan,
         Event::FreezeEnded,
         Event::BundleRevoked { revoked: Default::default() },
+        Event::CapacityGranted { k: None },
         Event::WaitBegan { wait: Wait::Store },
         Event::WaitEnded { wait: Wait::Store },
         Event::ControllerFailed { note: "gave up".into() },

@@ -121,7 +121,15 @@ async fn an_offline_signature_is_added_once() {
             store::Signed { signature: "s".into(), key_id: "k".into(), artifact_hash: Digest::of(b"a"), size_bytes: 9 };
         let row = s.set_signature(SYSTEM, b.id, signed.clone(), seed::write()).await.unwrap();
         assert_eq!((row.status, row.size_bytes, row.key_id.as_deref()), (BundleStatus::Compiled, Some(9), Some("k")));
-        assert_eq!(s.set_signature(SYSTEM, b.id, signed, seed::write()).await, Err(Error::Conflict("state")));
+        assert_eq!(s.set_signature(SYSTEM, b.id, signed.clone(), seed::write()).await, Err(Error::Conflict("state")));
+        // Signed anew by another key, until a rollout is at it.
+        let anew = store::Signed { key_id: "k2".into(), artifact_hash: Digest::of(b"a2"), ..signed };
+        let row = s.replace_signature(SYSTEM, b.id, anew.clone(), seed::write()).await.unwrap();
+        assert_eq!((row.key_id.as_deref(), row.artifact_hash), (Some("k2"), Some(Digest::of(b"a2"))));
+        let planned = seed::planned(w.project.id, b.id, &[]);
+        let new = store::NewRollout { planned, ..seed::new_rollout(&w) };
+        s.insert_rollout(new, seed::write()).await.unwrap();
+        assert_eq!(s.replace_signature(SYSTEM, b.id, anew, seed::write()).await, Err(Error::Conflict("state")));
     })
     .await;
 }
@@ -224,6 +232,7 @@ async fn keys_trust_and_the_outbox_come_back_as_stored() {
             public: vec![1; 32],
             private: Some(vec![0, 255]),
             status: "active".into(),
+            exported_at: None,
             inserted_at: seed::now(),
         };
         s.insert_signing_key(k.clone(), seed::write()).await.unwrap();
@@ -290,12 +299,73 @@ async fn retention_takes_only_what_nobody_needs() {
         s.observe(vec![change], seed::write()).await.unwrap();
         let free: Vec<_> = s.collectable_bundles(w.project.id, 2).await.unwrap().iter().map(|b| b.id).collect();
         assert_eq!(free, vec![all[1], all[2]]);
+        // A node of a rollout that lives may go back to the third.
+        let mut planned = seed::planned(w.project.id, all[4], &[w.nodes[0].id]);
+        planned.members[0].previous = vec![all[2]];
+        s.insert_rollout(store::NewRollout { planned, ..seed::new_rollout(&w) }, seed::write()).await.unwrap();
+        let free: Vec<_> = s.collectable_bundles(w.project.id, 2).await.unwrap().iter().map(|b| b.id).collect();
+        assert_eq!(free, vec![all[1]]);
+        for needed in [all[0], all[2], all[4]] {
+            assert_eq!(s.collect_bundle(needed, seed::write()).await, Err(Error::Conflict("state")));
+        }
+        // Collected: the row is gone, and nobody claims the content before its archive is.
+        let gone = seed::compiled_bundle(&s, w.project.id, None).await;
+        let content = gone.content_id.unwrap();
+        s.collect_bundle(gone.id, seed::write()).await.unwrap();
+        assert_eq!(s.bundle_by_id(SYSTEM, gone.id).await, Err(Error::NotFound));
+        assert_eq!(s.collected(10).await.unwrap(), vec![(w.project.id, content)]);
+        let again = seed::bundle(w.project.id, None);
+        s.enqueue_compile(again.clone(), Digest::of(b"again"), seed::write()).await.unwrap();
+        assert!(matches!(s.claim_content(again.id, content, seed::write()).await, Err(Error::Unavailable(_))));
+        s.collected_done(w.project.id, content).await.unwrap();
+        assert!(matches!(s.claim_content(again.id, content, seed::write()).await, Ok(ContentClaim::Mine(_))));
         assert_eq!(s.delete_bundle(all[0], seed::write()).await, Err(Error::Conflict("state")));
         s.delete_bundle(all[1], seed::write()).await.unwrap();
         assert_eq!(s.bundle_by_id(SYSTEM, all[1]).await, Err(Error::NotFound));
         assert_eq!(s.running_on(all[0]).await.unwrap(), 1);
         assert_eq!(s.bundle_use(all[0]).await.unwrap().running_on, 1);
         assert_eq!(s.bundle_facts(vec![all[0], all[1]]).await.unwrap().len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_begins_to_need_a_bundle_while_retention_removes_it_is_never_left_without() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 1).await;
+        let mut removed = 0;
+        for round in 0..40 {
+            let bundle = seed::compiled_bundle(&s, w.project.id, None).await.id;
+            let planned = seed::planned(w.project.id, bundle, &[]);
+            let new = store::NewRollout { planned, ..seed::new_rollout(&w) };
+            let rollout = new.planned.id;
+            let pin = store::NodePatch { pinned_bundle: Some(Some(bundle)), ..Default::default() };
+            // A rollout and a pin in turns: each of them at once with the removal.
+            let needs = async {
+                match round % 2 {
+                    0 => s.insert_rollout(new, seed::write()).await,
+                    _ => s.patch_node(SYSTEM, w.nodes[0].id, pin, seed::write()).await.map(drop),
+                }
+            };
+            let (needs, collected) = tokio::join!(needs, s.collect_bundle(bundle, seed::write()));
+            let there = s.bundle_by_id(SYSTEM, bundle).await.is_ok();
+            match (needs, collected) {
+                (Ok(()), Err(Error::Conflict("state"))) => assert!(there, "round {round}"),
+                (Err(Error::Conflict("bundle")), Ok(())) => {
+                    removed += 1;
+                    assert!(!there, "round {round}");
+                    assert_eq!(s.rollout(SYSTEM, rollout).await.err(), Some(Error::NotFound));
+                }
+                other => panic!("round {round}: {other:?}, the bundle is there: {there}"),
+            }
+        }
+        // And one after the other.
+        let gone = seed::compiled_bundle(&s, w.project.id, None).await.id;
+        s.collect_bundle(gone, seed::write()).await.unwrap();
+        let planned = seed::planned(w.project.id, gone, &[]);
+        let late = s.insert_rollout(store::NewRollout { planned, ..seed::new_rollout(&w) }, seed::write()).await;
+        assert_eq!(late, Err(Error::Conflict("bundle")));
+        println!("removed before it was needed: {removed} of 40");
     })
     .await;
 }

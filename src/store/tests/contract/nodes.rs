@@ -153,6 +153,22 @@ async fn nodes_are_listed_by_every_filter_and_page_by_page() {
 }
 
 #[tokio::test]
+async fn a_conflicted_node_is_handed_nothing_until_it_is_adopted_again() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 2).await;
+        let id = w.nodes[0].id;
+        assert!(s.node_conflicted(id, seed::write()).await.unwrap());
+        assert!(!s.node_conflicted(id, seed::write()).await.unwrap(), "only an adopted node can fall out with itself");
+        assert_eq!(s.node_credential_of(id).await.unwrap().standing, Standing::Conflicted);
+        assert_eq!(s.node_stats(w.project.id).await.unwrap().quarantined, 1);
+        assert!(s.adopt_node(SYSTEM, id, seed::write()).await.unwrap().changed);
+        s.revoke_node(SYSTEM, id, seed::write()).await.unwrap();
+        assert!(!s.node_conflicted(id, seed::write()).await.unwrap());
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn credentials_change_their_epoch_and_void_what_was_issued() {
     testing::for_each_backend(|s| async move {
         let w = seed::world(&s, 2).await;

@@ -299,3 +299,86 @@ async fn late_joiners_find_the_newest_completed_rollout() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn several_commits_are_one_and_what_one_lets_go_another_may_claim() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 2).await;
+        let (n0, n1) = (w.nodes[0].id, w.nodes[1].id);
+        let (old, new) = (rollout(&s, &w).await, rollout(&s, &w).await);
+        let mut c = commit(&w, old, 0, vec![Change::Claim { node: n0 }, desire(n0, 0, Some(w.bundle.id))]);
+        c.budget = Some(BudgetMove { delta: 1, limit: Some(1) });
+        s.commit_rollout(c, seed::write()).await.unwrap();
+        let takes = |version, expect| {
+            commit(
+                &w,
+                new,
+                version,
+                vec![Change::Claim { node: n0 }, Change::Claim { node: n1 }, desire(n0, expect, None)],
+            )
+        };
+        // The other way round the claim comes before the release: nothing at all is written.
+        let mut lets_go = commit(&w, old, 1, vec![Change::Release { node: n0 }]);
+        lets_go.budget = Some(BudgetMove { delta: -1, limit: None });
+        let wrong = vec![(takes(0, 1), seed::write()), (lets_go.clone(), seed::write())];
+        assert!(matches!(s.commit_rollouts(wrong).await, Err(Error::Claimed(_))));
+        // A commit on another version takes the others with it.
+        let wrong = vec![(lets_go.clone(), seed::write()), (takes(7, 1), seed::write())];
+        assert_eq!(s.commit_rollouts(wrong).await, Err(Error::Conflict("rollout")));
+        assert_eq!((s.holder_of(n0).await.unwrap(), s.holder_of(n1).await.unwrap()), (Some(old), None));
+        assert_eq!(s.budget_reserved(w.project.id).await.unwrap(), 1);
+
+        s.commit_rollouts(vec![(lets_go, seed::write()), (takes(0, 1), seed::write())]).await.unwrap();
+        assert_eq!((s.holder_of(n0).await.unwrap(), s.holder_of(n1).await.unwrap()), (Some(new), Some(new)));
+        assert_eq!(s.node(SYSTEM, n0).await.unwrap().generation, 2);
+        assert_eq!(s.budget_reserved(w.project.id).await.unwrap(), 0);
+        assert_eq!(s.budget_reserved(seed::id()).await.unwrap(), 0, "a project that never updated anything");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_origin_of_a_rollout_is_the_first_entry_of_its_log() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 2).await;
+        let candidates: Vec<Candidate> = w
+            .nodes
+            .iter()
+            .map(|n| Candidate { facts: Facts::online(n.id), name: n.name.clone(), spread: None, first: false })
+            .collect();
+        let mut spec = Spec::new(w.bundle.id);
+        spec.ramp = Some(0.1 + 1.0);
+        let origin = originate(seed::id(), w.project.id, spec, &candidates);
+        let mut r = seed::new_rollout(&w);
+        (r.planned, r.origin) = (origin.clone().planned(), Some(origin.clone()));
+        s.insert_rollout(r, seed::write()).await.unwrap();
+        assert_eq!(s.rollout_origin(origin.id).await.unwrap(), origin);
+        assert_eq!(s.load_rollout(origin.id).await.unwrap().planned, origin.clone().planned());
+        assert_eq!(s.rollout_origin(rollout(&s, &w).await).await, Err(Error::NotFound), "made without one");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn steps_of_the_newest_completed_rollouts_tell_how_long_they_took() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 1).await;
+        let mut ids = vec![];
+        for (i, phase) in [Phase::Completed, Phase::Completed, Phase::RolledBack].into_iter().enumerate() {
+            let id = rollout(&s, &w).await;
+            let mut step = s.rollout_steps(id).await.unwrap().remove(0);
+            (step.state, step.handed_over) = (StepState::Completed, true);
+            (step.started_at, step.completed_at) = (Some(Timestamp(0)), Some(Timestamp(i as i64)));
+            let mut c = commit(&w, id, 0, vec![]);
+            let mut head = seed::head(phase);
+            (head.version, head.ended_at) = (1, Some(Timestamp(i as i64)));
+            c.changes = vec![Change::Head { head }, Change::Step { step: step.clone() }];
+            s.commit_rollout(c, seed::write()).await.unwrap();
+            ids.push((s.rollout(SYSTEM, id).await.unwrap().spec, step));
+        }
+        assert_eq!(s.recent_steps(w.project.id, 1).await.unwrap(), vec![ids[1].clone()]);
+        assert_eq!(s.recent_steps(w.project.id, 9).await.unwrap().len(), 2, "only what was completed");
+        assert_eq!(s.recent_steps(seed::id(), 9).await.unwrap(), vec![]);
+    })
+    .await;
+}

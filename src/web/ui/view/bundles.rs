@@ -21,7 +21,10 @@ pub fn page(frame: &Frame, view: &BundlesView) -> Markup {
     let body = html! {
         div .head {
             h1 { "Bundles" }
-            @if frame.may.bundles_write { a .button.primary href={ (base) "/new" } { "New bundle" } }
+            div .commands {
+                a .button href={ "/projects/" (query(&view.slug)) "/retention" } { "Retention" }
+                @if frame.may.bundles_write { a .button.primary href={ (base) "/new" } { "New bundle" } }
+            }
         }
         form .filter method="get" action=(base) role="search" {
             div {

@@ -1,23 +1,32 @@
-//! Two bundles side by side: which things of the configuration differ, how risky the step is, and the lines.
+//! Two bundles side by side or as text: which things of the configuration differ in which fields, how risky the step is, and
+//! the lines.
 
 use super::bundles::name;
 use super::parts::*;
 use super::{Frame, Tab, document};
-use bundle::risk::{Changes, Diff};
-use domain::bundle::{Bundle, RiskLevel};
+use crate::compare::Compared;
+use bundle::diff::{Change, Kind};
+use domain::bundle::Bundle;
 use maud::{Markup, html};
+use serde_json::Value;
 
-#[derive(Clone, Debug)]
+/// Rows of the table; the text has the rest.
+const MAX_ROWS: usize = 500;
+/// Characters of a value in the table.
+const MAX_SHOWN: usize = 300;
+
 pub struct DiffView {
     pub slug: String,
     pub to: Bundle,
     /// `None`: there is nothing to compare with.
     pub from: Option<Bundle>,
+    /// `fleet`, `parent` or the row of a bundle.
+    pub against: String,
     /// Row id and name of bundles to compare with, newest first.
     pub others: Vec<(String, String)>,
     /// `None`: one of the two has no configuration (it was never compiled).
-    pub difference: Option<Diff>,
-    pub risk: Option<(RiskLevel, Vec<String>)>,
+    pub compared: Option<Compared>,
+    pub as_text: bool,
     pub files: Vec<FileDiff>,
 }
 
@@ -41,19 +50,28 @@ pub fn page(frame: &Frame, view: &DiffView) -> Markup {
     let base = format!("/projects/{}/bundles", query(&view.slug));
     let here = format!("{base}/{}", view.to.id);
     let title = name(&view.to);
-    let against = view.from.as_ref().map(|b| b.id.to_string()).unwrap_or_default();
     let body = html! {
         nav .crumbs aria-label="Breadcrumb" { a href=(base) { "Bundles" } " / " a href=(here) { (title) } }
         h1 { "Changes in " (title) }
         form .filter method="get" action={ (here) "/diff" } {
             div {
                 label for="f-against" { "Compared with" }
-                select #f-against name="against" { @for (id, name) in &view.others { (choice(id, name, &against)) } }
+                select #f-against name="against" {
+                    (choice("fleet", "what the fleet runs", &view.against))
+                    (choice("parent", "the bundle before", &view.against))
+                    @for (id, name) in &view.others { (choice(id, name, &view.against)) }
+                }
+            }
+            div {
+                label for="f-view" { "Shown" }
+                @let shown = if view.as_text { "text" } else { "sides" };
+                select #f-view name="view" { (choice("sides", "side by side", shown)) (choice("text", "as text", shown)) }
             }
             button type="submit" { "Compare" }
         }
         @match &view.from {
-            None => (empty("There is no other bundle to compare with yet.")),
+            None if view.against == "fleet" => (empty("No node runs a bundle yet, and there is none before this one.")),
+            None => (empty("There is no bundle before this one.")),
             Some(from) => (compared(view, from)),
         }
     };
@@ -61,32 +79,24 @@ pub fn page(frame: &Frame, view: &DiffView) -> Markup {
 }
 
 fn compared(view: &DiffView, from: &Bundle) -> Markup {
-    let groups = |d: &Diff| {
-        [
-            ("Routes", d.routes.clone()),
-            ("Upstreams", d.upstreams.clone()),
-            ("Listeners", d.listeners.clone()),
-            ("Filters", d.filters.clone()),
-            ("Agents", d.agents.clone()),
-        ]
-    };
     html! {
         section .card aria-labelledby="h-things" {
             h2 #h-things { "From " (name(from)) " to " (name(&view.to)) }
-            @match &view.difference {
+            @match &view.compared {
                 None => p .muted { "One of the two has no configuration to compare." },
-                Some(d) if d.is_empty() => p { "They configure the same things in the same way." },
-                Some(d) => {
-                    dl {
-                        @for (noun, changes) in groups(d) { @if !changes.is_empty() { dt { (noun) } dd { (things(&changes)) } } }
-                        @if !d.settings.is_empty() { dt { "Settings" } dd { @for s in &d.settings { span .badge.warn { "changed" } " " code { (s) } " " } } }
+                Some(c) => {
+                    p .line { (risk(c.risk.level)) span .muted { "of this step" } }
+                    ul .errors {
+                        @for r in &c.risk.reasons { li { (r) } }
+                        @for r in &c.risk.restart_reasons { li { "needs a restart of the proxy: " (r) } }
                     }
+                    @if c.changes.is_empty() { p { "They configure the same things in the same way." } }
                 }
             }
-            @if let Some((level, reasons)) = &view.risk {
-                p .line { (risk(*level)) span .muted { "of this step, compared with " (name(from)) } }
-                ul .errors { @for r in reasons { li { (r) } } }
-            }
+        }
+        @if let Some(c) = &view.compared {
+            @if view.as_text { (as_text(c)) } @else if !c.changes.is_empty() { (side_by_side(c, &name(from), &name(&view.to))) }
+            @if c.truncated { p .hint { "There are more fields than are named here." } }
         }
         @for f in &view.files {
             section aria-label=(f.path) {
@@ -100,11 +110,59 @@ fn compared(view: &DiffView, from: &Bundle) -> Markup {
     }
 }
 
-fn things(c: &Changes) -> Markup {
-    let some = |class: &str, word: &str, names: &[String]| {
-        html! { @for n in names { p .change { span class={ "badge " (class) } { (word) } " " code { (n) } } } }
+fn as_text(c: &Compared) -> Markup {
+    html! { pre .code tabindex="0" role="group" aria-label="Changes as text" { code { (c.text) } } }
+}
+
+/// One group of rows for each thing that differs, one row for each of its fields.
+fn side_by_side(c: &Compared, from: &str, to: &str) -> Markup {
+    let mut room = MAX_ROWS;
+    let mut shown: Vec<&Change> = Vec::new();
+    for change in &c.changes {
+        if room == 0 {
+            break;
+        }
+        room = room.saturating_sub(change.fields.len() + 1);
+        shown.push(change);
+    }
+    html! {
+        div .scroll.below tabindex="0" role="group" aria-label="Changes side by side" {
+            table .sides {
+                thead { tr { th scope="col" { "Field" } th scope="col" { (from) } th scope="col" { (to) } } }
+                @for change in &shown { (group(change)) }
+            }
+        }
+        @if shown.len() < c.changes.len() {
+            p .hint { (c.changes.len() - shown.len()) " more things differ; the text names them." }
+        }
+    }
+}
+
+fn group(change: &Change) -> Markup {
+    let (tone, word) = match change.change {
+        Kind::Added => (Tone::Ok, "added"),
+        Kind::Removed => (Tone::Bad, "removed"),
+        Kind::Changed => (Tone::Warn, "changed"),
     };
-    html! { (some("ok", "added", &c.added)) (some("bad", "removed", &c.removed)) (some("warn", "changed", &c.changed)) }
+    html! {
+        tbody {
+            tr { th colspan="3" scope="rowgroup" { (badge(tone, word)) " " (change.thing) " " code { (change.name) } } }
+            @for field in &change.fields {
+                tr {
+                    th scope="row" { code { (field.path) } }
+                    td .wrap.was { (value(field.from.as_ref())) }
+                    td .wrap.is { (value(field.to.as_ref())) }
+                }
+            }
+        }
+    }
+}
+
+fn value(v: Option<&Value>) -> Markup {
+    let Some(v) = v else { return html! { span .muted { "(none)" } } };
+    let text = v.to_string();
+    let cut: String = text.chars().take(MAX_SHOWN).collect();
+    html! { code { (cut) @if cut.len() < text.len() { "…" } } }
 }
 
 fn listing(path: &str, lines: &[Line]) -> Markup {

@@ -4,10 +4,12 @@
 //! escaped by `maud`, nothing is marked as escaped by hand.
 
 pub mod access;
+pub mod approvals;
 pub mod audit;
 pub mod bundle;
 pub mod bundles;
 pub mod diff;
+pub mod drift;
 pub mod entry;
 pub mod events;
 pub mod instances;
@@ -16,6 +18,9 @@ pub mod nodes;
 pub mod outcome;
 pub mod overview;
 pub mod parts;
+pub mod policy;
+pub mod resources;
+pub mod retention;
 pub mod rollout;
 pub mod rollout_new;
 pub mod rollouts;
@@ -24,6 +29,7 @@ mod samples;
 pub mod settings;
 #[cfg(test)]
 mod tests;
+pub mod trust;
 
 use domain::Timestamp;
 use maud::{DOCTYPE, Markup, html};
@@ -71,10 +77,14 @@ pub enum Tab {
     Projects,
     Nodes,
     Bundles,
+    Resources,
     Rollouts,
+    Policy,
+    Drift,
     Audit,
     Tokens,
     Keys,
+    Trust,
     Settings,
     Instances,
 }
@@ -102,6 +112,17 @@ flashes! {
     RolloutResumed = "rollout_resumed", "The rollout goes on.";
     RolloutCancelled = "rollout_cancelled", "The rollout was cancelled.";
     RolloutBack = "rollout_back", "The rollout is being rolled back.";
+    RolloutApproved = "rollout_approved", "You approved the rollout.";
+    RolloutRejected = "rollout_rejected", "You rejected the rollout.";
+    TrafficShifted = "traffic_shifted", "Traffic is being shifted to the standby half.";
+    FreezeMade = "freeze_made", "The freeze window was made.";
+    FreezeEnded = "freeze_ended", "The freeze window is gone. What it held goes on.";
+    EnvironmentMade = "environment_made", "The environment was made.";
+    EnvironmentDeleted = "environment_deleted", "The environment was deleted.";
+    TemplateMade = "template_made", "The template is kept.";
+    TemplateDeleted = "template_deleted", "The template was deleted.";
+    DriftRepaired = "drift_repaired", "What was expected is rolled out again.";
+    DriftAccepted = "drift_accepted", "The drift is accepted as it is.";
     RolloutRetried = "rollout_retried", "Failed nodes get a new attempt.";
     Unchanged = "unchanged", "That was so already; nothing changed.";
     BundleCompiled = "bundle_compiled", "The bundle was compiled.";
@@ -113,6 +134,13 @@ flashes! {
     NodeRevoked = "node_revoked", "The node is revoked. Its key is void.";
     TokenDeleted = "token_deleted", "The enrolment token was deleted.";
     KeyRevoked = "key_revoked", "The API key is revoked.";
+    ResourcePut = "resource_put", "The file is in every bundle that is compiled from now on.";
+    ResourceDeleted = "resource_deleted", "The resource was deleted. Bundles that have it keep it.";
+    RulesSaved = "rules_saved", "The rules are saved. They hold from the next compile on.";
+    Collected = "collected", "The bundles that nobody needs were collected.";
+    TrustChanged = "trust_changed", "The next version of the trust document is published. Nodes follow by themselves.";
+    SigningKeyMade = "signing_key_made", "The key is known. It counts once it is listed in the trust document.";
+    PrivateKeyRemoved = "private_key_removed", "The private half is gone from the server.";
 }
 
 /// The whole page.
@@ -178,10 +206,14 @@ fn header(frame: &Frame) -> Markup {
                             (tab(Tab::Projects, "/".into(), "Projects"))
                             (tab(Tab::Nodes, format!("{base}/nodes"), "Nodes"))
                             (tab(Tab::Bundles, format!("{base}/bundles"), "Bundles"))
+                            (tab(Tab::Resources, format!("{base}/resources"), "Resources"))
                             (tab(Tab::Rollouts, format!("{base}/rollouts"), "Rollouts"))
+                            (tab(Tab::Policy, format!("{base}/policy"), "Policy"))
+                            (tab(Tab::Drift, format!("{base}/drift"), "Drift"))
                             @if frame.may.audit_read { (tab(Tab::Audit, format!("{base}/audit"), "Audit")) }
                             (tab(Tab::Tokens, format!("{base}/tokens"), "Enrolment"))
                             @if frame.may.keys_read { (tab(Tab::Keys, format!("{base}/keys"), "API keys")) }
+                            (tab(Tab::Trust, format!("{base}/trust"), "Trust"))
                             (tab(Tab::Settings, format!("{base}/settings"), "Settings"))
                         }
                         None => {

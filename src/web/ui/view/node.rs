@@ -51,7 +51,7 @@ pub fn page(frame: &Frame, view: &NodeView) -> Markup {
 fn commands(frame: &Frame, base: &str, n: &Node) -> Markup {
     html! {
         div .commands {
-            @if n.standing == Standing::Quarantined {
+            @if matches!(n.standing, Standing::Quarantined | Standing::Conflicted) {
                 form #cmd-adopt method="post" action={ (base) "/" (n.id) "/adopt" } {
                     (csrf(frame))
                     button .primary type="submit" { "Adopt" }

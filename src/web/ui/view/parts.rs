@@ -101,7 +101,7 @@ pub fn standing(s: Standing) -> Markup {
     let tone = match s {
         Standing::Adopted => Tone::Quiet,
         Standing::Quarantined => Tone::Warn,
-        Standing::Revoked => Tone::Bad,
+        Standing::Conflicted | Standing::Revoked => Tone::Bad,
     };
     badge(tone, s)
 }

@@ -1,5 +1,6 @@
 //! One rollout, live: how far it is, why it stands where it stands, and what can be done about it.
 
+use super::approvals::{self, ApprovalsView};
 use super::outcome::{Failure, failures, next};
 use super::parts::*;
 use super::{Frame, Tab, document};
@@ -31,6 +32,8 @@ pub struct RolloutView {
     pub all_steps: bool,
     /// Newest first, a few of them.
     pub failures: Vec<Failure>,
+    /// Where people have a say.
+    pub approvals: Option<ApprovalsView>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -87,6 +90,7 @@ pub fn page(frame: &Frame, view: &RolloutView, members: &MembersView, timeline: 
         nav .crumbs aria-label="Breadcrumb" { a href=(base) { "Rollouts" } }
         h1 { "Rollout of " a .quiet href={ "/projects/" (query(&view.slug)) "/bundles/" (view.spec.bundle) } { (view.names.text(view.spec.bundle)) } }
         (progress(frame, view))
+        @if let Some(a) = &view.approvals { (approvals::section(frame, &view.path, a)) }
         div .columns.wide {
             (nodes(frame, members))
             div {
@@ -149,6 +153,7 @@ fn has_a_point(command: &str, h: &Head) -> bool {
     match (command, h.phase) {
         ("retry", Phase::RolledBack) => h.counts.rollback_failed > 0,
         ("retry", _) => h.counts.failed > 0,
+        ("advance_traffic" | "swap_slot", _) => h.shift.is_some_and(|s| s.weight < domain::rollout::FULL_WEIGHT),
         ("pause", Phase::Paused) => !h.causes.contains(&PauseCause::Person),
         _ => true,
     }
@@ -202,6 +207,8 @@ fn command_form(frame: &Frame, view: &RolloutView, command: &str) -> Markup {
             asks("Cancel", "Nothing more is assigned. Nodes that have the bundle keep it.", "Cancel this rollout")
         }
         "rollback" => asks("Roll back", "Every node that got this bundle goes back to the one before.", "Roll back"),
+        "advance_traffic" => plain("Shift more traffic", true),
+        "swap_slot" => plain("All traffic to the standby half", false),
         other => plain(other, false),
     }
 }

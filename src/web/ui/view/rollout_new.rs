@@ -66,6 +66,9 @@ pub struct PlanView {
     pub already: u32,
     pub excluded: Vec<(String, String)>,
     pub more_excluded: usize,
+    /// Seconds.
+    pub takes: i64,
+    pub basis: String,
     pub warnings: Vec<String>,
 }
 
@@ -121,7 +124,7 @@ fn form(frame: &Frame, view: &NewRolloutView, base: &str) -> Markup {
                 div {
                     label for="strategy" { "Strategy" }
                     select #strategy name="strategy" {
-                        @for s in [StrategyKind::Rolling, StrategyKind::AllAtOnce] {
+                        @for s in StrategyKind::ALL {
                             (choice(s.as_str(), &words(s.as_str()), &f.strategy))
                         }
                     }
@@ -176,6 +179,7 @@ fn preview(plan: &PlanView) -> Markup {
                 span { b { (plan.already) } " run it already" }
                 span { b { (plan.steps.len() + plan.more_steps) } (noun((plan.steps.len() + plan.more_steps) as i64, " step")) }
             }
+            p .muted { "Takes about " b .num { (plan.takes) " s" } ": " (plan.basis) "." }
             @for w in &plan.warnings { p .alert.warn { (w) } }
             @if !plan.steps.is_empty() { (table("Steps of the plan", &["Step", "Nodes", "Which"], &rows)) }
             @if plan.more_steps > 0 { p .muted { "and " (plan.more_steps) " more steps" } }

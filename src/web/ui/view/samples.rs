@@ -106,6 +106,7 @@ pub fn bundle_row(status: BundleStatus) -> Bundle {
         key_id: Some(EVIL.into()),
         builder: EVIL.into(),
         source: Source { kind: EVIL.into(), reference: Some(EVIL.into()) },
+        resources: Default::default(),
         risk: RiskLevel::High,
         risk_reasons: vec![EVIL.into()],
         warnings: vec![diagnostic.clone()],
@@ -145,6 +146,7 @@ fn head(phase: Phase) -> Head {
         failures: 2,
         restoring: 0,
         lane_open: 0,
+        budget: Default::default(),
         lane_halted: false,
         silent_window: None,
         note: Some(EVIL.into()),
@@ -182,6 +184,7 @@ pub fn rollout_view(phase: Phase) -> rollout::RolloutView {
         created_by: EVIL.into(),
         inserted_at: NOW,
         path: format!("/projects/p/rollouts/{}", uuid(5)),
+        approvals: None,
         all_steps: false,
         failures: vec![outcome::Failure { node: NodeId(uuid(6)), name: EVIL.into(), at: NOW, why: EVIL.into() }],
     }
@@ -246,6 +249,105 @@ fn entry() -> Entry {
         ip: Some(EVIL.into()),
     };
     Entry::chain(new, AuditHead::EMPTY, AuditId::NIL, NOW)
+}
+
+fn compared() -> crate::compare::Compared {
+    use ::bundle::diff::{Change, Field, Kind};
+    let change = |change| Change {
+        thing: EVIL.into(),
+        name: EVIL.into(),
+        change,
+        fields: vec![Field { path: EVIL.into(), from: Some(json!(EVIL)), to: None }],
+    };
+    crate::compare::Compared {
+        changes: vec![change(Kind::Added), change(Kind::Removed), change(Kind::Changed)],
+        truncated: true,
+        risk: ::bundle::risk::Risk {
+            level: RiskLevel::High,
+            reasons: vec![EVIL.into()],
+            restart_class: true,
+            restart_reasons: vec![EVIL.into()],
+        },
+        text: EVIL.into(),
+    }
+}
+
+pub fn resources_view() -> resources::ResourcesView {
+    resources::ResourcesView {
+        slug: EVIL.into(),
+        resources: vec![store::Resource {
+            id: uuid(11),
+            project: ProjectId(uuid(3)),
+            path: EVIL.into(),
+            hash: Digest::ZERO,
+            size_bytes: 5_000,
+            inserted_at: NOW,
+            updated_at: NOW,
+        }],
+        path: EVIL.into(),
+        text: EVIL.into(),
+        errors: vec![(EVIL.into(), vec![EVIL.into()])],
+        error: None,
+    }
+}
+
+pub fn rules_view() -> resources::RulesView {
+    resources::RulesView {
+        slug: EVIL.into(),
+        required: EVIL.into(),
+        forbidden: EVIL.into(),
+        schema: EVIL.into(),
+        secrets: EVIL.into(),
+        strict: true,
+        errors: vec![],
+        error: Some(EVIL.into()),
+    }
+}
+
+pub fn retention_view() -> retention::RetentionView {
+    retention::RetentionView {
+        slug: EVIL.into(),
+        keep: EVIL.into(),
+        bundles: vec![bundle_row(BundleStatus::Compiled), bundle_row(BundleStatus::Failed)],
+    }
+}
+
+pub fn trust_view(may_admin: bool) -> trust::TrustView {
+    use ::bundle::keys::{KeyPair, Role};
+    let role = |role: Role| {
+        let public = KeyPair::from_secret(role, &[1; 32]).public();
+        let key = actors::commands::trust::KeyInfo {
+            id: domain::SigningKeyId(uuid(12)),
+            role,
+            key_id: EVIL.into(),
+            public,
+            listed: true,
+            on_server: true,
+            exported_at: Some(NOW),
+            inserted_at: NOW,
+        };
+        trust::RoleView { role, threshold: 1, keys: vec![key] }
+    };
+    trust::TrustView {
+        slug: EVIL.into(),
+        org: EVIL.into(),
+        version: 3,
+        expires_at: NOW,
+        roles: vec![role(Role::Root), role(Role::Bundle), role(Role::Metadata)],
+        origins: vec![EVIL.into()],
+        releases: vec![trust::ReleaseLine {
+            bundle: BundleId(uuid(4)),
+            content: EVIL.into(),
+            sequence: 2,
+            floor: 1,
+            revoked: 0,
+            expires_at: NOW,
+        }],
+        may_admin,
+        exported: Some(trust::Exported { key_id: EVIL.into(), private_key: EVIL.into() }),
+        error: Some(EVIL.into()),
+        errors: vec![(EVIL.into(), vec![EVIL.into()])],
+    }
 }
 
 /// Every page, filled with hostile text wherever text can come from outside.
@@ -478,8 +580,9 @@ pub fn pages() -> Vec<(&'static str, String)> {
                     to: bundle_row(BundleStatus::Compiled),
                     from: Some(bundle_row(BundleStatus::Compiled)),
                     others: vec![(EVIL.into(), EVIL.into())],
-                    difference: Some(::bundle::risk::Diff { settings: vec![EVIL.into()], ..Default::default() }),
-                    risk: Some((RiskLevel::High, vec![EVIL.into()])),
+                    against: EVIL.into(),
+                    compared: Some(compared()),
+                    as_text: false,
                     files: vec![diff::FileDiff {
                         path: EVIL.into(),
                         lines: Some(vec![diff::Line::Added(EVIL.into()), diff::Line::Removed(EVIL.into())]),
@@ -487,6 +590,101 @@ pub fn pages() -> Vec<(&'static str, String)> {
                 },
             )),
         ),
+        (
+            "policy",
+            s(policy::page(
+                &f,
+                &policy::PolicyView {
+                    slug: EVIL.into(),
+                    freezes: vec![policy::FreezeLine {
+                        id: EVIL.into(),
+                        name: EVIL.into(),
+                        reason: EVIL.into(),
+                        environment: Some(EVIL.into()),
+                        starts_at: NOW,
+                        ends_at: None,
+                        holds: true,
+                        own: true,
+                    }],
+                    environments: vec![policy::EnvironmentLine {
+                        id: EVIL.into(),
+                        name: EVIL.into(),
+                        slug: EVIL.into(),
+                        selector: EVIL.into(),
+                        people: 2,
+                    }],
+                    templates: vec![policy::TemplateLine {
+                        id: EVIL.into(),
+                        name: EVIL.into(),
+                        settings: json!({EVIL: EVIL}),
+                    }],
+                    errors: vec![(EVIL.into(), vec![EVIL.into()])],
+                    error: Some(EVIL.into()),
+                },
+            )),
+        ),
+        (
+            "drift",
+            s(drift::page(
+                &f,
+                &drift::DriftView {
+                    slug: EVIL.into(),
+                    rows: vec![drift::DriftLine {
+                        id: EVIL.into(),
+                        node: NodeId(uuid(1)),
+                        name: EVIL.into(),
+                        expected: Some(BundleId(uuid(4))),
+                        found: None,
+                        severity: domain::node::drift::Severity::High,
+                        detected_at: NOW,
+                        ended: None,
+                    }],
+                    total: 1,
+                    status: "open".into(),
+                    names: names(),
+                    by_itself: true,
+                    next: Some(EVIL.into()),
+                    first: Some(EVIL.into()),
+                    src: "/x".into(),
+                },
+            )),
+        ),
+        ("approvals", {
+            let approvals = approvals::ApprovalsView {
+                needed: 2,
+                standing: EVIL.into(),
+                votes: vec![approvals::VoteLine {
+                    who: EVIL.into(),
+                    approves: false,
+                    comment: EVIL.into(),
+                    at: NOW,
+                    stale: true,
+                }],
+                refused: None,
+            };
+            let view = rollout::RolloutView { approvals: Some(approvals), ..rollout_view(Phase::Pending) };
+            s(rollout::page(&f, &view, &members(), &timeline()))
+        }),
+        (
+            "changes_as_text",
+            s(diff::page(
+                &f,
+                &diff::DiffView {
+                    slug: EVIL.into(),
+                    to: bundle_row(BundleStatus::Compiled),
+                    from: Some(bundle_row(BundleStatus::Compiled)),
+                    others: vec![],
+                    against: "fleet".into(),
+                    compared: Some(compared()),
+                    as_text: true,
+                    files: vec![],
+                },
+            )),
+        ),
+        ("resources", s(resources::resources(&f, &resources_view()))),
+        ("rules", s(resources::rules(&f, &rules_view()))),
+        ("retention", s(retention::page(&f, &retention_view(), Some(EVIL), &[(EVIL.into(), vec![EVIL.into()])]))),
+        ("trust", s(trust::page(&f, &trust_view(true)))),
         (
             "settings",
             s(settings::page(

@@ -11,6 +11,7 @@ pub struct SettingsView {
     pub description: String,
     pub open_registration: bool,
     pub strict_config: bool,
+    pub drift_remediation: bool,
     pub errors: Vec<(String, Vec<String>)>,
     /// Why the last attempt was refused as a whole.
     pub error: Option<String>,
@@ -49,6 +50,11 @@ fn form(frame: &Frame, view: &SettingsView, base: &str) -> Markup {
                 label for="settings-strict" { "Strict configurations" }
             }
             p #strict-hint .hint { "Keys that the proxy does not know are errors, not warnings: nothing with a typing mistake is compiled." }
+            p .check {
+                input #settings-drift type="checkbox" name="drift_remediation" value="1" checked[view.drift_remediation] aria-describedby="drift-hint";
+                label for="settings-drift" { "Repair drift" }
+            }
+            p #drift-hint .hint { "A node that runs something else than it was told gets its bundle again by a rollout, once; after that somebody decides." }
             button .primary type="submit" { "Save" }
         }
     }
@@ -77,6 +83,7 @@ fn facts(view: &SettingsView) -> Markup {
             dt { "Description" } dd .wrap { (view.description) }
             dt { "Open registration" } dd { (yes(view.open_registration)) }
             dt { "Strict configurations" } dd { (yes(view.strict_config)) }
+            dt { "Repair drift" } dd { (yes(view.drift_remediation)) }
         }
     }
 }

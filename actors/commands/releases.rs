@@ -1,0 +1,236 @@
+//! Signatures that come from outside: over manifests that wait for them, and release statements.
+//!
+//! Invariants: nothing is taken that a node would refuse; a statement is passed on as it was signed, never made here.
+
+use super::write::*;
+use crate::command::*;
+use crate::compile_job::job::put_or_replace;
+use crate::plane::ControlPlane;
+use ::bundle::archive::{self, MANIFEST, MAX_ARCHIVE_BYTES};
+use ::bundle::trust::{Envelope, Release, valid_signers};
+use ::bundle::verify::{check_manifest, check_release};
+use ::bundle::{BuildError, SignatureFile};
+use artifacts::Key;
+use dashmap::DashMap;
+use domain::bundle::{Bundle, BundleStatus};
+use domain::*;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use store::{ChangeKind, ReleaseRow, Signed};
+
+/// Projects whose statements are remembered.
+const MAX_INDEXED: usize = 10_000;
+
+/// The newest release statement about each bundle, by project: what goes along with poll answers.
+#[derive(Default)]
+pub(crate) struct ReleaseIndex(DashMap<ProjectId, Arc<HashMap<ContentId, Value>>>);
+
+impl ReleaseIndex {
+    pub(crate) fn forget(&self, project: ProjectId) {
+        self.0.remove(&project);
+    }
+}
+
+impl ControlPlane {
+    /// What the bundle key last said about this content. `None` for most: statements are for keys that are kept offline.
+    pub(crate) async fn release_of(&self, project: ProjectId, content: ContentId) -> CommandResult<Option<Value>> {
+        Ok(self.releases_of(project).await?.get(&content).cloned())
+    }
+
+    pub(crate) async fn has_releases(&self, project: ProjectId) -> CommandResult<bool> {
+        Ok(!self.releases_of(project).await?.is_empty())
+    }
+
+    async fn releases_of(&self, project: ProjectId) -> CommandResult<Arc<HashMap<ContentId, Value>>> {
+        let index = &self.inner.releases.0;
+        if let Some(known) = index.get(&project) {
+            return Ok(known.clone());
+        }
+        let mut known = HashMap::new();
+        for row in self.inner.store.newest_releases(project).await? {
+            let said: Result<Envelope, _> = serde_json::from_value(row.body.clone());
+            match said.ok().and_then(|e| e.decode::<Release>().ok()) {
+                Some(release) => known.insert(release.bundle_id, row.body),
+                None => return Err(CommandError::Unavailable("a release statement cannot be read".into())),
+            };
+        }
+        if index.len() >= MAX_INDEXED {
+            index.clear();
+        }
+        let known = Arc::new(known);
+        index.insert(project, known.clone());
+        Ok(known)
+    }
+
+    /// Adds signatures to a bundle that waits for them; bundle keys that are here sign as well. A bundle whose signatures the
+    /// newest trust document no longer accepts can be signed anew while no rollout is at it.
+    ///
+    /// Errors: `Invalid("signature")` when they are not valid or too few, `Conflict("bundle_state")`.
+    pub async fn sign_bundle(
+        &self,
+        caller: &Caller,
+        project: ProjectId,
+        id: BundleId,
+        signature: Option<SignatureFile>,
+    ) -> CommandResult<(Done, Bundle)> {
+        let found = self.inner.store.bundle_by_id(Scope::Project(project), id).await.map_err(missing("bundle"))?;
+        let (Some(content), Some(manifest)) = (found.content_id, &found.manifest) else {
+            return Err(not_signable(&found, "there is nothing to sign yet"));
+        };
+        let org = self.project_by_id(project).await?.org;
+        self.inner.keys.at_least(org, crate::keys::NEWEST).await?;
+        let bytes = ::bundle::canon::to_vec(manifest).map_err(|e| CommandError::Unavailable(e.to_string()))?;
+        let keys = self.inner.keys.trust_doc(org).await?.roles.bundle;
+        let mut all = self.inner.keys.bundle_signatures(org, &bytes).await?;
+        all.extend(signature.map(|s| s.signatures()).unwrap_or_default());
+        let (from, again) = match found.status {
+            BundleStatus::AwaitingSignature => (Key::unsigned(project, content), false),
+            BundleStatus::Compiled | BundleStatus::Deprecated => {
+                let (hash, packed) = self.archive(&Key::bundle(project, content)).await?;
+                let before = signature_in(&packed);
+                if before.as_ref().is_some_and(|s| check_manifest(&keys, &bytes, s).is_ok()) {
+                    if found.artifact_hash == Some(hash) {
+                        return Ok((Done::Already, found));
+                    }
+                    // Signed anew, but the row was not written: written now.
+                    all = before.map(|s| s.signatures()).unwrap_or_default();
+                }
+                if self.inner.store.bundle_use(found.id).await?.active_rollouts > 0 {
+                    return Err(not_signable(&found, "a rollout is at it: its nodes were told another archive"));
+                }
+                (Key::bundle(project, content), true)
+            }
+            BundleStatus::Compiling | BundleStatus::Failed | BundleStatus::Revoked => {
+                return Err(not_signable(&found, "it takes no signature"));
+            }
+        };
+        let valid = valid_signers(&bytes, &all, &keys.keys);
+        all.retain(|s| valid.contains(&s.key_id));
+        let file = SignatureFile::of(all).ok_or_else(|| {
+            CommandError::invalid("signature", "has no valid signature by a bundle key of the newest trust document")
+        })?;
+        check_manifest(&keys, &bytes, &file).map_err(|e| CommandError::invalid("signature", e.to_string()))?;
+        let (_, mut files) = self.archive(&from).await?;
+        if files.get(MANIFEST) != Some(&bytes) {
+            return Err(CommandError::Unavailable(format!(
+                "the archive of {content} in the store is not the compiled one"
+            )));
+        }
+        let signed = file.clone();
+        let packed = tokio::task::spawn_blocking(move || {
+            files.remove(archive::SIGNATURE);
+            archive::pack(&files, Some(&signed))
+        });
+        let packed = packed.await.map_err(|e| CommandError::Unavailable(e.to_string()))?;
+        let packed = packed.map_err(|e: BuildError| CommandError::Unavailable(e.to_string()))?;
+        let signed = Signed {
+            signature: file.signature.clone(),
+            key_id: file.key_id.clone(),
+            artifact_hash: packed.artifact_hash,
+            size_bytes: packed.size,
+        };
+        put_or_replace(&self.inner.artifacts, &Key::bundle(project, content), packed)
+            .await
+            .map_err(|e| CommandError::Unavailable(e.to_string()))?;
+        let changes = json!({
+            "bundle_id": content, "version": found.version, "artifact_hash": signed.artifact_hash.prefixed(), "again": again,
+            "key_ids": file.signatures().into_iter().map(|s| s.key_id).collect::<Vec<_>>(),
+        });
+        let said =
+            Said { action: "bundle.signed", kind: ChangeKind::Bundle, id: found.id.0, project: Some(project), changes };
+        let store = &self.inner.store;
+        let write = self.write(&caller.ctx, said);
+        let scope = Scope::Project(project);
+        let done = match again {
+            true => store.replace_signature(scope, found.id, signed, write).await,
+            false => store.set_signature(scope, found.id, signed, write).await,
+        };
+        let bundle = done.map_err(|e| match e {
+            store::Error::Conflict("state") => not_signable(&found, "somebody was faster"),
+            other => other.into(),
+        })?;
+        if !again {
+            self.inner.compiles.count(BundleStatus::Compiled);
+            // Left lying it does no harm: retention takes it with the bundle.
+            if let Err(why) = self.inner.artifacts.delete(&Key::unsigned(project, content)).await {
+                tracing::warn!(%content, %why, "the unsigned archive was not removed");
+            }
+        }
+        Ok((Done::Changed, bundle))
+    }
+
+    /// Publishes a statement that was signed by the bundle keys elsewhere.
+    ///
+    /// Errors: `Invalid("release")`, `Conflict("sequence_taken")`.
+    pub async fn publish_release(
+        &self,
+        caller: &Caller,
+        project: ProjectId,
+        envelope: Envelope,
+    ) -> CommandResult<ReleaseRow> {
+        let org = self.project_by_id(project).await?.org;
+        self.inner.keys.at_least(org, crate::keys::NEWEST).await?;
+        let keys = self.inner.keys.trust_doc(org).await?.roles.bundle;
+        let release = check_release(&keys, &envelope).map_err(|e| CommandError::invalid("release", e.to_string()))?;
+        let mut faults = Faults::default();
+        if release.project != project {
+            faults.add("release", "is for another project");
+        }
+        if release.floor > release.sequence {
+            faults.add("release", "its floor is above its own sequence: no node could run the bundle");
+        }
+        if release.revoked.contains(&release.bundle_id) {
+            faults.add("release", "revokes the bundle that it releases");
+        }
+        faults.future("release", Some(release.expires_at), self.now());
+        faults.done()?;
+        let named = store::BundleRef::Content(release.bundle_id);
+        let bundle = self.inner.store.bundle(Scope::Project(project), project, named).await.map_err(|e| match e {
+            store::Error::NotFound => CommandError::invalid("release", "names no bundle of this project"),
+            other => other.into(),
+        })?;
+        let now = self.now();
+        let body = serde_json::to_value(&envelope).map_err(|e| CommandError::invalid("release", e.to_string()))?;
+        let id = self.fresh().uuid(now);
+        let row = ReleaseRow { id, project, bundle: bundle.id, sequence: release.sequence, body, inserted_at: now };
+        let changes = json!({
+            "bundle_id": release.bundle_id, "sequence": release.sequence, "floor": release.floor,
+            "revoked": release.revoked, "expires_at": release.expires_at,
+        });
+        let said = Said {
+            action: "release.published",
+            kind: ChangeKind::Bundle,
+            id: bundle.id.0,
+            project: Some(project),
+            changes,
+        };
+        let write = self.write_at(now, &caller.ctx, said);
+        self.inner.store.insert_release(row.clone(), write).await.map_err(|e| match e {
+            store::Error::Conflict("sequence") => CommandError::Conflict {
+                code: "sequence_taken",
+                detail: "a release with this sequence or a higher one was published for another bundle".into(),
+            },
+            other => other.into(),
+        })?;
+        self.inner.releases.forget(project);
+        Ok(row)
+    }
+
+    /// The files of a stored archive.
+    async fn archive(&self, key: &Key) -> CommandResult<(Digest, BTreeMap<String, Vec<u8>>)> {
+        let away = |why: String| CommandError::Unavailable(format!("{key}: {why}"));
+        let bytes = self.inner.artifacts.get(key, MAX_ARCHIVE_BYTES).await.map_err(|e| away(e.to_string()))?;
+        let opened = tokio::task::spawn_blocking(move || (Digest::of(&bytes), ::bundle::read_archive(&bytes))).await;
+        let (hash, files) = opened.map_err(|e| away(e.to_string()))?;
+        Ok((hash, files.map_err(|e| away(e.to_string()))?))
+    }
+}
+
+fn signature_in(files: &BTreeMap<String, Vec<u8>>) -> Option<SignatureFile> {
+    serde_json::from_slice(files.get(archive::SIGNATURE)?).ok()
+}
+
+fn not_signable(bundle: &Bundle, why: &str) -> CommandError {
+    CommandError::Conflict { code: "bundle_state", detail: format!("the bundle is {}: {why}", bundle.status) }
+}

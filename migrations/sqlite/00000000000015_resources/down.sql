@@ -1,0 +1,4 @@
+DROP TABLE collected;
+ALTER TABLE bundles DROP COLUMN resources;
+DROP TABLE resource_blobs;
+DROP TABLE resources;

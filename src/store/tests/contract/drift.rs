@@ -1,0 +1,185 @@
+use domain::bundle::BundleStatus;
+use domain::node::drift::{Compared, Drift, Resolution, Severity};
+use domain::node::{HistoryOutcome, Presence, Standing};
+use domain::rollout::Change;
+use domain::{BundleId, NodeId, RolloutId, Scope, Span, Timestamp, UserId};
+use store::testing::{self, seed};
+use store::{DriftFilter, Error, NodeChange, Page, RolloutCommit, Store};
+
+const SYSTEM: Scope = Scope::System("test");
+/// Later than every row of the test.
+fn later() -> Timestamp {
+    seed::now() + Span::secs(3_600)
+}
+
+/// A node that was told `desired`, heard of it, and runs `active`.
+async fn node_running(
+    s: &Store,
+    w: &seed::World,
+    name: &str,
+    desired: Option<BundleId>,
+    active: Option<BundleId>,
+) -> NodeId {
+    let mut n = seed::node(&w.project, name);
+    (n.generation, n.handed_over, n.desired_bundle, n.active_bundle) = (3, 3, desired, active);
+    s.register_node(None, n.clone(), seed::write()).await.unwrap();
+    n.id
+}
+
+fn drift(w: &seed::World, c: &Compared) -> Drift {
+    Drift {
+        id: seed::id(),
+        project: w.project.id,
+        node: c.node,
+        expected: c.expected,
+        found: c.found,
+        severity: c.severity(),
+        detected_at: seed::now(),
+        resolved_at: None,
+        resolved_by: None,
+        resolution: None,
+    }
+}
+
+/// The first commit of a rollout.
+async fn commit(s: &Store, w: &seed::World, id: RolloutId, changes: Vec<Change>) {
+    let commit = RolloutCommit {
+        id,
+        project: w.project.id,
+        expect_version: 0,
+        fence: 0,
+        events: vec![],
+        changes,
+        node_events: vec![],
+        consumed_inbox: vec![],
+        reports: vec![],
+        budget: None,
+    };
+    s.commit_rollout(commit, seed::write()).await.unwrap();
+}
+
+/// As an ended rollout leaves it: the node was told `bundle`, and it failed there.
+async fn failed_on(s: &Store, w: &seed::World, node: NodeId, bundle: BundleId) {
+    let r = seed::new_rollout(w);
+    let id = r.planned.id;
+    s.insert_rollout(r, seed::write()).await.unwrap();
+    let mut head = seed::head(domain::rollout::Phase::Failed);
+    head.version = 1;
+    let ended = Change::HistoryEnded { node, bundle, generation: 2, how: HistoryOutcome::Failed, detail: None };
+    commit(s, w, id, vec![Change::Head { head }, ended]).await;
+}
+
+#[tokio::test]
+async fn idle_nodes_that_run_something_else_are_found_and_no_others() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 0).await;
+        let (told, other) = (Some(w.bundle.id), Some(seed::compiled_bundle(&s, w.project.id, None).await.id));
+        node_running(&s, &w, "right", told, told).await;
+        let differs = node_running(&s, &w, "differs", told, other).await;
+        let bare = node_running(&s, &w, "bare", told, None).await;
+        let failed = node_running(&s, &w, "failed", told, other).await;
+        failed_on(&s, &w, failed, other.unwrap()).await;
+        let away = node_running(&s, &w, "away", told, other).await;
+        s.set_presence_offline(vec![away], later(), seed::write()).await.unwrap();
+        let revoked = node_running(&s, &w, "revoked", told, other).await;
+        s.revoke_node(SYSTEM, revoked, seed::write()).await.unwrap();
+        let owed = node_running(&s, &w, "owed", told, other).await;
+        let held = node_running(&s, &w, "held", told, other).await;
+        hold(&s, &w, held, owed).await;
+
+        let found = s.drifting(later(), 10).await.unwrap();
+        let nodes: Vec<NodeId> = found.iter().map(|(_, c)| c.node).collect();
+        assert_eq!(nodes, [differs, bare, failed]);
+        assert!(found.iter().all(|(p, c)| *p == w.project.id && c.expected == told));
+        let said: Vec<_> = found.iter().map(|(_, c)| (c.found, c.found_status, c.found_failed)).collect();
+        let compiled = Some(BundleStatus::Compiled);
+        assert_eq!(said, [(other, compiled, false), (None, None, false), (other, compiled, true)]);
+        assert_eq!(s.drifting(later(), 1).await.unwrap().len(), 1);
+        assert_eq!(s.drifting(seed::now() - Span::secs(1), 10).await.unwrap(), [], "they have changed since");
+    })
+    .await;
+}
+
+/// `held` is claimed by a rollout that runs, and `owed` by a debt of it.
+async fn hold(s: &Store, w: &seed::World, held: NodeId, owed: NodeId) {
+    let mut r = seed::new_rollout(w);
+    r.planned = seed::planned(w.project.id, w.bundle.id, &[held]);
+    let id = r.planned.id;
+    s.insert_rollout(r, seed::write()).await.unwrap();
+    let mut head = seed::head(domain::rollout::Phase::Running);
+    head.version = 1;
+    let debt = Change::DebtAdded { node: owed, restore: false, bundle: Some(w.bundle.id) };
+    commit(s, w, id, vec![Change::Head { head }, Change::Claim { node: held }, debt]).await;
+}
+
+#[tokio::test]
+async fn a_node_has_one_open_drift_until_it_is_resolved_or_ends() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 0).await;
+        let (told, other) = (Some(w.bundle.id), Some(seed::compiled_bundle(&s, w.project.id, None).await.id));
+        let a = node_running(&s, &w, "a", told, other).await;
+        let b = node_running(&s, &w, "b", told, other).await;
+        let found: Vec<Drift> = s.drifting(later(), 9).await.unwrap().iter().map(|(_, c)| drift(&w, c)).collect();
+        assert_eq!(s.put_drifts(found.clone(), seed::write()).await.unwrap(), 2);
+        let again: Vec<Drift> = found.iter().map(|d| Drift { id: seed::id(), ..d.clone() }).collect();
+        assert_eq!(s.put_drifts(again, seed::write()).await.unwrap(), 0, "it is open already");
+        assert_eq!(s.drifting(later(), 9).await.unwrap(), []);
+        let open = DriftFilter { open: Some(true), node: None };
+        let page = s.drifts(w.project.id, open, Page::first(1)).await.unwrap();
+        assert_eq!((page.total, &page.rows), (2, &vec![found[1].clone()]), "newest first");
+        let cursor = page.next_cursor;
+        assert!(cursor.is_some());
+        let rest = s.drifts(w.project.id, open, Page { limit: 9, cursor }).await.unwrap();
+        assert_eq!((rest.rows, rest.next_cursor), (vec![found[0].clone()], None));
+        assert_eq!(s.drift_stats(w.project.id).await.unwrap(), (vec![(Severity::Medium, 2)], 0));
+
+        let by: Option<UserId> = Some(seed::id());
+        let resolve = |id| s.resolve_drift(w.project.id, id, Resolution::Acknowledged, by, seed::write());
+        assert!(resolve(found[0].id).await.unwrap());
+        assert!(!resolve(found[0].id).await.unwrap(), "once");
+        assert_eq!(resolve(seed::id()).await, Err(Error::NotFound));
+        let done = s.drift(w.project.id, found[0].id).await.unwrap();
+        assert_eq!(
+            (done.resolved_at, done.resolved_by, done.resolution),
+            (Some(seed::now()), by, Some(Resolution::Acknowledged))
+        );
+        assert_eq!(s.drift(seed::id(), found[0].id).await, Err(Error::NotFound), "another project's");
+        assert_eq!(s.drift_stats(w.project.id).await.unwrap(), (vec![(Severity::Medium, 1)], 1));
+        let of_a = DriftFilter { open: Some(false), node: Some(a) };
+        assert_eq!(s.drifts(w.project.id, of_a, Page::first(9)).await.unwrap().total, 1);
+        let repairable = async || {
+            let all = s.repairable_drifts(w.project.id, 9).await.unwrap();
+            all.iter().map(|d| d.node).collect::<Vec<_>>()
+        };
+        assert_eq!((repairable().await, s.drifting_projects().await.unwrap()), (vec![b], vec![w.project.id]));
+        // It still differs: after the resolution it is a new one.
+        assert_eq!(s.drifting(later(), 9).await.unwrap().iter().map(|(_, c)| c.node).collect::<Vec<_>>(), [a]);
+
+        let newer: Vec<Drift> = s.drifting(later(), 9).await.unwrap().iter().map(|(_, c)| drift(&w, c)).collect();
+        s.put_drifts(newer.clone(), seed::write()).await.unwrap();
+        assert_eq!(repairable().await, [b, a], "what a person has seen may be repaired");
+        s.resolve_drift(w.project.id, newer[0].id, Resolution::Reassigned, None, seed::write()).await.unwrap();
+        let newest: Vec<Drift> = s.drifting(later(), 9).await.unwrap().iter().map(|(_, c)| drift(&w, c)).collect();
+        s.put_drifts(newest, seed::write()).await.unwrap();
+        assert_eq!(repairable().await, [b], "what was repaired without asking is not repaired so again");
+        assert_eq!(s.drift_ended(9).await.unwrap(), []);
+        let mut right = NodeChange::of(b, w.project.id);
+        right.active_bundle = Some(told);
+        s.observe(vec![right], seed::write()).await.unwrap();
+        assert_eq!(s.drift_ended(9).await.unwrap(), [(found[1].clone(), Resolution::Converged)]);
+        s.delete_node(SYSTEM, b, seed::write()).await.unwrap();
+        assert_eq!(s.drift_ended(9).await.unwrap(), [(found[1].clone(), Resolution::Gone)]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_enrolled_node_has_not_drifted() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 1).await;
+        let n = s.node(SYSTEM, w.nodes[0].id).await.unwrap();
+        assert_eq!((n.standing, n.presence, n.generation), (Standing::Adopted, Presence::Online, 0));
+        assert_eq!(s.drifting(later(), 9).await.unwrap(), [], "nothing was ever assigned");
+    })
+    .await;
+}
