@@ -174,7 +174,7 @@ async fn artifact_origins(artifacts: &ArtifactStore, public_url: &str, now: Time
 /// How many signing keys the database keeps sealed, and that `master` opens every one. Changes nothing.
 /// Errors: a text for the operator.
 pub async fn unsealable(store: &Store, master: &MasterKey) -> Result<usize, String> {
-    let sealing = MasterKey::new(derive(master, "signing keys/v1"));
+    let sealing = MasterKey::new(derive(master, SEALING));
     let (mut opened, mut page) = (0, store::Page::first(PAGE));
     loop {
         let orgs = store.orgs(None, page.clone()).await.map_err(|e| e.to_string())?;

@@ -63,7 +63,7 @@ pub fn spread(urls: &[String], witness: Arc<Witness>) -> Transport {
             let answer = tokio::time::timeout(limit, call).await.unwrap_or(Err(CallError::Timeout));
             match &answer {
                 // A node that is sent away never comes again: in these tests always a fault.
-                Err(e) if e.is_dismissal() && node.is_some() => {
+                Err(e) if e.is_final() && node.is_some() => {
                     witness
                         .dismissed
                         .lock()
