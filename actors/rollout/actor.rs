@@ -170,7 +170,7 @@ impl Brain {
                 self.read_mail(me).await?;
                 self.look(me).await?;
             }
-            RolloutMsg::Starved => b.take_room(&me).await?,
+            RolloutMsg::Starved => self.take_room(me).await?,
             RolloutMsg::Newer(version) => {
                 if version > self.rollout.head.version {
                     self.reload().await?;
