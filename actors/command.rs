@@ -65,7 +65,14 @@ pub enum Grant {
     /// A person: roles by organisation.
     Roles(Vec<(OrgId, Role)>),
     /// A key: its scopes in its organisation, perhaps bound to one project. `every_org`: the bootstrap key.
-    Key { org: OrgId, project: Option<ProjectId>, scopes: Vec<KeyScope>, every_org: bool },
+    /// With `expires_at` it ends, and so does every key that it makes.
+    Key {
+        org: OrgId,
+        project: Option<ProjectId>,
+        scopes: Vec<KeyScope>,
+        every_org: bool,
+        expires_at: Option<Timestamp>,
+    },
 }
 
 impl Caller {
@@ -73,7 +80,7 @@ impl Caller {
     pub fn may(&self, wanted: KeyScope, org: OrgId, project: Option<ProjectId>) -> bool {
         match &self.grant {
             Grant::Roles(roles) => roles.iter().any(|(o, r)| *o == org && *r >= wanted.least_role()),
-            Grant::Key { org: o, project: bound, scopes, every_org } => {
+            Grant::Key { org: o, project: bound, scopes, every_org, .. } => {
                 (*o == org || *every_org)
                     && (bound.is_none() || *bound == project)
                     && scopes.iter().any(|s| s.covers(wanted))

@@ -122,11 +122,11 @@ fn apply(plane: &ControlPlane, row: &store::ChangeRow) {
                 plane.inner.releases.forget(project);
             }
         }
+        ChangeKind::Project => plane.inner.sessions.forget_project(ProjectId(row.id)),
         ChangeKind::Key => plane.inner.keys.forget(OrgId(row.id)),
         ChangeKind::Org
         | ChangeKind::User
         | ChangeKind::Member
-        | ChangeKind::Project
         | ChangeKind::EnrolmentToken
         | ChangeKind::Group
         | ChangeKind::Debt

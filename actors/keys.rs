@@ -15,7 +15,7 @@ use ::bundle::trust::{Assignment, DetachedSignature, Envelope, RoleKeys, Roles, 
 use artifacts::ArtifactStore;
 use dashmap::DashMap;
 use domain::audit::NewEntry;
-use domain::{Actor, Digest, NodeId, OrgId, ProjectId, Span, Timestamp};
+use domain::{Actor, Digest, NodeId, OrgId, ProjectId, SigningKeyId, Span, Timestamp};
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::Sha256;
@@ -99,17 +99,17 @@ pub fn derive(master: &MasterKey, label: &str) -> [u8; 32] {
     Digest::of(&material).0
 }
 
-/// Seals every signing key under `new` instead of `old`, in one transaction. No instance may run meanwhile: it could not read
-/// what it signs with. Answers how many were sealed anew; 0 when all were under `new` already.
+/// Every signing key that is to be sealed under another master key: read and tried, nothing written.
+pub struct Resealing {
+    sealed: Vec<(SigningKeyId, Vec<u8>)>,
+    from: String,
+    to: String,
+}
+
+/// Seals every signing key under `new` instead of `old`. No instance may run meanwhile: it could not read what it signs with.
 ///
 /// Errors: a text for the operator: an instance lives, the store does not answer, a key is sealed under neither.
-pub async fn rotate_master_key(
-    store: &Store,
-    old: &MasterKey,
-    new: &MasterKey,
-    fresh: &Fresh,
-    now: Timestamp,
-) -> Result<usize, String> {
+pub async fn reseal(store: &Store, old: &MasterKey, new: &MasterKey, fresh: &Fresh) -> Result<Resealing, String> {
     // One process per data directory with SQLite: whoever is listed there is dead, or we could not have opened it.
     let living =
         if store.is_postgres() { store.live_instances().await.map_err(|e| e.to_string())? } else { Vec::new() };
@@ -128,22 +128,30 @@ pub async fn rotate_master_key(
             .map_err(|why| format!("the {} key {}: {why}", row.role, row.key_id))?;
         sealed.push((row.id, pair.seal(&new, fresh.bytes()).map_err(|e| e.to_string())?));
     }
-    let count = sealed.len();
-    if count > 0 {
+    Ok(Resealing { sealed, from: hex_id(&old), to: hex_id(&new) })
+}
+
+impl Resealing {
+    /// Writes it, in one transaction. Answers how many keys were sealed anew; 0 when all were under the new one already.
+    pub async fn commit(self, store: &Store, fresh: &Fresh, now: Timestamp) -> Result<usize, String> {
+        let count = self.sealed.len();
+        if count == 0 {
+            return Ok(0);
+        }
         let entry = NewEntry {
             actor: Actor::System,
             action: "master_key.rotated",
             resource_type: ChangeKind::Key.as_str(),
             resource_id: None,
             project: None,
-            changes: json!({"keys": count, "from": hex_id(&old), "to": hex_id(&new)}),
+            changes: json!({"keys": count, "from": self.from, "to": self.to}),
             request_id: None,
             ip: None,
         };
         let write = Write::at(now).audit(fresh.id(now), entry);
-        store.reseal_keys(sealed, write).await.map_err(|e| e.to_string())?;
+        store.reseal_keys(self.sealed, write).await.map_err(|e| e.to_string())?;
+        Ok(count)
     }
-    Ok(count)
 }
 
 /// Names a sealing key without revealing it.

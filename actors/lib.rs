@@ -1,5 +1,6 @@
 //! WHEN IT HAPPENS. Actors hold what is going on; the database holds what is decided; pure functions in `domain` decide.
 
+pub mod admin;
 mod attendance;
 pub mod bus;
 pub mod clock;
@@ -14,10 +15,12 @@ pub mod node_api;
 mod node_session;
 mod periodic;
 pub mod plane;
+mod probes;
 mod restored;
 mod rollout;
 mod sound;
 pub mod supervision;
+pub mod tokens;
 pub mod tree;
 mod writer;
 

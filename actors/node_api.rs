@@ -10,6 +10,18 @@ pub struct NodeAuth {
     pub project: ProjectId,
     pub org: OrgId,
     pub epoch: u32,
+    pub key: KeyAge,
+}
+
+/// Which of a node's keys it came with; a token stands for the present one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyAge {
+    Present,
+    /// Replaced, and not over yet. `own`: by the node itself.
+    Previous {
+        until: Timestamp,
+        own: bool,
+    },
 }
 
 /// A bundle as a node names it: content id, row id, or `baseline`.

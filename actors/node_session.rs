@@ -8,6 +8,7 @@ mod actor;
 mod beat;
 mod identity;
 mod poll;
+mod shed;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +24,10 @@ use actor::{PollStep, SessionActor};
 use dashmap::DashMap;
 use domain::*;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts};
+use shed::Doors;
+use std::collections::HashSet;
 use std::sync::Weak;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -40,15 +44,30 @@ const MOST_ROTATIONS: usize = 5;
 /// Messages under way to all sessions: at 20 us each these are worked off in four seconds on one core.
 const SESSION_ADMISSION: usize = 200_000;
 
+/// Credentials of one node that are remembered beside its first: a rotated key, and tokens.
+const MORE_CREDENTIALS: usize = 3;
+/// Of a credential that does not expire.
+const NEVER: Timestamp = Timestamp(i64::MAX);
+
+#[derive(Clone, Copy)]
+struct Remembered {
+    auth: NodeAuth,
+    until: Timestamp,
+}
+
 /// All sessions of this instance, and what they share.
 pub struct NodeSessions {
     pub(crate) family: Family<NodeId, SessionMsg>,
-    /// Key hash to node, for keys that were checked lately; dropped when the node changes.
-    credentials: DashMap<Digest, NodeAuth>,
+    /// Hash of a key or token to its node, for those that were checked lately; dropped when the node changes.
+    credentials: DashMap<Digest, Remembered>,
+    /// The other way: nearly every node has one credential, and few have more.
     hashes: DashMap<NodeId, Digest>,
+    more_hashes: DashMap<NodeId, Vec<Digest>>,
+    /// Counts what was forgotten: what was read from the database before that is not remembered after it.
+    forgotten: AtomicU64,
     pub(crate) loader: Loader,
     pub(crate) writer: Writer,
-    admission: Admission,
+    doors: Doors,
     pub(crate) metrics: SessionMetrics,
 }
 
@@ -90,24 +109,69 @@ impl NodeSessions {
             family: Family::new(spec, env),
             credentials: DashMap::new(),
             hashes: DashMap::new(),
+            more_hashes: DashMap::new(),
+            forgotten: AtomicU64::new(0),
             loader: Loader::start(store.clone()),
             writer: Writer::start(store.clone(), flush_every),
-            admission: Admission::new("node_session", SESSION_ADMISSION, &env.metrics),
+            doors: Doors::new(Admission::new("node_session", SESSION_ADMISSION, &env.metrics)),
             metrics: SessionMetrics::register(registry)?,
         })
     }
 
     /// The next use of the node's key is checked against the database again.
     pub fn forget_credentials(&self, node: NodeId) {
-        if let Some((_, hash)) = self.hashes.remove(&node) {
+        self.forgotten.fetch_add(1, Ordering::AcqRel);
+        let first = self.hashes.remove(&node).map(|(_, hash)| hash);
+        let more = self.more_hashes.remove(&node).map(|(_, hashes)| hashes).unwrap_or_default();
+        for hash in first.into_iter().chain(more) {
             self.credentials.remove(&hash);
         }
     }
 
+    /// To be asked before a credential is read from the database.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.forgotten.load(Ordering::Acquire)
+    }
+
+    /// Whose credential it is, if it was checked lately and is still good. The time is only asked for when it matters.
+    pub(crate) fn recall(&self, hash: &Digest, now: impl FnOnce() -> Timestamp) -> Option<NodeAuth> {
+        let found = *self.credentials.get(hash)?;
+        (found.until == NEVER || now() < found.until).then_some(found.auth)
+    }
+
+    /// `seen` is what [`NodeSessions::forgotten`] said before the database was read.
+    pub(crate) fn remember(&self, hash: Digest, auth: NodeAuth, until: Timestamp, seen: u64) {
+        self.credentials.insert(hash, Remembered { auth, until });
+        let first = *self.hashes.entry(auth.node).or_insert(hash);
+        if first != hash {
+            let mut more = self.more_hashes.entry(auth.node).or_default();
+            if !more.contains(&hash) {
+                more.push(hash);
+            }
+            if more.len() > MORE_CREDENTIALS {
+                self.credentials.remove(&more.remove(0));
+            }
+        }
+        if self.forgotten() != seen {
+            // Perhaps of this node, and what we read was from before it.
+            self.forget_credentials(auth.node);
+        }
+    }
+
+    /// A project was changed, and perhaps deleted with its nodes.
+    pub fn forget_project(&self, project: ProjectId) {
+        let of_project = self.credentials.iter().filter(|c| c.auth.project == project);
+        let nodes: HashSet<NodeId> = of_project.map(|c| c.auth.node).collect();
+        self.forgotten.fetch_add(1, Ordering::AcqRel);
+        nodes.into_iter().for_each(|node| self.forget_credentials(node));
+    }
+
     /// After the change feed may have been missed: nothing remembered is trusted.
     pub fn forget_all_credentials(&self) {
+        self.forgotten.fetch_add(1, Ordering::AcqRel);
         self.credentials.clear();
         self.hashes.clear();
+        self.more_hashes.clear();
     }
 
     /// Tell a session, if it lives here.
@@ -125,12 +189,13 @@ impl NodeSessions {
 }
 
 impl ControlPlane {
-    /// By the SHA-256 of the node key. `None`: unknown or revoked. From memory when known.
+    /// By the SHA-256 of the node key. `None`: unknown, revoked, or rotated away. From memory when known.
     pub async fn node_auth(&self, key_hash: &Digest) -> CommandResult<Option<NodeAuth>> {
         let sessions = &self.inner.sessions;
-        if let Some(found) = sessions.credentials.get(key_hash) {
-            return Ok(Some(*found));
+        if let Some(auth) = sessions.recall(key_hash, || self.now()) {
+            return Ok(Some(auth));
         }
+        let seen = sessions.forgotten();
         let found = match self.inner.store.node_credential(*key_hash).await {
             Ok(c) => c,
             Err(store::Error::NotFound) => return Ok(None),
@@ -139,9 +204,18 @@ impl ControlPlane {
         if found.standing == domain::node::Standing::Revoked {
             return Ok(None);
         }
-        let auth = NodeAuth { node: found.node, project: found.project, org: found.org, epoch: found.epoch };
-        sessions.credentials.insert(*key_hash, auth);
-        sessions.hashes.insert(auth.node, *key_hash);
+        let auth = |key| NodeAuth { node: found.node, project: found.project, org: found.org, epoch: found.epoch, key };
+        let (auth, until) = match found.previous {
+            None => (auth(KeyAge::Present), NEVER),
+            Some(old) if old.hash == *key_hash => {
+                (auth(KeyAge::Previous { until: old.until, own: old.own }), old.until)
+            }
+            Some(_) => return Ok(Some(self.end_previous_key(auth(KeyAge::Present)).await)),
+        };
+        if until != NEVER && self.now() >= until {
+            return Ok(None);
+        }
+        sessions.remember(*key_hash, auth, until, seen);
         Ok(Some(auth))
     }
 
@@ -159,7 +233,8 @@ impl ControlPlane {
         node: NodeId,
         question: impl FnOnce(ractor::RpcReplyPort<CommandResult<R>>) -> SessionMsg,
     ) -> CommandResult<R> {
-        let _ticket = self.inner.sessions.admission.admit().map_err(|e| CommandError::Unavailable(e.to_string()))?;
+        let doors = &self.inner.sessions.doors;
+        let _ticket = doors.admit(node, || self.now()).map_err(|e| CommandError::Unavailable(e.to_string()))?;
         let actor = self.node_session(node).await?;
         match call_with_deadline(&actor, SESSION_DEADLINE, question).await {
             Ok(answer) => answer,
@@ -265,7 +340,10 @@ impl ControlPlane {
                     }
                     let result = match *answer {
                         PollAnswer::NoUpdate { .. } => "no_update",
-                        PollAnswer::Update(_) => "update",
+                        PollAnswer::Update(_) => {
+                            self.inner.sessions.doors.works(auth.node, clock.now());
+                            "update"
+                        }
                     };
                     self.inner.sessions.metrics.polls.with_label_values(&[result]).inc();
                     return Ok(*answer);
@@ -297,6 +375,7 @@ impl ControlPlane {
         kind: ReportKind,
         body: ReportBody,
     ) -> CommandResult<ReportAnswer> {
+        self.inner.sessions.doors.works(auth.node, self.now());
         self.ask_session(auth.node, |reply| SessionMsg::Report {
             auth,
             bundle,

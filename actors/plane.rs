@@ -36,6 +36,10 @@ pub struct PlaneConfig {
     pub master_key: MasterKey,
     pub validator: ChildValidator,
     pub compile_concurrency: usize,
+    /// How long audit entries are kept; `None` is for ever.
+    pub audit_keep: Option<Span>,
+    /// What probes, webhooks and git may reach.
+    pub egress: egress::Policy,
 }
 
 #[derive(Clone)]
@@ -57,6 +61,8 @@ pub(crate) struct Inner {
     pub(crate) rollouts: Rollouts,
     pub(crate) compiles: CompileJobs,
     pub(crate) bundles: BundleIndex,
+    pub(crate) egress: std::sync::OnceLock<egress::Egress>,
+    pub(crate) probes: crate::probes::Probes,
     pub(crate) releases: ReleaseIndex,
     pub(crate) sound: crate::sound::Soundness,
     /// Heads of audit chains, at most a second old: what signed assignments carry.
@@ -142,6 +148,16 @@ impl ControlPlane {
     }
     pub fn config(&self) -> &PlaneConfig {
         &self.inner.config
+    }
+    /// The only way out for requests whose address somebody else chose.
+    pub fn egress(&self) -> &egress::Egress {
+        // Made when it is first needed: the certificates that the system trusts are read for it.
+        self.inner.egress.get_or_init(|| egress::Egress::new(self.inner.config.egress.clone()))
+    }
+    /// What the probes say that a node is judged by. `None`: it is judged by none, or one has no answer yet.
+    pub(crate) fn probed(&self, judge: &domain::rollout::GateSpec) -> Option<domain::node::Probed> {
+        let probes = &judge.probes;
+        if probes.is_empty() { None } else { self.inner.probes.read(probes, self.egress(), self.now()) }
     }
     pub fn instance(&self) -> InstanceId {
         self.inner.instance

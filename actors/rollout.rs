@@ -52,8 +52,8 @@ pub struct Delivery {
     pub change: store::NodeChange,
     pub reports: Vec<Report>,
     pub windows: Vec<GateWindow>,
-    /// The node came online with this.
-    pub online: bool,
+    /// The node came online with this, or says "not now", or says so no more.
+    pub presence: Option<PresenceChange>,
 }
 
 /// What became of a delivery.
@@ -241,7 +241,7 @@ impl ControlPlane {
             if let Some(owner) = self.inner.store.owner_of(rollout).await?
                 && owner.instance != self.inner.instance
             {
-                return self.post(rollout, node, delivery).await;
+                return self.post(rollout, delivery).await;
             }
             self.ensure_rollout(rollout).await;
         }
@@ -251,7 +251,7 @@ impl ControlPlane {
                 Taken::NotMine(back) => self.only_store(*back).await,
             },
             None => match self.inner.store.owner_of(rollout).await? {
-                Some(owner) if owner.instance != self.inner.instance => self.post(rollout, node, delivery).await,
+                Some(owner) if owner.instance != self.inner.instance => self.post(rollout, delivery).await,
                 Some(_) | None => {
                     tracing::debug!(%project, %node, %rollout, "the rollout's actor is not there");
                     Err(CommandError::Unavailable("the rollout is being taken over".into()))
@@ -278,7 +278,7 @@ impl ControlPlane {
     }
 
     async fn only_store(&self, delivery: Delivery) -> CommandResult<Delivered> {
-        if delivery.online || says_something(&delivery.change) {
+        if delivery.presence.is_some() || says_something(&delivery.change) {
             let write = store::Write::at(self.now());
             self.inner.store.observe(vec![delivery.change], write).await?;
         }
@@ -286,17 +286,16 @@ impl ControlPlane {
     }
 
     /// Another instance owns the rollout: committed to its inbox, then acknowledged.
-    async fn post(&self, rollout: RolloutId, node: NodeId, delivery: Delivery) -> CommandResult<Delivered> {
+    async fn post(&self, rollout: RolloutId, delivery: Delivery) -> CommandResult<Delivered> {
         let now = self.now();
-        let mut mail = Mail { reports: delivery.reports, windows: delivery.windows, presence: Vec::new() };
-        if delivery.online {
-            mail.presence.push(PresenceChange { node, online: true, handed_over: 0 });
-        }
+        let presence: Vec<PresenceChange> = delivery.presence.into_iter().collect();
+        let is_news = !presence.is_empty();
+        let mail = Mail { reports: delivery.reports, windows: delivery.windows, presence };
         // The mail first: heard twice is harmless, stored as said and never heard is not.
         if !mail.is_empty() {
             self.put_mail(rollout, &mail).await?;
         }
-        if delivery.online || says_something(&delivery.change) {
+        if is_news || says_something(&delivery.change) {
             self.inner.store.observe(vec![delivery.change], store::Write::at(now)).await?;
         }
         Ok(Delivered { state: None, unengaged: false })
@@ -319,7 +318,7 @@ impl ControlPlane {
         online: bool,
         handed_over: Generation,
     ) {
-        let change = PresenceChange { node, online, handed_over };
+        let change = PresenceChange { node, online, handed_over, busy: false };
         if let Err(e) = self.tell_holder(node, change).await {
             tracing::warn!(%node, error = ?e, "a change of presence did not reach its rollout");
         }

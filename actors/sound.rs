@@ -11,7 +11,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How long a good archive needs no other look. Objects are never overwritten, so only a failing disk changes one.
+/// How long a good archive needs no other look. An object is replaced only with its row, which is
+/// told here, and while no node is assigned it: beside that only a failing disk changes one.
 const GOOD_FOR: Span = Span::secs(600);
 /// How long a bad answer is believed before the store is asked again.
 const BAD_FOR: Span = Span::secs(5);

@@ -102,6 +102,8 @@ impl Tree {
                     rollouts,
                     compiles,
                     bundles: Default::default(),
+                    egress: std::sync::OnceLock::new(),
+                    probes: Default::default(),
                     releases: Default::default(),
                     sound: Default::default(),
                     heads: Default::default(),

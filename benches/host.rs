@@ -48,6 +48,11 @@ pub struct Host {
 impl Host {
     /// On a migrated store; `dir` takes the artifacts. With the project [`PROJECT`], open to every node.
     pub async fn start(store: Store, dir: &Path) -> Result<Host, Failure> {
+        Host::start_behind(store, dir, Vec::new()).await
+    }
+
+    /// The same, believing what these proxies say of where a request comes from.
+    pub async fn start_behind(store: Store, dir: &Path, trusted_proxies: Vec<web::Network>) -> Result<Host, Failure> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let url = format!("http://{address}");
@@ -63,6 +68,8 @@ impl Host {
                 master_key: MasterKey::new(master),
                 validator: ChildValidator::new(std::env::current_exe()?, [crate::VALIDATE_CHILD]),
                 compile_concurrency: 2,
+                audit_keep: None,
+                egress: Default::default(),
             },
             store,
             artifacts,
@@ -83,9 +90,12 @@ impl Host {
             max_body_bytes: 4 * 1024 * 1024,
             // Benches ask more often than people do.
             rate_limit_per_key: 0,
+            rate_limit_per_node: 0,
+            tls: None,
             metrics_here: true,
             metrics_token: None,
-            trusted_proxies: Vec::new(),
+            trusted_proxies,
+            linger: std::time::Duration::ZERO,
         };
         let (stop, mut stopping) = watch::channel(false);
         let plane = tree.plane.clone();
@@ -206,6 +216,7 @@ fn node(project: &Project, i: usize, id: NodeId, now: Timestamp) -> Node {
         desired_bundle: None,
         desired_rollout: None,
         traffic_weight: 100,
+        busy: None,
         active_bundle: None,
         staged_bundle: None,
         verified_bundle: None,

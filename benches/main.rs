@@ -22,6 +22,7 @@ mod scale;
 #[cfg(feature = "postgres")]
 mod several;
 mod sign;
+mod sign_in;
 mod table;
 mod wire;
 
@@ -50,7 +51,7 @@ struct Cli {
     /// The table as JSON, into a file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Only these: heartbeat, memory, rollout, scale, compile, sign, plan, process, restart, several, decision
+    /// Only these: heartbeat, memory, rollout, scale, compile, sign, plan, process, restart, several, decision, sign_in
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// The product's binary [default: sentinel-cp beside this program]
@@ -123,6 +124,10 @@ async fn all(cli: Cli) -> Result<(), Failure> {
     if wanted("heartbeat") {
         let (rounds, ms) = if cli.long { (11, 4_000) } else { (5, 2_000) };
         heartbeat::run(&mut table, rounds, ms).await?;
+    }
+    if wanted("sign_in") {
+        let (rounds, ms) = if cli.long { (9, 4_000) } else { (5, 3_000) };
+        sign_in::run(&mut table, rounds, ms).await?;
     }
     if wanted("memory") {
         memory::run(&mut table, if cli.long { memory::FLEET } else { 20_000 }).await?;

@@ -26,13 +26,21 @@ pub const NEXT_MASTER_KEY: &str = "master.key.next";
 pub const VALIDATE_CHILD: &str = "validate-child";
 /// Draining ends within this, whatever still hangs; of the 10 s that INTERFACE section 1 promises, half a second is for the rest.
 const DRAIN: std::time::Duration = std::time::Duration::from_millis(9_500);
+/// Readiness is 503 for so long before connections are refused: what asks once a second or more often sees it.
+const LINGER: std::time::Duration = std::time::Duration::from_millis(1_200);
 const _: () = assert!(
-    web::DRAIN_TIMEOUT.as_millis() + actors::tree::STOP.as_millis() + actors::tree::LAST_WRITES.as_millis()
+    LINGER.as_millis()
+        + web::DRAIN_TIMEOUT.as_millis()
+        + actors::tree::STOP.as_millis()
+        + actors::tree::LAST_WRITES.as_millis()
         <= DRAIN.as_millis(),
     "each part of the drain has its time within the whole"
 );
 
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a process goes that nobody told to go.
+pub const ENDED: &str = "a part that must not end has ended; exiting so that the service manager starts a new process";
 
 /// A running instance.
 pub struct Instance {
@@ -57,7 +65,10 @@ pub async fn start(config: &Config) -> Result<Instance, Failure> {
     }
     let listener = TcpListener::bind(config.listen).await.map_err(|e| format!("listen: {}: {e}", config.listen))?;
     let address = listener.local_addr()?;
-    let public_url = config.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
+    let public_url = config
+        .public_url
+        .clone()
+        .unwrap_or_else(|| format!("{}://{address}", if config.tls.is_some() { "https" } else { "http" }));
     if config.data_dir.join(NEXT_MASTER_KEY).exists() {
         return Err(
             "a rotation of the master key was interrupted: run `sentinel-cp trust rotate-master-key` again".into()
@@ -76,6 +87,8 @@ pub async fn start(config: &Config) -> Result<Instance, Failure> {
             master_key: master,
             validator: ChildValidator::new(exe, [VALIDATE_CHILD]),
             compile_concurrency: config.compile_concurrency,
+            audit_keep: config.audit_keep_days.map(|d| Span::secs(i64::from(d) * 86_400)),
+            egress: egress_policy(config, address)?,
         },
         store,
         artifacts,
@@ -107,9 +120,12 @@ pub async fn start(config: &Config) -> Result<Instance, Failure> {
         https: public_url.starts_with("https://"),
         max_body_bytes: config.max_body_bytes,
         rate_limit_per_key: config.rate_limit_per_key,
+        rate_limit_per_node: config.rate_limit_per_node,
+        tls: config.tls.clone().map(|(cert, key)| web::TlsFiles { cert, key, client_ca: config.client_ca.clone() }),
         metrics_here: config.metrics_listen.is_none(),
         metrics_token: config.metrics_token.clone(),
         trusted_proxies,
+        linger: LINGER,
     };
     let plane = tree.plane.clone();
     let metrics_token = config.metrics_token.clone();
@@ -143,6 +159,15 @@ pub async fn start(config: &Config) -> Result<Instance, Failure> {
     })
 }
 
+/// What probes and webhooks may reach: never where we listen ourselves.
+fn egress_policy(config: &Config, listen: SocketAddr) -> Result<egress::Policy, Failure> {
+    let allow = config.probe_allow.iter().map(|n| n.parse()).collect::<Result<_, _>>();
+    let mut own: Vec<SocketAddr> = [Some(listen), config.metrics_listen].into_iter().flatten().collect();
+    let unspecified: Vec<u16> = own.iter().filter(|a| a.ip().is_unspecified()).map(|a| a.port()).collect();
+    own.extend(unspecified.into_iter().flat_map(egress::everywhere));
+    Ok(egress::Policy { allow: allow.map_err(|e| format!("probe_allow: {e}"))?, own })
+}
+
 fn finish<E: std::fmt::Display>(what: &str, outcome: Result<(), E>) {
     if let Err(e) = outcome {
         tracing::error!(error = %e, "{what} failed");
@@ -150,8 +175,8 @@ fn finish<E: std::fmt::Display>(what: &str, outcome: Result<(), E>) {
 }
 
 impl Instance {
-    /// Runs until a signal asks to stop, or the tree ends by itself.
-    pub async fn run(mut self) -> Result<(), Failure> {
+    /// Waits until a signal asks to stop (its name), or a part that must not end has ended by itself (`None`).
+    pub async fn until_told(&mut self) -> std::io::Result<Option<&'static str>> {
         let mut web = self.web.take();
         let served = async {
             match web.as_mut() {
@@ -175,12 +200,16 @@ impl Instance {
         if let Some(name) = signal {
             tracing::info!(signal = name, "draining");
         }
+        Ok(signal)
+    }
+
+    /// Runs until a signal asks to stop, or the tree ends by itself.
+    pub async fn run(mut self) -> Result<(), Failure> {
+        let signal = self.until_told().await?;
         let by_itself = signal.is_none();
         let drained = self.shut_down().await;
         if by_itself {
-            return Err(
-                "a part that must not end has ended; exiting so that the service manager starts a new process".into()
-            );
+            return Err(ENDED.into());
         }
         if let Err(e) = drained {
             // We were asked to go and we go: nothing that was acknowledged is lost by it.

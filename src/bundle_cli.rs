@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 
 /// Where the original files of a configuration with includes lie inside a bundle.
 const ORIGINALS: &str = "conf.d/";
+/// What every zstd frame begins with.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 #[derive(Subcommand)]
 pub enum BundleCommand {
@@ -33,17 +35,26 @@ pub enum BundleCommand {
         #[arg(long)]
         text: bool,
     },
-    /// Sign a manifest.json with a bundle key kept offline; prints signature.sig
-    Sign {
-        /// manifest.json, or the archive that holds it
-        file: PathBuf,
-        /// File with the 32-byte Ed25519 secret, base64; several where more than one has to sign
-        #[arg(long, required = true)]
-        key_file: Vec<PathBuf>,
-        /// Write the archive with its signature here (FILE is the unsigned archive)
-        #[arg(long)]
-        attach: Option<PathBuf>,
-    },
+    /// Check an unsigned archive and sign its manifest with a bundle key kept offline; prints signature.sig
+    Sign(SignArgs),
+}
+
+#[derive(Args)]
+pub struct SignArgs {
+    /// The archive: every file in it is checked before it is signed. Or manifest.json, whose files you have checked
+    file: PathBuf,
+    /// File with the 32-byte Ed25519 secret, base64; several where more than one has to sign
+    #[arg(long, required = true)]
+    key_file: Vec<PathBuf>,
+    /// Sign only for this project
+    #[arg(long)]
+    project: Option<ProjectId>,
+    /// Compile the sources inside again first and compare every byte
+    #[arg(long)]
+    rebuild: bool,
+    /// Write the archive with its signature here
+    #[arg(long)]
+    attach: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -119,10 +130,10 @@ pub fn run(command: BundleCommand) -> Result<(), Failure> {
             said["risk"] = serde_json::to_value(risk)?;
             said
         }
-        BundleCommand::Sign { file, key_file, attach } => {
-            let signature = sign(&file, &key_file)?;
-            if let Some(out) = attach {
-                let packed = bundle::archive::pack(&archive(&file)?, Some(&signature))?;
+        BundleCommand::Sign(args) => {
+            let signature = sign(&args)?;
+            if let Some(out) = &args.attach {
+                let packed = bundle::archive::pack(&archive(&args.file)?, Some(&signature))?;
                 std::fs::write(&out, packed.bytes).map_err(|e| format!("{}: {e}", out.display()))?;
             }
             serde_json::to_value(signature)?
@@ -298,24 +309,42 @@ fn inspect(file: &Path) -> Result<Value, Failure> {
     }))
 }
 
-fn sign(file: &Path, key_files: &[PathBuf]) -> Result<SignatureFile, Failure> {
-    let bytes = read(file)?;
-    let manifest = match bundle::read_archive(&bytes) {
-        Ok(mut files) => files.remove(MANIFEST).ok_or("the archive has no manifest.json")?,
-        Err(_) => bytes,
+/// What is signed was looked at first: the archive whole, every file by the manifest; then what `--rebuild` and `--project` ask for.
+fn sign(args: &SignArgs) -> Result<SignatureFile, Failure> {
+    let bytes = read(&args.file)?;
+    // An archive begins with this; a manifest with a brace.
+    let manifest = match bytes.starts_with(&ZSTD_MAGIC) {
+        true => {
+            let told = |r: bundle::Refusal| format!("{}: not signed: {}: {r}", args.file.display(), r.code());
+            let checked = bundle::verify::verify_unsigned(&bytes, args.project).map_err(told)?;
+            if args.rebuild && rebuild(&checked.manifest, &checked.files)? != bytes {
+                return Err("not signed: rebuilt from its own sources the archive has other bytes".into());
+            }
+            checked.manifest
+        }
+        false if args.rebuild || args.attach.is_some() => return Err("--rebuild and --attach need the archive".into()),
+        false => bare_manifest(&bytes, args.project)?,
     };
-    // What is signed must be a manifest, and name its own content.
-    let value: Value = serde_json::from_slice(&manifest).map_err(|e| format!("not a manifest: {e}"))?;
-    let parsed: Manifest = serde_json::from_value(value.clone()).map_err(|e| format!("not a manifest: {e}"))?;
-    if bundle::manifest::content_id_of(value)? != parsed.bundle_id {
-        return Err("the manifest's bundle_id does not name its content".into());
-    }
     // However it was printed meanwhile: what is signed is the canonical form, which the archive has.
-    let manifest = bundle::canon::to_vec(&parsed)?;
-    let signatures = key_files.iter().map(|path| {
+    let manifest = bundle::canon::to_vec(&manifest)?;
+    let signatures = args.key_file.iter().map(|path| {
         let pair = key(path)?;
         Ok(DetachedSignature { key_id: pair.key_id(), signature: pair.sign_base64(&manifest) })
     });
     let signatures: Vec<DetachedSignature> = signatures.collect::<Result<_, Failure>>()?;
     SignatureFile::of(signatures).ok_or_else(|| "--key-file is needed".into())
+}
+
+/// A manifest by itself must at least be one and name its own content; whoever signs it has looked at the files elsewhere.
+fn bare_manifest(bytes: &[u8], project: Option<ProjectId>) -> Result<Manifest, Failure> {
+    let value: Value = serde_json::from_slice(bytes).map_err(|e| format!("not a manifest: {e}"))?;
+    let parsed: Manifest = serde_json::from_value(value.clone()).map_err(|e| format!("not a manifest: {e}"))?;
+    if bundle::manifest::content_id_of(value)? != parsed.bundle_id {
+        return Err("the manifest's bundle_id does not name its content".into());
+    }
+    if project.is_some_and(|p| p != parsed.project_id) {
+        return Err(format!("not signed: the manifest is of the project {}", parsed.project_id).into());
+    }
+    eprintln!("only the manifest was looked at: give the archive to have its files checked as well");
+    Ok(parsed)
 }

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 pub const PREFIX: &str = "SENTINEL_CP_";
 
 /// Names that belong to other commands of the same binary (`ctl`, `agent`, tests) and are not settings of `serve`.
-const OTHERS: [&str; 7] = [
+const OTHERS: [&str; 8] = [
+    "SENTINEL_CP_NEW_PASSWORD",
     "SENTINEL_CP_URL",
     "SENTINEL_CP_API_KEY",
     "SENTINEL_CP_CONFIG",
@@ -18,6 +19,9 @@ const OTHERS: [&str; 7] = [
     "SENTINEL_CP_ROOT",
     "SENTINEL_CP_ENROLMENT_TOKEN",
 ];
+
+/// Names that INTERFACE.md has and this version does not: refused as what they are, not as misspelt.
+const NOT_YET: [&str; 2] = ["SENTINEL_CP_OTLP_ENDPOINT", "SENTINEL_CP_VALIDATOR"];
 
 /// As written: nothing is filled in yet.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
@@ -94,6 +98,24 @@ pub struct Written {
     /// Requests a minute of one operator credential [default: 600]
     #[arg(long, env = "SENTINEL_CP_RATE_LIMIT_PER_KEY")]
     pub rate_limit_per_key: Option<u32>,
+    /// Requests a minute of one node [default: 1200]
+    #[arg(long, env = "SENTINEL_CP_RATE_LIMIT_PER_NODE")]
+    pub rate_limit_per_node: Option<u32>,
+    /// Certificate chain, PEM: serve HTTPS; taken anew when the file changes or on SIGHUP
+    #[arg(long, env = "SENTINEL_CP_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+    /// The key of tls_cert, PEM
+    #[arg(long, env = "SENTINEL_CP_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+    /// Nodes must come with a certificate that one of these signed, PEM
+    #[arg(long, env = "SENTINEL_CP_CLIENT_CA")]
+    pub client_ca: Option<PathBuf>,
+    /// Comma-separated address ranges that probes and webhooks may reach besides the public internet
+    #[arg(long, env = "SENTINEL_CP_PROBE_ALLOW")]
+    pub probe_allow: Option<String>,
+    /// Days that audit entries are kept [default: for ever]
+    #[arg(long, env = "SENTINEL_CP_AUDIT_KEEP_DAYS")]
+    pub audit_keep_days: Option<u32>,
     /// Serve /metrics on this address only
     #[arg(long, env = "SENTINEL_CP_METRICS_LISTEN")]
     pub metrics_listen: Option<String>,
@@ -138,6 +160,12 @@ pub struct Config {
     pub lease_seconds: u32,
     pub max_body_bytes: usize,
     pub rate_limit_per_key: u32,
+    pub rate_limit_per_node: u32,
+    /// Certificate and key: both or neither.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    pub client_ca: Option<PathBuf>,
+    pub probe_allow: Vec<String>,
+    pub audit_keep_days: Option<u32>,
     pub metrics_listen: Option<SocketAddr>,
     pub metrics_token: Option<String>,
     pub compile_concurrency: usize,
@@ -170,7 +198,7 @@ impl Written {
             database_pooler, storage, s3_endpoint, s3_region, s3_access_key_id,
             s3_secret_access_key, s3_force_path_style, public_url, master_key, admin_email, admin_password,
             bootstrap_api_key, log, log_format, trusted_proxies, stale_after, lease_seconds, max_body_bytes,
-            rate_limit_per_key, metrics_listen, metrics_token, compile_concurrency)
+            rate_limit_per_key, rate_limit_per_node, tls_cert, tls_key, client_ca, probe_allow, audit_keep_days, metrics_listen, metrics_token, compile_concurrency)
     }
 
     /// Flags and environment are in `self` already (clap); the file and the defaults are added.
@@ -181,7 +209,7 @@ impl Written {
             Some(path) => {
                 let text =
                     std::fs::read_to_string(path).map_err(|e| bad("config", format!("{}: {e}", path.display())))?;
-                toml::from_str(&text).map_err(|e| bad(&path.display().to_string(), e.message()))?
+                toml::from_str(&text).map_err(|e| bad(&path.display().to_string(), e.to_string().trim_end()))?
             }
         };
         let w = self.over(file);
@@ -241,16 +269,31 @@ impl Written {
             admin_email: w.admin_email.unwrap_or_else(|| "admin@localhost".into()),
             admin_password: w.admin_password,
             bootstrap_api_key: w.bootstrap_api_key,
-            log: w.log.unwrap_or_else(|| "info".into()),
+            log: log_filter(w.log)?,
             log_json,
-            trusted_proxies: w
-                .trusted_proxies
-                .map(|t| t.split(',').map(|s| s.trim().to_string()).filter(|s| !s.is_empty()).collect())
-                .unwrap_or_default(),
+            trusted_proxies: listed(w.trusted_proxies),
             stale_after: in_range("stale_after", w.stale_after.unwrap_or(120), 1, 86_400)?,
             lease_seconds: in_range("lease_seconds", w.lease_seconds.unwrap_or(5), 1, 600)?,
             max_body_bytes: w.max_body_bytes.unwrap_or(4 * 1024 * 1024),
             rate_limit_per_key: in_range("rate_limit_per_key", w.rate_limit_per_key.unwrap_or(600), 1, 10_000_000)?,
+            rate_limit_per_node: in_range(
+                "rate_limit_per_node",
+                w.rate_limit_per_node.unwrap_or(1_200),
+                1,
+                10_000_000,
+            )?,
+            client_ca: match (w.client_ca, w.tls_cert.is_some()) {
+                (Some(_), false) => return Err(bad("client_ca", "needs tls_cert and tls_key")),
+                (path, _) => path,
+            },
+            tls: match (w.tls_cert, w.tls_key) {
+                (Some(cert), Some(key)) => Some((cert, key)),
+                (None, None) => None,
+                (Some(_), None) => return Err(bad("tls_key", "is needed with tls_cert")),
+                (None, Some(_)) => return Err(bad("tls_cert", "is needed with tls_key")),
+            },
+            probe_allow: listed(w.probe_allow),
+            audit_keep_days: w.audit_keep_days.map(|d| in_range("audit_keep_days", d, 1, 36_500)).transpose()?,
             metrics_listen: w.metrics_listen.as_deref().map(|t| address("metrics_listen", t)).transpose()?,
             metrics_token: w.metrics_token,
             compile_concurrency: in_range("compile_concurrency", w.compile_concurrency.unwrap_or(2) as u32, 1, 64)?
@@ -259,6 +302,19 @@ impl Written {
             data_dir,
         })
     }
+}
+
+fn log_filter(written: Option<String>) -> Result<String, Bad> {
+    let filter = written.unwrap_or_else(|| "info".into());
+    match tracing_subscriber::EnvFilter::try_new(&filter) {
+        Ok(_) => Ok(filter),
+        Err(e) => Err(bad("log", format!("{filter:?}: {e}"))),
+    }
+}
+
+/// What is written with commas between.
+fn listed(written: Option<String>) -> Vec<String> {
+    written.unwrap_or_default().split(',').map(|s| s.trim().to_string()).filter(|s| !s.is_empty()).collect()
 }
 
 fn storage(written: Option<&str>, data_dir: &Path) -> Result<Storage, Bad> {
@@ -287,6 +343,9 @@ fn refuse_unknown(environment: &BTreeMap<String, String>) -> Result<(), Bad> {
         .get_arguments()
         .filter_map(|a| a.get_env().and_then(|e| e.to_str()).map(str::to_string))
         .collect();
+    if let Some(name) = NOT_YET.iter().find(|n| environment.contains_key(**n)) {
+        return Err(bad(name, "is not supported yet"));
+    }
     for name in environment.keys().filter(|n| n.starts_with(PREFIX)) {
         if !known.iter().any(|k| k == name) && !OTHERS.contains(&name.as_str()) {
             return Err(bad(name, "unknown setting"));
@@ -334,6 +393,13 @@ impl Config {
         put("lease_seconds", number(self.lease_seconds.into()));
         put("max_body_bytes", number(self.max_body_bytes as i64));
         put("rate_limit_per_key", number(self.rate_limit_per_key.into()));
+        put("rate_limit_per_node", number(self.rate_limit_per_node.into()));
+        let path = |p: &Path| p.display().to_string();
+        put("tls_cert", self.tls.as_ref().and_then(|t| text(&path(&t.0))));
+        put("tls_key", self.tls.as_ref().and_then(|t| text(&path(&t.1))));
+        put("client_ca", self.client_ca.as_deref().and_then(|p| text(&path(p))));
+        put("probe_allow", text(&self.probe_allow.join(",")));
+        put("audit_keep_days", self.audit_keep_days.and_then(|d| number(d.into())));
         put("metrics_listen", self.metrics_listen.map(|a| a.to_string()).as_deref().and_then(text));
         put("metrics_token", secret(&self.metrics_token).as_deref().and_then(text));
         put("compile_concurrency", number(self.compile_concurrency as i64));
@@ -386,6 +452,8 @@ mod tests {
         assert!(named(Written::default(), &[("SENTINEL_CP_LISTN", "x")]).contains("SENTINEL_CP_LISTN"));
         assert!(named(Written { listen: Some("x".into()), ..Default::default() }, &[]).contains("listen"));
         assert!(named(Written { storage: Some("ftp://x".into()), ..Default::default() }, &[]).contains("storage"));
+        assert!(named(Written { tls_cert: Some("c.pem".into()), ..Default::default() }, &[]).contains("tls_key"));
+        assert!(named(Written { client_ca: Some("c.pem".into()), ..Default::default() }, &[]).contains("client_ca"));
         assert!(named(Written { stale_after: Some(0), ..Default::default() }, &[]).contains("stale_after"));
         let pool = Written { database_pool_size: Some(1), ..Default::default() };
         assert!(named(pool, &[]).contains("database_pool_size"));
@@ -393,10 +461,17 @@ mod tests {
         assert!(named(timeout, &[]).contains("database_timeout_seconds"));
         let pooler = Written { database_pooler: Some(true), ..Default::default() };
         assert!(named(pooler, &[]).contains("database_pooler"));
+        let late = named(Written::default(), &[("SENTINEL_CP_VALIDATOR", "/usr/bin/zentinel")]);
+        assert!(late.contains("SENTINEL_CP_VALIDATOR") && late.contains("not supported"), "{late}");
+        let log = named(Written { log: Some("store=loud".into()), ..Default::default() }, &[]);
+        assert!(log.starts_with("log: "), "{log}");
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.toml");
-        std::fs::write(&path, "lisen = 1\n").unwrap();
-        assert!(named(Written { config: Some(path), ..Default::default() }, &[]).contains("lisen"));
+        for (text, name) in [("lisen = 1\n", "lisen"), ("stale_after = \"x\"\n", "stale_after")] {
+            std::fs::write(&path, text).unwrap();
+            let why = named(Written { config: Some(path.clone()), ..Default::default() }, &[]);
+            assert!(why.contains(name), "{why}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The demo: the real control plane, a small simulated fleet over real HTTP, a good rollout and one that goes back by itself.
 
-use crate::boot::{self, Failure, Instance};
+use crate::boot::{self, Failure};
 use crate::config::{Config, Written};
 use actors::ControlPlane;
 use actors::command::{Caller, CommandError, Grant};
@@ -14,6 +14,7 @@ use domain::rollout::{OnFailure, Phase, Spec};
 use domain::{Ctx, Scope, Span};
 use sim::transport::{Http, HttpOptions};
 use sim::{Behaviour, Fleet, FleetConfig, Scenario, Transport};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 const NODES: u32 = 20;
@@ -41,14 +42,19 @@ impl DemoArgs {
 }
 
 pub async fn run(config: Config, args: DemoArgs) -> Result<(), Failure> {
-    let instance = boot::start(&config).await?;
+    let mut instance = boot::start(&config).await?;
     println!("\n  Sentinel Control Plane demo: {}", instance.public_url);
     match &instance.printed_password {
         Some(p) => println!("  sign in as {} with password {p}\n", config.admin_email),
         None => println!("  sign in as {} with the password printed at the first start\n", config.admin_email),
     }
+    let stage = Stage {
+        plane: instance.tree.plane.clone(),
+        address: instance.address,
+        public_url: instance.public_url.clone(),
+    };
     let show = async {
-        let fleet = play(&instance).await?;
+        let fleet = play(&stage).await?;
         if !args.once {
             println!("\n  Everything goes on running; look at the pages above. Ctrl-C ends it.");
             std::future::pending::<()>().await;
@@ -57,25 +63,36 @@ pub async fn run(config: Config, args: DemoArgs) -> Result<(), Failure> {
     };
     let mut failed = None;
     tokio::select! {
+        signal = instance.until_told() => {
+            if signal?.is_none() {
+                failed = Some(boot::ENDED.into());
+            }
+        }
         outcome = show => match outcome {
             Ok(fleet) => {
                 fleet.stop().await?;
             }
             Err(e) => failed = Some(e),
         },
-        _ = tokio::signal::ctrl_c() => {}
     }
     instance.shut_down().await?;
     failed.map_or(Ok(()), Err)
 }
 
-async fn play(instance: &Instance) -> Result<Fleet, Failure> {
-    let plane = &instance.tree.plane;
+/// Where the demo is played.
+struct Stage {
+    plane: ControlPlane,
+    address: SocketAddr,
+    public_url: String,
+}
+
+async fn play(stage: &Stage) -> Result<Fleet, Failure> {
+    let plane = &stage.plane;
     let caller = caller(plane).await?;
     let project = project(plane, &caller).await?;
-    let page = |rest: &str| format!("{}/projects/{PROJECT}/{rest}", instance.public_url);
+    let page = |rest: &str| format!("{}/projects/{PROJECT}/{rest}", stage.public_url);
 
-    let http = Http::new(&format!("http://{}", instance.address), HttpOptions { max_connections: 100, http2: false })?;
+    let http = Http::new(&format!("http://{}", stage.address), HttpOptions { max_connections: 100, http2: false })?;
     // What was there before decides the names of this run: the demo can be started again on the same data.
     let run = plane.store().bundles(Scope::Project(project.id), Default::default(), store::Page::first(1)).await?.total
         / 2
@@ -191,7 +208,13 @@ async fn caller(plane: &ControlPlane) -> Result<Caller, Failure> {
         ctx: Ctx::system(),
         user: None,
         instance_admin: true,
-        grant: Grant::Key { org: org.id, project: None, scopes: KeyScope::ALL.to_vec(), every_org: true },
+        grant: Grant::Key {
+            org: org.id,
+            project: None,
+            scopes: KeyScope::ALL.to_vec(),
+            every_org: true,
+            expires_at: None,
+        },
         idempotency: None,
     })
 }

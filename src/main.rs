@@ -1,5 +1,6 @@
 //! `sentinel-cp`: one binary for the control plane, its demo, the simulated fleet and administration.
 
+mod admin_cli;
 mod backup_cli;
 mod boot;
 mod bundle_cli;
@@ -77,6 +78,12 @@ enum Command {
         #[command(flatten)]
         args: backup_cli::RestoreArgs,
     },
+    /// Users, in the database
+    User(admin_cli::On<admin_cli::UserCommand>),
+    /// API keys, in the database
+    ApiKey(admin_cli::On<admin_cli::ApiKeyCommand>),
+    /// The audit log, in the database
+    Audit(admin_cli::On<admin_cli::AuditCommand>),
     /// Print the OpenAPI 3.1 document
     Openapi,
     /// Validate a configuration from standard input (used by the control plane itself)
@@ -117,6 +124,9 @@ fn main() -> ExitCode {
             log_as(&config);
             block_on(async { backup_cli::restore(&config, &args).await })
         }),
+        Command::User(on) => resolve(on.settings).and_then(|c| block_on(admin_cli::user(c, on.command))),
+        Command::ApiKey(on) => resolve(on.settings).and_then(|c| block_on(admin_cli::api_key(c, on.command))),
+        Command::Audit(on) => resolve(on.settings).and_then(|c| block_on(admin_cli::audit(c, on.command))),
         Command::Bundle(command) => bundle_cli::run(command),
         Command::Ctl(args) => block_on(async { ctl::run(args, &mut std::io::stdout()).await.map_err(Failure::from) }),
         Command::Rollout(command) => rollout_cli::run(command),
@@ -189,7 +199,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
 }
 
 async fn migrate(config: Config) -> Result<(), Failure> {
-    std::fs::create_dir_all(&config.data_dir)?;
+    boot::make_private_dir(&config.data_dir)?;
     let store = boot::open_store(&config, &prometheus::Registry::new()).await?;
     let applied = store.migrate().await?;
     match applied.as_slice() {

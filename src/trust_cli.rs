@@ -2,7 +2,7 @@
 
 use crate::boot::{self, Failure, MASTER_KEY, NEXT_MASTER_KEY};
 use crate::bundle_cli::{key_of, read, timestamp};
-use crate::config::Written;
+use crate::config::{Config, Written};
 use actors::fresh::Fresh;
 use bundle::keys::{MasterKey, Role};
 use bundle::trust::{Envelope, RELEASE_TYPE, Release, TrustDoc, valid_signers};
@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use domain::{ContentId, ProjectId, Timestamp};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use store::Store;
 
 #[derive(Subcommand)]
 #[allow(clippy::large_enum_variant)] // parsed once
@@ -151,35 +152,51 @@ fn release(args: ReleaseArgs) -> Result<Value, Failure> {
     Ok(serde_json::to_value(Envelope::sign(&said, &pairs.iter().collect::<Vec<_>>())?)?)
 }
 
-/// A crash at any place is mended by running it again: the new key is on disk before anything is sealed under it, and takes the
-/// old one's place after everything is.
+/// The new key is on disk before anything is sealed under it and takes the old one's place after everything is, so that a crash
+/// in between is mended by running it again. What is refused has written nothing.
 async fn rotate_master_key(config: crate::config::Config, new_key_file: Option<PathBuf>) -> Result<(), Failure> {
-    let old = MasterKey::new(boot::master_key(&config)?);
-    let next = config.data_dir.join(NEXT_MASTER_KEY);
-    let (new, in_data_dir) = match (&new_key_file, &config.master_key) {
-        (Some(file), _) => {
-            let text = String::from_utf8(read(file)?).map_err(|_| "the key file is not text")?;
-            (boot::decode_key(&text, &file.display().to_string())?, config.master_key.is_none())
-        }
-        (None, Some(_)) => return Err("MASTER_KEY is a setting: give the new one with --new-key-file".into()),
-        (None, None) => match std::fs::read_to_string(&next) {
-            Ok(text) => (boot::decode_key(&text, &next.display().to_string())?, true),
-            Err(_) => (Fresh::system().bytes(), true),
-        },
-    };
-    if in_data_dir && !next.exists() {
-        boot::write_secret(&next, &new)?;
-    }
     let store = boot::open_store(&config, &prometheus::Registry::new()).await?;
-    let now = actors::clock::Clock::system().now();
-    let done = actors::keys::rotate_master_key(&store, &old, &MasterKey::new(new), &Fresh::system(), now).await;
+    let done = reseal(&store, &config, new_key_file.as_deref()).await;
     store.close().await;
     let done = done?;
-    if in_data_dir {
-        boot::move_secret(&next, &config.data_dir.join(MASTER_KEY))?;
+    if config.master_key.is_none() {
         println!("{done} keys are sealed under the new master key, which lies in {}", config.data_dir.display());
     } else {
         println!("{done} keys are sealed under the new master key: set MASTER_KEY to it before the next start");
     }
     Ok(())
+}
+
+async fn reseal(store: &Store, config: &Config, new_key_file: Option<&Path>) -> Result<usize, Failure> {
+    let (fresh, next) = (Fresh::system(), config.data_dir.join(NEXT_MASTER_KEY));
+    let in_data_dir = config.master_key.is_none();
+    let begun = in_data_dir && next.exists();
+    let read_key = |path: &Path| -> Result<[u8; 32], Failure> {
+        let text = String::from_utf8(read(path)?).map_err(|_| format!("{}: not text", path.display()))?;
+        boot::decode_key(&text, &path.display().to_string())
+    };
+    let new = match (new_key_file, begun) {
+        (Some(file), true) if read_key(file)? != read_key(&next)? => {
+            let text = "a rotation to another key was interrupted: end it first, without --new-key-file";
+            return Err(text.into());
+        }
+        (Some(file), _) => read_key(file)?,
+        (None, true) => read_key(&next)?,
+        (None, false) if in_data_dir => fresh.bytes(),
+        (None, false) => return Err("MASTER_KEY is a setting: give the new one with --new-key-file".into()),
+    };
+    let old = MasterKey::new(boot::master_key(config)?);
+    let resealing = actors::keys::reseal(store, &old, &MasterKey::new(new), &fresh).await?;
+    if in_data_dir && !begun {
+        // Whole or not at all: an empty one would stand in the way of every start.
+        let temporary = next.with_extension("next.new");
+        let _ = std::fs::remove_file(&temporary);
+        boot::write_secret(&temporary, &new)?;
+        boot::move_secret(&temporary, &next)?;
+    }
+    let done = resealing.commit(store, &fresh, actors::clock::Clock::system().now()).await?;
+    if in_data_dir {
+        boot::move_secret(&next, &config.data_dir.join(MASTER_KEY))?;
+    }
+    Ok(done)
 }

@@ -284,3 +284,78 @@ async fn a_real_proxy_that_a_service_manager_runs_is_reloaded_by_signal_and_rest
     host.end().await;
     w.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_says_not_now_is_passed_over_and_gets_the_bundle_when_it_is_free() {
+    let Some(bin) = zentinel("a host that says not now") else { return };
+    let w = World::on(Ground::Sqlite, Options::default()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (fleet, _) = fleet_on_one(&w, &bin, dir.path(), &["--soak", "0.5"]).await;
+    fleet[1].says(&["busy", "60"]);
+    eventually("the control plane has heard it", async || {
+        nodes(&w.op, "p").await["n-2"]["busy_until"].as_str().map(str::to_string)
+    })
+    .await;
+    let two = compile(&w.op, "p", "two", &config(upstream("two").await)).await;
+    let id = w.roll_out(json!({"bundle_id": two["bundle_id"], "batch_size": 3})).await;
+    let r = reaches(&w.op, &id, "completed").await;
+    assert_eq!((&r["progress"]["verified"], &r["progress"]["owed"]), (&json!(2), &json!(1)), "{r:#}");
+    assert_eq!(fleet[1].serves().await, "one");
+    assert!(fleet[1].says(&["status"]).contains("busy until:"));
+    fleet[1].says(&["busy", "--off"]);
+    all_serve(&fleet, "two").await;
+    eventually("the debt is paid", async || (rollout(&w.op, &id).await["progress"]["verified"] == 3).then_some(()))
+        .await;
+    for b in fleet {
+        b.end().await;
+    }
+    w.end().await;
+}
+
+/// The certificate travels in the bundle, its key never leaves the host: the configuration only names it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_only_the_host_has_is_found_there_and_its_absence_is_said() {
+    let Some(bin) = zentinel("secrets of the host") else { return };
+    let w = World::on(Ground::Sqlite, Options::default()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=site.test"])
+        .args(["-keyout", "key.pem", "-out", "cert.pem"])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert!(made.status.success());
+    let read = |f: &str| std::fs::read_to_string(dir.path().join(f)).unwrap();
+    let certificate = json!({"path": "certs/site.pem", "text": read("cert.pem")});
+    w.op.post("/api/v1/projects/p/resources", certificate).await.expect(201);
+    w.op.send("PATCH", "/api/v1/projects/p", json!({"settings": {"secrets": ["site-key"]}})).await.expect(200);
+    let tls = "protocol \"https\"\n        tls {\n            cert-file \"certs/site.pem\"\n            key-file \"secrets/site-key\"\n        }";
+    let text = config(upstream("one").await).replacen("protocol \"http\"", tls, 1);
+
+    let secret = format!("site-key=file:{}/key.pem", dir.path().display());
+    let probes = [free_port().await, free_port().await].map(|p| format!("127.0.0.1:{p}"));
+    let more = ["--soak", "0.5", "--probe-listen", &probes[0], "--secret", &secret];
+    let with = Beside::start(&bin, &w.one.url, dir.path(), "with", &more).await;
+    let without = Beside::start(&bin, &w.one.url, dir.path(), "without", &["--probe-listen", &probes[1]]).await;
+    online(&w.op, "p", 2).await;
+    let b = compile(&w.op, "p", "one", &text).await;
+    let body = json!({"bundle_id": b["bundle_id"], "batch_size": 2, "failure_threshold": 1});
+    let id = w.roll_out(body).await;
+    let r = reaches(&w.op, &id, "completed").await;
+    let all = members(&w.op, &id).await;
+    assert_eq!((&all["with"]["state"], &all["without"]["reason"]), (&json!("verified"), &json!("reported")), "{r:#}");
+    assert!(without.log().contains("--secret site-key="), "{}", without.log());
+    eventually("https is served with the host's key", async || {
+        let address = format!("https://127.0.0.1:{}/x", with.port);
+        let out = Command::new("curl").args(["-sk", "--max-time", "5", &address]).output().unwrap();
+        (out.stdout == b"one").then_some(())
+    })
+    .await;
+    let key = read("key.pem");
+    let line = key.lines().nth(1).unwrap();
+    let found = Command::new("grep").args(["-rlF", line]).arg(&with.state).output().unwrap();
+    assert!(found.stdout.is_empty(), "the key was copied: {}", String::from_utf8_lossy(&found.stdout));
+    with.end().await;
+    without.end().await;
+    w.end().await;
+}

@@ -98,6 +98,29 @@ fn a_manifest_is_signed_with_a_key_that_never_was_on_the_server() {
     assert!(ok, "{errors}");
     let (_, inspected, _) = run(&["inspect", text(&archive)]);
     assert_eq!(signed["signature"], inspected["signature"]["signature"]);
+    // Unsigned, and not what its manifest says: nothing is signed that was not looked at, whole.
+    let unsigned = dir.path().join("unsigned.tar.zst");
+    let build = [&build[..build.len() - 1], &[text(&unsigned)]].concat();
+    let (ok, _, errors) = run(&build);
+    assert!(ok, "{errors}");
+    let sign = ["sign", text(&unsigned), "--key-file", text(&key_file), "--rebuild", "--project"];
+    let (ok, again, errors) = run(&[&sign[..], &[project]].concat());
+    assert!(ok, "{errors}");
+    assert_eq!(again, signed);
+    let (ok, _, errors) = run(&[&sign[..], &["0190b5a0-6bfa-7cc0-9d4c-1b2f3a4d5e70"]].concat());
+    assert!(!ok && errors.contains("wrong_project"), "{errors}");
+    let files = bundle::read_archive(&std::fs::read(&unsigned).unwrap()).unwrap();
+    let attached = dir.path().join("attached.tar.zst");
+    for (path, code) in [("config.kdl", "payload_hash"), ("config.json", "payload_hash"), ("evil", "entry_not_listed")]
+    {
+        let mut files = files.clone();
+        files.entry(path.into()).or_default().push(b' ');
+        std::fs::write(&unsigned, bundle::archive::pack_as_is(&files).unwrap()).unwrap();
+        let sign = ["sign", text(&unsigned), "--key-file", text(&key_file), "--attach", text(&attached)];
+        let (ok, said, errors) = run(&sign);
+        assert!(!ok && said.is_null() && errors.contains(code), "{path}: {errors}");
+        assert!(!attached.exists(), "{path}");
+    }
     let other = base64.encode([1u8; 32]);
     let (ok, _, _) = run(&["verify", text(&archive), "--project", project, "--key", &other]);
     assert!(!ok, "a key that did not sign was believed");

@@ -8,14 +8,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Who may import whom, in normal and build dependencies.
-const MAY: [(&str, &[&str]); 12] = [
+const MAY: [(&str, &[&str]); 13] = [
     ("domain", &[]),
     ("api", &["domain"]),
     ("store", &["domain"]),
     ("bundle", &["domain"]),
     ("artifacts", &["domain"]),
-    ("actors", &["domain", "store", "bundle", "artifacts"]),
-    ("web", &["domain", "api", "actors", "store", "bundle", "artifacts"]),
+    ("egress", &[]),
+    ("actors", &["domain", "store", "bundle", "artifacts", "egress"]),
+    ("web", &["domain", "api", "actors", "store", "bundle", "artifacts", "egress"]),
     ("sim", &["domain", "api", "bundle"]),
     ("agent", &["domain", "api", "bundle"]),
     ("ctl", &["domain", "api", "bundle"]),
@@ -23,7 +24,8 @@ const MAY: [(&str, &[&str]); 12] = [
     ("benches", EVERYONE),
 ];
 const ROOT: &str = "sentinel-cp";
-const EVERYONE: &[&str] = &["domain", "api", "store", "bundle", "artifacts", "actors", "web", "sim", "agent", "ctl"];
+const EVERYONE: &[&str] =
+    &["domain", "api", "store", "bundle", "artifacts", "egress", "actors", "web", "sim", "agent", "ctl"];
 
 /// What tests may use on top: `store` switches its own test databases on, the front door is driven by the fleet.
 const MAY_IN_TESTS: [(&str, &[&str]); 2] = [("store", &["store"]), ("web", &["sim"])];

@@ -133,6 +133,14 @@ impl Events {
             self.read.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
         }
     }
+
+    /// What comes until the server ends the stream.
+    pub async fn rest(mut self) -> String {
+        while let Some(frame) = self.body.frame().await {
+            self.read.push_str(std::str::from_utf8(frame.unwrap().data_ref().unwrap()).unwrap());
+        }
+        self.read
+    }
 }
 
 impl Client {
@@ -179,6 +187,13 @@ impl Client {
         Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body, bytes })
     }
 
+    /// Status and head of an answer, and its body unless that is a stream.
+    pub async fn first(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Bytes) -> Answer {
+        // HEAD is served as GET without its body, so that an endless one is not waited for.
+        let method = if path.starts_with("/api/v1/events/stream") { "HEAD" } else { method };
+        self.raw(method, path, headers, body).await
+    }
+
     /// Server-sent events, from now on.
     pub async fn events(&self, path: &str) -> Events {
         let key = self.bearer.as_deref().unwrap_or_default();
@@ -207,11 +222,19 @@ pub struct Options {
     pub lease: i64,
     pub rate_limit_per_key: u32,
     pub max_body_bytes: usize,
+    /// May probes reach this machine? (Never this instance.)
+    pub probe_loopback: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { stale_after: 120, lease: 5, rate_limit_per_key: 1_000_000, max_body_bytes: 4 * 1024 * 1024 }
+        Options {
+            stale_after: 120,
+            lease: 5,
+            rate_limit_per_key: 1_000_000,
+            max_body_bytes: 4 * 1024 * 1024,
+            probe_loopback: false,
+        }
     }
 }
 
@@ -227,7 +250,8 @@ impl Instance {
     /// `store` is migrated; `dir` holds the artifacts and is shared by all instances of one control plane.
     pub async fn start(store: store::Store, dir: &Path, options: Options) -> Instance {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let own = listener.local_addr().unwrap();
+        let url = format!("http://{own}");
         let registry = prometheus::Registry::new();
         let master = [7u8; 32];
         let secret = actors::keys::derive(&MasterKey::new(master), "artifact-urls");
@@ -242,6 +266,11 @@ impl Instance {
                 master_key: MasterKey::new(master),
                 validator: ChildValidator::new(env!("CARGO_BIN_EXE_sentinel-cp"), ["validate-child"]),
                 compile_concurrency: 2,
+                audit_keep: None,
+                egress: egress::Policy {
+                    allow: options.probe_loopback.then(|| "127.0.0.0/8".parse().unwrap()).into_iter().collect(),
+                    own: vec![own],
+                },
             },
             store,
             artifacts,
@@ -263,9 +292,12 @@ impl Instance {
             https: false,
             max_body_bytes: options.max_body_bytes,
             rate_limit_per_key: options.rate_limit_per_key,
+            rate_limit_per_node: 0,
+            tls: None,
             metrics_here: true,
             metrics_token: None,
             trusted_proxies: Vec::new(),
+            linger: Duration::ZERO,
         };
         let plane = tree.plane.clone();
         let web = tokio::spawn(async move {
@@ -422,6 +454,15 @@ macro_rules! everywhere {
         mod sqlite { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name($crate::harness::Ground::Sqlite).await; })+ }
         mod postgresql { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name($crate::harness::Ground::Postgres).await; })+ }
         mod two_instances { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name($crate::harness::Ground::TwoInstances).await; })+ }
+    };
+}
+
+/// The same on both databases only: for what another instance learns of a moment later (a revoked key within a second).
+#[macro_export]
+macro_rules! on_both_databases {
+    ($($name:ident),+ $(,)?) => {
+        mod sqlite { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name($crate::harness::Ground::Sqlite).await; })+ }
+        mod postgresql { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name($crate::harness::Ground::Postgres).await; })+ }
     };
 }
 

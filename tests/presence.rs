@@ -10,7 +10,9 @@ everywhere!(
     a_node_that_registers_later_gets_its_bundle_at_its_first_poll,
     many_nodes_that_enrol_at_once_after_a_rollout_all_get_its_bundle,
     a_gate_without_data_never_advances,
+    what_a_node_measures_on_a_foreign_configuration_is_no_evidence,
     a_parked_poll_wakes_when_an_assignment_is_made,
+    a_node_that_says_not_now_is_owed_and_gets_the_bundle_when_it_is_free,
 );
 
 const BRISK: i64 = 2;
@@ -31,6 +33,30 @@ async fn a_node_that_only_heartbeats_completes_a_rollout(ground: Ground) {
     })
     .await;
     assert_eq!(members(&w.op, &id).await["quiet"]["state"], "verified");
+    w.end().await;
+}
+
+async fn what_a_node_measures_on_a_foreign_configuration_is_no_evidence(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let node = Hand::register(&w.at, "p", "swapped").await;
+    let b = w.bundle("v1").await;
+    let id = w.roll_out(json!({"bundle_id": b["bundle_id"], "min_healthy_seconds": 1})).await;
+    assert_eq!(node.told().await["bundle_id"], b["bundle_id"]);
+    let healthy = |bundle: &str| json!({"active_bundle_id": bundle, "health": {"status": "healthy"}});
+    let (ours, foreign) = (b["bundle_id"].as_str().unwrap(), "ab".repeat(32));
+    node.beat(healthy(ours)).await;
+    // Somebody put another configuration in place: twice the soak, well and counted for nothing.
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < std::time::Duration::from_secs(2) {
+        node.beat(healthy(&foreign)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert_ne!(members(&w.op, &id).await["swapped"]["state"], "verified");
+    eventually("it is verified by what it was sent", async || {
+        node.beat(healthy(ours)).await;
+        (members(&w.op, &id).await["swapped"]["state"] == "verified").then_some(())
+    })
+    .await;
     w.end().await;
 }
 
@@ -136,5 +162,33 @@ async fn a_parked_poll_wakes_when_an_assignment_is_made(ground: Ground) {
     assert_eq!(told["bundle_id"], b["bundle_id"], "{told:#}");
     let took = woken.saturating_duration_since(made);
     assert!(took < std::time::Duration::from_secs(5), "woken {took:?} after the assignment: by its own end, not by it");
+    w.end().await;
+}
+
+async fn a_node_that_says_not_now_is_owed_and_gets_the_bundle_when_it_is_free(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let fleet = w.fleet(2, "").await;
+    let busy = Hand::register(&w.at, "p", "busy").await;
+    let told = busy.beat(json!({"busy_until": "2999-01-01T00:00:00Z"})).await;
+    assert_eq!(told["status"], "ok", "{told:#}");
+    let shown = nodes(&w.op, "p").await["busy"].clone();
+    assert!(shown["busy_until"].as_str().is_some_and(|t| t < "2900"), "a maximum, not what it asked for: {shown:#}");
+    let b = w.bundle("v1").await;
+    let id = w.roll_out(json!({"bundle_id": b["bundle_id"], "batch_size": 3})).await;
+    let r = reaches(&w.op, &id, "completed").await;
+    assert_eq!((&r["progress"]["verified"], &r["progress"]["owed"]), (&json!(2), &json!(1)), "{r:#}");
+    let path = format!("/api/v1/projects/p/nodes/{}/explain", shown["id"].as_str().unwrap());
+    let why = w.op.get(&path).await.expect(200);
+    let codes: Vec<&str> = why["causes"].as_array().unwrap().iter().filter_map(|c| c["code"].as_str()).collect();
+    assert!(why["primary"]["code"] == "owed" && codes.contains(&"busy"), "{why:#}");
+    assert_eq!(busy.poll(0).await["no_update"], true);
+    busy.beat(json!({})).await;
+    busy.run(&busy.told().await).await;
+    eventually("the debt is paid", async || {
+        let r = rollout(&w.op, &id).await;
+        (r["progress"]["verified"] == 3 && r["progress"]["owed"] == 0).then_some(())
+    })
+    .await;
+    fleet.stop().await.unwrap();
     w.end().await;
 }

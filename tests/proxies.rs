@@ -139,6 +139,14 @@ impl Beside {
         self.agent.take().unwrap().kill().await.unwrap();
     }
 
+    /// What an operator on the host says beside the running agent.
+    pub fn says(&self, words: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sentinel-cp"));
+        let out = command.arg("agent").args(words).arg("--state-dir").arg(&self.state).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }

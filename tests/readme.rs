@@ -40,6 +40,15 @@ fn bash(dir: &Path, script: &str, env: &[(&str, &str)]) -> Output {
         .unwrap()
 }
 
+/// As README names them: a missing one must not look like a broken tour.
+fn need(tools: &[&str]) {
+    for tool in tools {
+        let found =
+            Command::new("sh").args(["-c", &format!("command -v {tool}")]).stdout(Stdio::null()).status().unwrap();
+        assert!(found.success(), "{tool} is not there: apt-get install curl python3 zstd openssl");
+    }
+}
+
 fn said(out: &Output) -> String {
     format!("{}\n{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
 }
@@ -140,6 +149,7 @@ fn with_fitting_checksums(files: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tour_of_readme_runs_as_written_and_a_third_party_finds_what_was_tampered_with() {
+    need(&["curl", "python3", "zstd", "openssl"]);
     let dir = tempfile::tempdir().unwrap();
     let (_server, url) = serve(&dir.path().join("data"));
     let op = Client::new(&url, Some("a-key-for-this-tour"));

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 everywhere!(
     bad_input_gets_the_right_4xx_and_stores_nothing,
     a_body_beyond_the_limit_is_413,
+    who_is_not_known_sends_64_kib_at_most_and_a_form_of_nobody_is_not_read,
     the_same_idempotency_key_does_it_once,
     too_many_requests_are_429_and_say_when_to_come_back,
 );
@@ -280,6 +281,22 @@ async fn a_body_beyond_the_limit_is_413(ground: Ground) {
     let changed: Vec<_> = before.iter().zip(&after).filter(|(b, a)| b != a).map(|(b, _)| b.0.as_str()).collect();
     let allowed = ["/api/v1/projects/p/bundles", "/api/v1/projects/p/audit_logs", "entries of all chains"];
     assert!(changed.iter().all(|c| allowed.contains(c)), "{changed:?}: only the failed compile may have left a trace");
+    w.end().await;
+}
+
+async fn who_is_not_known_sends_64_kib_at_most_and_a_form_of_nobody_is_not_read(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let anyone = Client::new(&w.one.url, None);
+    let body = json!({"email": "x".repeat(65 * 1024), "password": "x", "token": "x", "name": "x"});
+    for path in ["/api/v1/session", "/api/v1/invitations/accept", "/api/v1/projects/p/nodes/register"] {
+        is_problem(&anyone.post(path, body.clone()).await, 413, None);
+    }
+    let form = Bytes::from(format!("config={}", "x".repeat(65 * 1024)));
+    let headers = [("content-type", "application/x-www-form-urlencoded")];
+    let post = async |path: &str| anyone.raw("POST", path, &headers, form.clone()).await.status;
+    assert_eq!(post("/login").await, 413);
+    assert_eq!(post("/no/such/place/new").await, 404);
+    assert_eq!(post("/projects/p/bundles/new").await, 303, "to sign in, whatever the form says");
     w.end().await;
 }
 

@@ -190,6 +190,7 @@ async fn retention_takes_what_nobody_needs_row_and_archive_together(ground: Grou
         let all = answer["retention"]["collected"].as_array().unwrap().iter();
         all.map(|b| b["bundle_id"].as_str().unwrap().to_string()).collect::<Vec<_>>()
     };
+    w.op.post(&format!("/api/v1/projects/p/bundles/{}/revoke", made[3]), json!({})).await.expect(200);
     let would = w.op.post(path, json!({"dry_run": true})).await.expect(200);
     assert_eq!(ids(&would), [made[1].clone(), made[3].clone()]);
     assert_eq!(w.op.get(&format!("/api/v1/projects/p/bundles/{}", made[1])).await.status, 200, "nothing was done");
@@ -199,8 +200,13 @@ async fn retention_takes_what_nobody_needs_row_and_archive_together(ground: Grou
     for (i, id) in made.iter().enumerate() {
         let row = w.op.get(&format!("/api/v1/projects/p/bundles/{id}")).await.status;
         let archive = w.op.get(&format!("/api/v1/projects/p/bundles/{id}/download")).await.status;
-        let there = if [1, 3].contains(&i) { 404 } else { 200 };
-        assert_eq!((row, archive), (there, there), "{i}");
+        // Of what is revoked the row stays.
+        let there = match i {
+            1 => (404, 404),
+            3 => (200, 404),
+            _ => (200, 200),
+        };
+        assert_eq!((row, archive), there, "{i}");
     }
     let files = walk(&w.dir.path().join("artifacts"));
     assert!(
@@ -209,8 +215,11 @@ async fn retention_takes_what_nobody_needs_row_and_archive_together(ground: Grou
     );
     let audit = w.op.get("/api/v1/projects/p/audit_logs?action=bundle.collected").await.expect(200);
     assert_eq!(audit["total"], 2);
-    // The same content can be made again.
+    // The same content can be made again, but not what was revoked, in whatever words it is asked for.
     assert_eq!(w.bundle("2").await["bundle_id"], json!(made[1]));
+    let source = format!("{}\n// 4\n", bundle::samples::DEMO_V1);
+    let revoked = w.op.post("/api/v1/projects/p/bundles?wait=30", json!({"config_source": source})).await;
+    assert_eq!((revoked.status, revoked.body["code"].as_str()), (409, Some("bundle_revoked")), "{:#}", revoked.body);
     w.end().await;
 }
 

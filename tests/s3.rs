@@ -147,4 +147,27 @@ async fn a_rollout_waits_while_the_store_is_away_or_silent_says_so_and_goes_on_b
         node.beat(json!({"active_bundle_id": id, "health": {"status": "healthy"}})).await;
         reaches(&op, &run, "completed").await;
     }
+
+    // A way back is never held: what the node goes back to lies on its disk.
+    let node = Hand::register(&url, "p", "back").await;
+    let selector = json!({"type": "node_ids", "node_ids": [node.id]});
+    let mut last = String::new();
+    let mut made = Vec::new();
+    for version in ["before", "after"] {
+        let id = bundle_of(&op, "p", version).await["bundle_id"].as_str().unwrap().to_string();
+        last =
+            roll_out(&op, "p", json!({"bundle_id": id, "target_selector": selector, "min_healthy_seconds": 0})).await;
+        node.run(&node.told().await).await;
+        node.beat(json!({"active_bundle_id": id, "health": {"status": "healthy"}})).await;
+        reaches(&op, &last, "completed").await;
+        made.push(id);
+    }
+    // Its row has changed, so that no look that was good before helps: nobody could be sent to it now.
+    op.post(&format!("/api/v1/projects/p/bundles/{}/deprecate", made[0]), json!({})).await.expect(200);
+    away(true);
+    op.post(&format!("/api/v1/rollouts/{last}/rollback"), json!({"reason": "on second thoughts"})).await.expect(200);
+    let update = node.told().await;
+    assert_eq!(update["bundle_id"], *made[0]);
+    node.run(&update).await;
+    reaches(&op, &last, "rolled_back").await;
 }

@@ -7,6 +7,7 @@ everywhere!(
     a_rollout_takes_over_what_an_older_one_holds,
     a_pin_and_an_assignment_are_rollouts_of_their_kind,
     a_revoked_bundle_is_replaced_where_it_runs,
+    a_deprecated_bundle_is_rolled_out_only_by_its_name,
     too_old_proxies_are_left_out_and_restarts_need_a_limit,
 );
 
@@ -83,10 +84,31 @@ async fn a_revoked_bundle_is_replaced_where_it_runs(ground: Ground) {
     is_problem(&w.op.post(&path, json!({"replace": "nothing of ours"})).await, 422, Some("replace"));
     let done = w.op.post(&path, json!({"reason": "it leaks", "replace": "previous"})).await.expect(200);
     assert_eq!(done["running_on"], 4, "{done:#}");
+    // Asked once more, nothing is begun twice.
+    let again = w.op.post(&path, json!({"reason": "it leaks", "replace": "previous"})).await.expect(200);
+    assert_eq!((&again["changed"], &again["rollout_ids"]), (&json!(false), &json!([])), "{again:#}");
     let id = done["rollout_ids"][0].as_str().unwrap().to_string();
     let r = reaches(&w.op, &id, "completed").await;
     assert_eq!((&r["kind"], &r["progress"]["verified"]), (&json!("replace"), &json!(4)), "{r:#}");
     all_run(&w.op, "p", &["n-1", "n-2", "n-3", "n-4"], &v1["bundle_id"]).await;
+    let node = nodes(&w.op, "p").await["n-1"]["id"].as_str().unwrap().to_string();
+    let pin = json!({"pinned_bundle_id": v2["bundle_id"]});
+    is_problem(&w.op.send("PATCH", &format!("/api/v1/projects/p/nodes/{node}"), pin).await, 409, None);
+    fleet.stop().await.unwrap();
+    w.end().await;
+}
+
+async fn a_deprecated_bundle_is_rolled_out_only_by_its_name(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let fleet = w.fleet(1, "").await;
+    let v1 = w.bundle("v1").await;
+    w.op.post(&format!("/api/v1/projects/p/bundles/{}/deprecate", v1["bundle_id"].as_str().unwrap()), json!({}))
+        .await
+        .expect(200);
+    let path = "/api/v1/projects/p/rollouts";
+    is_problem(&w.op.post(path, json!({"bundle_id": v1["bundle_id"]})).await, 409, None);
+    let id = w.roll_out(json!({"bundle_id": v1["bundle_id"], "allow_deprecated": true})).await;
+    reaches(&w.op, &id, "completed").await;
     fleet.stop().await.unwrap();
     w.end().await;
 }

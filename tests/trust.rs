@@ -2,7 +2,7 @@
 //! nodes here believe is decided by the very library that the agent uses.
 
 use crate::harness::*;
-use bundle::trust::Envelope;
+use bundle::trust::{Envelope, RoleKeys, TrustDoc};
 use bundle::verify::{NodeTrust, Refusal, VerifiedBundle, verify_archive};
 use bytes::Bytes;
 use domain::{Digest, ProjectId, Timestamp};
@@ -16,6 +16,7 @@ both!(
     keys_are_rotated_after_a_compromise_and_every_node_follows,
     an_offline_root_signs_what_the_server_cannot,
     a_bundle_waits_for_its_offline_key_and_an_old_one_is_kept_out,
+    two_signers_at_once_and_a_crash_leave_the_archive_that_the_row_names,
 );
 
 /// The binary beside the test, where the offline keys are.
@@ -128,6 +129,13 @@ fn envelope(value: &Value) -> Envelope {
     serde_json::from_value(value.clone()).unwrap_or_else(|e| panic!("{e}: {value:#}"))
 }
 
+fn pair(file: &Path) -> bundle::KeyPair {
+    use base64::Engine as _;
+    let text = std::fs::read_to_string(file).unwrap();
+    let secret = base64::engine::general_purpose::STANDARD.decode(text.trim()).unwrap();
+    bundle::KeyPair::from_secret(bundle::Role::Root, &secret.try_into().unwrap())
+}
+
 async fn new_key(op: &Client, org: &str, body: Value) -> String {
     let made = op.post(&format!("/api/v1/orgs/{org}/keys"), body).await.expect(201);
     made["key"]["key_id"].as_str().unwrap().to_string()
@@ -184,15 +192,18 @@ async fn keys_are_rotated_after_a_compromise_and_every_node_follows(ground: Grou
     assert_eq!(checks["valid"], false, "{checks:#}");
     assert!(checks["checks"].as_array().unwrap().iter().any(|c| c["name"] == "trust" && c["ok"] == false));
     let sign = format!("/api/v1/projects/p/bundles/{id}/signature");
-    let again = w.op.post(&sign, json!({})).await.expect(200);
-    assert_eq!((&again["changed"], &again["bundle"]["key_id"]), (&json!(true), &json!(bundle_key)));
-    assert_eq!(w.op.get(&verify).await.expect(200)["valid"], true);
-    assert_eq!(w.op.post(&sign, json!({})).await.expect(200)["changed"], false);
+    // Not while a node is assigned it: its generation named the archive before, and no reminder may say another thing.
+    assert_eq!(w.op.post(&sign, json!({})).await.status, 409);
+    node.judge(&node.poll(0).await).unwrap();
     let new = w.bundle("new").await;
     assert_eq!(new["key_id"], bundle_key);
     w.roll_out(json!({"bundle_id": new["bundle_id"]})).await;
     let update = node.told().await;
     node.take(&update).await.unwrap();
+    let again = w.op.post(&sign, json!({})).await.expect(200);
+    assert_eq!((&again["changed"], &again["bundle"]["key_id"]), (&json!(true), &json!(bundle_key)));
+    assert_eq!(w.op.get(&verify).await.expect(200)["valid"], true);
+    assert_eq!(w.op.post(&sign, json!({})).await.expect(200)["changed"], false);
 
     // A node that slept through it takes every version in order, from whatever instance.
     let mut late = Judge::enrol(&w, &root, "n-2").await.unwrap();
@@ -278,6 +289,26 @@ async fn an_offline_root_signs_what_the_server_cannot(ground: Ground) {
     let mut damaged = whole.clone();
     damaged["payload"] = json!(format!("{}AAAA", whole["payload"].as_str().unwrap()));
     assert_eq!(publish(damaged).await, 422);
+    // Signed by everybody who must, and still nothing that the server could live with: judged as a draft is.
+    let pairs: Vec<bundle::KeyPair> = [&file, &new_file].map(|f| pair(f)).into();
+    let pairs: Vec<&bundle::KeyPair> = pairs.iter().collect();
+    let doc: TrustDoc = envelope(&whole).decode().unwrap();
+    let foreign = bundle::KeyPair::from_secret(bundle::Role::Metadata, &[3; 32]).public();
+    let spoilt: [(&str, fn(&mut TrustDoc, bundle::PublicKey)); 4] = [
+        ("metadata: ", |d, foreign| d.roles.metadata = RoleKeys::one(foreign)),
+        ("expires_at: ", |d, _| d.expires_at = now()),
+        ("artifact_origins: must list ", |d, _| d.artifact_origins.clear()),
+        ("artifact_origins: ", |d, _| d.artifact_origins.push("https://cdn.example.com/path".into())),
+    ];
+    for (why, spoil) in spoilt {
+        let mut doc = doc.clone();
+        spoil(&mut doc, foreign);
+        let signed = serde_json::to_value(Envelope::sign(&doc, &pairs).unwrap()).unwrap();
+        let refused = w.op.post(&path, json!({"document": signed})).await;
+        is_problem(&refused, 422, Some("document"));
+        assert!(refused.body.to_string().contains(why), "{why}: {:#}", refused.body);
+    }
+    assert_eq!(trust(&w.op, &org).await["version"], 1);
     assert_eq!(publish(whole.clone()).await, 201);
     assert_eq!(publish(whole.clone()).await, 409, "that version is there");
     let shown = cli(&["trust", "show", &save(w.dir.path(), "v2.json", &trust(&w.op, &org).await)]).unwrap();
@@ -293,9 +324,20 @@ async fn an_offline_root_signs_what_the_server_cannot(ground: Ground) {
     assert_eq!(Judge::enrol(&w, &"0".repeat(64), "n-4").await.err().unwrap().code(), "wrong_root");
     let versions = w.op.get(&format!("{path}/versions?after=1")).await.expect(200);
     assert_eq!(versions["versions"], json!([whole]));
-    // Everything was said in the audit log, without a secret.
-    let audit = w.op.get("/api/v1/audit/verify").await.expect(200);
-    assert_eq!(audit["valid"], true);
+    // Everything was said in the audit log, once, without a secret.
+    let entries = w.db.store.audit_after(None, 0, 1_000).await.unwrap();
+    let of = |action: &str| entries.iter().filter(|e| e.action == action).collect::<Vec<_>>();
+    for (action, count) in [("key.created", 2), ("key.exported", 1), ("key.removed", 1), ("trust.updated", 1)] {
+        assert_eq!(of(action).len(), count, "{action}: {entries:#?}");
+    }
+    for action in ["key.exported", "key.removed"] {
+        assert_eq!(of(action)[0].changes["key_id"], root_id, "{action}");
+    }
+    let to = &of("trust.updated")[0].changes["roles"];
+    assert_eq!((&to["from"]["root"]["keys"], &to["to"]["root"]["keys"]), (&json!([root_id]), &json!([new_id])));
+    let told = serde_json::to_string(&entries.iter().map(|e| &e.changes).collect::<Vec<_>>()).unwrap();
+    let secrets = [exported["private_key"].as_str().unwrap().to_string(), std::fs::read_to_string(&new_file).unwrap()];
+    assert!(secrets.iter().all(|s| s.trim().len() == 44 && !told.contains(s.trim())), "a secret in the audit log");
     w.end().await;
 }
 
@@ -355,12 +397,18 @@ async fn a_bundle_waits_for_its_offline_key_and_an_old_one_is_kept_out(ground: G
     let releases = "/api/v1/projects/p/releases";
     w.op.post(releases, release(old, "1", "0")).await.expect(201);
     w.op.post(releases, release(new, "2", "2")).await.expect(201);
+    let entries = w.op.get("/api/v1/projects/p/audit_logs?action=release.published").await.expect(200);
+    assert_eq!(entries["total"], 2, "one entry for each: {entries:#}");
     is_problem(&w.op.post(releases, release(old, "3", "4")).await, 422, Some("release"));
     is_problem(&w.op.post(releases, release(&"0".repeat(64), "3", "0")).await, 422, Some("release"));
     assert_eq!(w.op.post(releases, release(old, "2", "0")).await.status, 409, "its place is taken");
     let mut forged = release(new, "9", "0");
     forged["payload"] = release(new, "8", "0")["payload"].clone();
     is_problem(&w.op.post(releases, forged).await, 422, Some("release"));
+    for (action, count) in [("bundle.signed", 2), ("release.published", 2)] {
+        let audit = w.op.get(&format!("/api/v1/projects/p/audit_logs?action={action}")).await.expect(200);
+        assert_eq!(audit["total"], count, "{action}: {audit:#}");
+    }
     let listed = w.op.get(releases).await.expect(200);
     assert_eq!((&listed["total"], &listed["releases"][0]["floor"]), (&json!(2), &json!(2)));
 
@@ -385,6 +433,64 @@ async fn a_bundle_waits_for_its_offline_key_and_an_old_one_is_kept_out(ground: G
     w.end().await;
 }
 
+async fn two_signers_at_once_and_a_crash_leave_the_archive_that_the_row_names(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let org = org(&w.op).await;
+    let files = ["a.key", "b.key"].map(|name| w.dir.path().join(name));
+    let mut ids = Vec::new();
+    for file in &files {
+        let made = cli(&["trust", "new-key", "--role", "bundle", "-o", text(file)]).unwrap();
+        ids.push(new_key(&w.op, &org, json!({"role": "bundle", "public_key": made["public_key"]})).await);
+    }
+    let change = json!({"bundle": {"keys": ids, "threshold": 1}});
+    w.op.post(&format!("/api/v1/orgs/{org}/trust"), change).await.expect(201);
+    for round in 0..5 {
+        let body = json!({"config_source": format!("{}\n// {round}\n", bundle::samples::DEMO_V1)});
+        let made = w.op.post("/api/v1/projects/p/bundles?wait=30", body).await.expect(201)["bundle"].clone();
+        let at = format!("/api/v1/projects/p/bundles/{}", made["bundle_id"].as_str().unwrap());
+        let unsigned = w.op.get(&format!("{at}/download")).await.bytes;
+        let archive = w.dir.path().join("unsigned.tar.zst");
+        std::fs::write(&archive, &unsigned).unwrap();
+        let lies = walk(&w.dir.path().join("artifacts"));
+        let lies = lies.into_iter().find(|f| std::fs::read(f).unwrap() == unsigned).unwrap();
+        let [a, b] =
+            files.each_ref().map(|key| cli(&["bundle", "sign", text(&archive), "--key-file", text(key)]).unwrap());
+        let path = format!("{at}/signature");
+        let (first, second) = tokio::join!(w.op.post(&path, a.clone()), w.op.post(&path, b.clone()));
+        let done = [&first, &second].iter().filter(|x| x.status == 200 && x.body["changed"] == true).count();
+        assert_eq!(done, 1, "{} {} {:#} {:#}", first.status, second.status, first.body, second.body);
+        let verify = async || w.op.get(&format!("{at}/verify")).await.expect(200);
+        let said = verify().await;
+        assert_eq!(said["valid"], true, "round {round}: {said:#}");
+        // Killed between the row and the archive: the same again puts it there, and no other signature does.
+        let signed = w.op.get(&format!("{at}/download")).await.bytes;
+        let (same, other) = if first.body["changed"] == true { (a, b) } else { (b, a) };
+        let stored = walk(&w.dir.path().join("artifacts"));
+        std::fs::remove_file(stored.iter().find(|f| std::fs::read(f).unwrap() == signed).unwrap()).unwrap();
+        std::fs::write(&lies, &unsigned).unwrap();
+        assert_eq!(verify().await["valid"], false);
+        let node = Hand::register(&w.one.url, "p", &format!("n-{round}")).await;
+        let selector = json!({"type": "node_ids", "node_ids": [node.id]});
+        w.roll_out(json!({"bundle_id": made["bundle_id"], "target_selector": selector})).await;
+        assert_eq!(w.op.post(&path, other).await.status, 409);
+        assert_eq!(w.op.post(&path, same).await.expect(200)["changed"], true);
+        assert_eq!(verify().await["valid"], true);
+        assert_eq!(node.told().await["bundle_id"], made["bundle_id"]);
+    }
+    w.end().await;
+}
+
+fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
+        match entry.file_type().unwrap().is_dir() {
+            true => out.extend(walk(&entry.path())),
+            false => out.push(entry.path()),
+        }
+    }
+    out
+}
+
 fn serve(data: &Path) -> (Child, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_sentinel-cp"))
         .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data-dir", text(data)])
@@ -397,6 +503,11 @@ fn serve(data: &Path) -> (Child, String) {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let url = line.trim().rsplit(' ').next().unwrap().to_string();
     (child, url)
+}
+
+fn base64_of(secret: &[u8; 32]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(secret)
 }
 
 fn stop(mut child: Child) {
@@ -431,18 +542,33 @@ async fn the_master_key_is_replaced_and_the_same_keys_sign_on() {
     assert!(!refused.status.success(), "the server is running: {refused:?}");
     stop(child);
     let old = std::fs::read_to_string(data.join("master.key")).unwrap();
+    // What was refused has left nothing behind, least of all what keeps the server from starting.
+    assert!(!data.join("master.key.next").exists());
+    let (child, url) = serve(&data);
+    ready(&url).await;
+    stop(child);
     // As after a crash in the middle: the new key is there, nothing is sealed yet, and nobody serves with it.
-    assert!(data.join("master.key.next").exists(), "the refused try had got so far");
+    let begun = format!("{}\n", base64_of(&[5; 32]));
+    std::fs::write(data.join("master.key.next"), &begun).unwrap();
     let half = Command::new(env!("CARGO_BIN_EXE_sentinel-cp"))
         .args(["serve", "--listen", "127.0.0.1:0", "--data-dir", text(&data)])
         .output()
         .unwrap();
     assert!(String::from_utf8_lossy(&half.stderr).contains("interrupted"), "{half:?}");
+    // And nothing is sealed under a third one, which would then be lost.
+    let third = dir.path().join("third.key");
+    std::fs::write(&third, base64_of(&[6; 32])).unwrap();
+    let other = Command::new(env!("CARGO_BIN_EXE_sentinel-cp"))
+        .args(["trust", "rotate-master-key", "--data-dir", text(&data), "--new-key-file", text(&third)])
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&other.stderr).contains("interrupted"), "{other:?}");
+    assert_eq!(std::fs::read_to_string(data.join("master.key")).unwrap(), old);
     let done = rotate();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     assert!(String::from_utf8_lossy(&done.stdout).starts_with("3 keys"), "{done:?}");
     let new = std::fs::read_to_string(data.join("master.key")).unwrap();
-    assert_ne!(old, new);
+    assert_eq!(new, begun);
     assert!(!data.join("master.key.next").exists());
     let (child, url) = serve(&data);
     let op = ready(&url).await;

@@ -1,6 +1,9 @@
 //! First start, users, sign-in, API keys.
 
+use super::networks::Networks;
+use super::node_keys::TokenKeys;
 use super::password::{Pool, check_password};
+use super::refusals::Refusals;
 use super::write::*;
 use crate::command::*;
 use crate::keys::mac;
@@ -82,6 +85,9 @@ pub struct SessionCaller {
 #[derive(Default)]
 pub(crate) struct Doorman {
     pub(crate) passwords: Pool,
+    pub(crate) token_keys: TokenKeys,
+    pub(crate) refusals: Refusals,
+    pub(crate) networks: Networks,
     keys: DashMap<Digest, CachedKey>,
     uses: DashMap<ApiKeyId, Timestamp>,
     failures: DashMap<(Option<UserId>, Option<IpAddr>), Failures>,
@@ -169,7 +175,13 @@ impl ControlPlane {
     }
 
     /// `Forbidden` on a wrong address or password (the same text for both). argon2 runs on a bounded pool.
-    pub async fn sign_in(&self, email: &str, password: &str, address: Option<IpAddr>) -> CommandResult<SignedIn> {
+    pub async fn sign_in(
+        &self,
+        email: &str,
+        password: &str,
+        request: Option<RequestId>,
+        address: Option<IpAddr>,
+    ) -> CommandResult<SignedIn> {
         let store = &self.inner.store;
         let user = match store.user_by_email(&email.trim().to_lowercase()).await {
             Ok(user) => Some(user),
@@ -177,7 +189,12 @@ impl ControlPlane {
             Err(e) => return Err(e.into()),
         };
         let hash = user.as_ref().map(|u| u.password_hash.clone());
-        let right = self.inner.keys.doorman().passwords.verify(hash, password).await?;
+        let passwords = &self.inner.keys.doorman().passwords;
+        let place = match (passwords.place(), &user) {
+            (None, Some(user)) if self.came_from(user.id, address).await? => passwords.kept_place(),
+            (place, _) => place,
+        };
+        let right = passwords.verify_at(place, hash, password).await?;
         let user = match user {
             Some(user) if right && user.disabled_at.is_none() => user,
             other => {
@@ -197,7 +214,7 @@ impl ControlPlane {
             last_used_at: now,
             expires_at: now + SESSION_LIFE,
         };
-        let ctx = Ctx { actor: Actor::User(user.id), request_id: None, address };
+        let ctx = Ctx { actor: Actor::User(user.id), request_id: request, address };
         let said = Said {
             action: "session.created",
             kind: ChangeKind::Session,
@@ -207,18 +224,24 @@ impl ControlPlane {
         };
         let expires_at = session.expires_at;
         store.insert_session(session, self.write_at(now, &ctx, said)).await?;
+        self.remember_network(user.id, address).await;
         Ok(SignedIn { user, session_token, csrf_token, expires_at })
     }
 
     /// Signing out twice is fine.
-    pub async fn sign_out(&self, session_token: &str) -> CommandResult<()> {
+    pub async fn sign_out(
+        &self,
+        session_token: &str,
+        request: Option<RequestId>,
+        address: Option<IpAddr>,
+    ) -> CommandResult<()> {
         let store = &self.inner.store;
         let found = match store.session_by_hash(secret_hash(session_token)).await {
             Ok(found) => found,
             Err(store::Error::NotFound) => return Ok(()),
             Err(e) => return Err(e.into()),
         };
-        let ctx = Ctx { actor: Actor::User(found.user.id), request_id: None, address: None };
+        let ctx = Ctx { actor: Actor::User(found.user.id), request_id: request, address };
         let said = Said {
             action: "session.deleted",
             kind: ChangeKind::Session,
@@ -265,9 +288,9 @@ impl ControlPlane {
         base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(tag)
     }
 
-    /// By the key's text; remembers its use lazily. `None`: unknown, revoked or expired. `true`: the bootstrap key, which
-    /// is for every organisation.
-    pub async fn api_key(&self, key: &str) -> CommandResult<Option<(ApiKey, bool)>> {
+    /// By the key's text; remembers its use lazily, but for the first, which is audited. `None`: unknown, revoked or expired.
+    /// `true`: the bootstrap key, which is for every organisation.
+    pub async fn api_key(&self, key: &str, address: Option<IpAddr>) -> CommandResult<Option<(ApiKey, bool)>> {
         let (now, hash, doorman) = (self.now(), secret_hash(key), self.inner.keys.doorman());
         let cached =
             doorman.keys.get(&hash).filter(|c| now.since(c.at) < KEY_CACHED && c.at <= now).map(|c| c.key.clone());
@@ -277,6 +300,7 @@ impl ControlPlane {
                 let found = match self.inner.store.api_key_by_hash(hash).await {
                     Ok(key) => {
                         let bootstrap = self.bootstrap_key().await? == Some(key.id);
+                        self.first_use(&key, now, address).await?;
                         Some((key, bootstrap))
                     }
                     Err(store::Error::NotFound) => None,
@@ -298,6 +322,24 @@ impl ControlPlane {
             doorman.uses.insert(key.id, now);
         }
         Ok(found)
+    }
+
+    /// Who gets hold of a key shows by using it: the first time is told, with where it came from.
+    async fn first_use(&self, key: &ApiKey, now: Timestamp, address: Option<IpAddr>) -> CommandResult<()> {
+        if key.last_used_at.is_some() || key.revoked_at.is_some() || key.expires_at.is_some_and(|at| at <= now) {
+            return Ok(());
+        }
+        let ctx = Ctx { actor: Actor::ApiKey(key.id), request_id: None, address };
+        let changes = json!({"name": key.name, "prefix": key.prefix});
+        let said = Said {
+            action: "api_key.first_used",
+            kind: ChangeKind::ApiKey,
+            id: key.id.0,
+            project: key.project,
+            changes,
+        };
+        let write = Write::at(now).audit(self.fresh().id(now), said.entry(&ctx));
+        Ok(self.inner.store.first_use_of_api_key(key.id, write).await?)
     }
 
     /// The change feed says that this key is not what it was.
@@ -324,6 +366,9 @@ impl ControlPlane {
                 }
                 Err(why) => tracing::warn!(%why, "uses of API keys were not written; the next time does it"),
             }
+        }
+        if let Err(why) = self.flush_refusals().await {
+            tracing::warn!(?why, "refusals were not written to the audit log");
         }
         let over = |f: &Failures| now.since(f.since) >= JOIN_WITHIN;
         let over: Vec<(Option<UserId>, Option<IpAddr>)> =
@@ -370,6 +415,13 @@ impl ControlPlane {
         let mut scopes = new.scopes;
         scopes.sort_unstable();
         scopes.dedup();
+        if let Grant::Key { expires_at: Some(end), .. } = &caller.grant
+            && new.expires_at.is_none_or(|at| at > *end)
+        {
+            return Err(CommandError::Forbidden(format!(
+                "a key made by this one ends with it, by {end:?} at the latest"
+            )));
+        }
         if let Some(beyond) = scopes.iter().find(|s| !caller.may(**s, org, new.project)) {
             return Err(CommandError::Forbidden(format!("the scope {beyond} is beyond what the caller has")));
         }

@@ -1,5 +1,6 @@
 //! What operators do to nodes. What nodes do themselves is in `node_session`.
 
+use super::node_keys::MAX_GRACE;
 use super::write::*;
 use crate::command::*;
 use crate::node_api::{LogLine, NodeAuth, Registered, Registration};
@@ -26,6 +27,8 @@ const HEARTBEAT_INTERVAL_S: i64 = 30;
 
 /// Lines of a node's log that are kept: half a kilobyte each.
 const KEPT_LINES: u32 = 1_000;
+/// Samples of each kind that are kept of a node: half a kilobyte each.
+const KEPT_SAMPLES: u32 = 500;
 
 #[derive(Clone, Debug, Default)]
 pub struct NodePatch {
@@ -51,6 +54,21 @@ impl ControlPlane {
             return Ok(());
         }
         Ok(self.store().log_of_node(auth.node, events, KEPT_LINES, Write::at(now)).await?)
+    }
+
+    /// What a node counted and saw, beside its heartbeats.
+    pub async fn keep_samples(&self, auth: NodeAuth, samples: Vec<store::Sample>) -> CommandResult<()> {
+        if samples.is_empty() {
+            return Ok(());
+        }
+        let write = Write::at(self.now());
+        Ok(self.store().put_samples(auth.node, auth.project, samples, KEPT_SAMPLES, write).await?)
+    }
+
+    /// The configuration that a node says it runs, under its hash. Answers whether it is another one than before.
+    pub async fn keep_config(&self, auth: NodeAuth, hash: Digest, config: String) -> CommandResult<bool> {
+        let write = Write::at(self.now());
+        Ok(self.store().put_node_config(auth.node, auth.project, hash, config, write).await?)
     }
 
     /// `token`: the enrolment token's text; without one only where the project allows open registration. `Forbidden` is
@@ -102,6 +120,7 @@ impl ControlPlane {
             desired_bundle: None,
             desired_rollout: None,
             traffic_weight: 100,
+            busy: None,
             active_bundle: None,
             staged_bundle: None,
             verified_bundle: None,
@@ -221,13 +240,30 @@ impl ControlPlane {
         Ok(new)
     }
 
-    /// The new key is answered once (empty when the request was repeated); the old one is void at once.
-    pub async fn rotate_node_key(&self, caller: &Caller, project: ProjectId, node: NodeId) -> CommandResult<String> {
-        let first = Box::pin(self.rotate_node_key_first(caller, project, node));
+    /// The new key is answered once (empty when the request was repeated). The old one is void at once, or with a `grace` when
+    /// the new one is used first, and at the latest after it.
+    pub async fn rotate_node_key(
+        &self,
+        caller: &Caller,
+        project: ProjectId,
+        node: NodeId,
+        grace: Span,
+    ) -> CommandResult<String> {
+        let first = Box::pin(self.rotate_node_key_first(caller, project, node, grace));
         self.once(caller, |_| std::future::ready(Ok(String::new())), first).await
     }
 
-    async fn rotate_node_key_first(&self, caller: &Caller, project: ProjectId, node: NodeId) -> CommandResult<String> {
+    async fn rotate_node_key_first(
+        &self,
+        caller: &Caller,
+        project: ProjectId,
+        node: NodeId,
+        grace: Span,
+    ) -> CommandResult<String> {
+        if !(Span::ZERO..=MAX_GRACE).contains(&grace) {
+            let most = MAX_GRACE.as_secs();
+            return Err(CommandError::invalid("grace_seconds", format!("must be 0 to {most}")));
+        }
         let old = self.node_by_id(project, node).await?;
         if old.standing == Standing::Revoked {
             return Err(CommandError::Conflict {
@@ -239,7 +275,13 @@ impl ControlPlane {
         let changes = json!({"credential_epoch": {"from": old.credential_epoch, "to": old.credential_epoch + 1}});
         let write = self.node_write(caller, "node.key_rotated", &old, changes, 200);
         let hash = secret_hash(&key);
-        self.inner.store.rotate_node_key(Scope::Project(project), node, hash, write).await.map_err(missing("node"))?;
+        let keep = (grace > Span::ZERO).then(|| store::PreviousKey {
+            hash: old.key_hash,
+            until: self.now() + grace,
+            own: false,
+        });
+        let store = &self.inner.store;
+        store.rotate_node_key(Scope::Project(project), node, hash, keep, write).await.map_err(missing("node"))?;
         Box::pin(self.node_changed(project, node)).await;
         Ok(key)
     }

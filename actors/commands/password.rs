@@ -1,18 +1,28 @@
 //! Passwords: argon2id in PHC form, on a pool that leaves the processor to others.
 //!
-//! Invariant: at most [`AT_ONCE`] run at once and [`WAITING`] wait; whoever comes beyond that is told to come back.
+//! Invariant: at most [`AT_ONCE`] run at once, with rests between, and [`WAITING`] wait; whoever comes beyond that is told to come back.
+//! [`KEPT`] more places are no stranger's: a flood of them does not keep others out.
 
 use crate::command::{CommandError, CommandResult};
 use crate::fresh::Fresh;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Argon2, PasswordHash};
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Instant;
 
-/// 19 MiB and some 30 ms of one core each; two cores are all there may be.
-const AT_ONCE: usize = 2;
-/// 32 x 30 ms / 2: half a second at the end of the queue.
+/// 19 MiB and some 30 ms of one core each.
+const AT_ONCE: usize = 1;
+/// After each, its place rests so many times as long as it worked: a flood of sign-ins gets 40 % of one core, a fifth of the two
+/// that there may be, and heartbeats the rest. One sign-in does not wait for the rest after it.
+const REST: f64 = 1.5;
+/// 32 x 30 ms x 2.5: 2.4 s at the end of the queue.
 const WAITING: usize = 32;
+/// Places beyond those, for whoever comes from where they signed in before: 16 x 80 ms more.
+const KEPT: usize = 16;
+/// On a machine so busy that a hash takes seconds, resting for more would only keep people out.
+const MAX_REST: Duration = Duration::from_millis(200);
 /// The least characters of a password that a person chooses.
 pub const MIN_PASSWORD: usize = 8;
 /// The most bytes: argon2 takes more, but nobody needs to send them.
@@ -25,11 +35,23 @@ const DUMMY: &str = "$argon2id$v=19$m=19456,t=2,p=1$c2VudGluZWwtZHVtbXktcw$Hq0+0
 pub(crate) struct Pool {
     running: Arc<Semaphore>,
     admitted: Arc<Semaphore>,
+    kept: Arc<Semaphore>,
+}
+
+/// A place in the queue.
+pub(crate) struct Place(OwnedSemaphorePermit);
+
+pub(crate) fn busy() -> CommandError {
+    CommandError::Unavailable("too many sign-ins at once".into())
 }
 
 impl Default for Pool {
     fn default() -> Pool {
-        Pool { running: Arc::new(Semaphore::new(AT_ONCE)), admitted: Arc::new(Semaphore::new(AT_ONCE + WAITING)) }
+        Pool {
+            running: Arc::new(Semaphore::new(AT_ONCE)),
+            admitted: Arc::new(Semaphore::new(AT_ONCE + WAITING)),
+            kept: Arc::new(Semaphore::new(KEPT)),
+        }
     }
 }
 
@@ -45,10 +67,20 @@ pub(crate) fn check_password(password: &str) -> Result<(), String> {
 }
 
 impl Pool {
+    /// One of the places that are anybody's.
+    pub(crate) fn place(&self) -> Option<Place> {
+        self.admitted.clone().try_acquire_owned().ok().map(Place)
+    }
+
+    /// One of those that are kept for people who come from where they came before.
+    pub(crate) fn kept_place(&self) -> Option<Place> {
+        self.kept.clone().try_acquire_owned().ok().map(Place)
+    }
+
     /// The PHC string of a new hash with its own salt.
     pub(crate) async fn hash(&self, fresh: &Fresh, password: &str) -> CommandResult<String> {
         let (password, salt): (String, [u8; 16]) = (password.to_string(), fresh.bytes());
-        self.run(move || {
+        self.run(self.place(), move || {
             let hash: Result<PasswordHash, _> = Argon2::default().hash_password_with_salt(password.as_bytes(), &salt);
             hash.map(|h| h.to_string()).map_err(|e| CommandError::Unavailable(format!("hashing the password: {e}")))
         })
@@ -57,11 +89,23 @@ impl Pool {
 
     /// Is `password` the one of `hash`? Without a hash it takes as long and is false.
     pub(crate) async fn verify(&self, hash: Option<String>, password: &str) -> CommandResult<bool> {
+        self.verify_at(self.place(), hash, password).await
+    }
+
+    /// As [`Pool::verify`], at a place that was found before.
+    pub(crate) async fn verify_at(
+        &self,
+        place: Option<Place>,
+        hash: Option<String>,
+        password: &str,
+    ) -> CommandResult<bool> {
         if password.len() > MAX_PASSWORD_BYTES {
             return Ok(false);
         }
         let password = password.to_string();
-        self.run(move || {
+        self.run(place, move || {
+            // An account whose password is void has a hash that is none.
+            let hash = hash.filter(|h| PasswordHash::new(h).is_ok());
             let known = hash.is_some();
             let right =
                 Argon2::default().verify_password(password.as_bytes(), hash.as_deref().unwrap_or(DUMMY)).is_ok();
@@ -70,16 +114,24 @@ impl Pool {
         .await
     }
 
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> CommandResult<T> {
-        let busy = || CommandError::Unavailable("too many sign-ins at once".into());
-        let admitted = self.admitted.clone().try_acquire_owned().map_err(|_| busy())?;
+    async fn run<T: Send + 'static>(
+        &self,
+        place: Option<Place>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> CommandResult<T> {
+        let admitted = place.ok_or_else(busy)?.0;
         let running = self.running.clone().acquire_owned().await.map_err(|_| busy())?;
+        let (answer, done) = oneshot::channel();
         // The permits go along: a caller that hangs up does not free a place that is still in use.
-        let done = tokio::task::spawn_blocking(move || {
+        tokio::task::spawn_blocking(move || {
             let _places = (admitted, running);
-            work()
+            let begun = Instant::now();
+            let _ = answer.send(work());
+            let rest = begun.elapsed().mul_f64(REST).min(MAX_REST);
+            #[allow(clippy::disallowed_methods)] // a thread that is for blocking work
+            std::thread::sleep(rest);
         });
-        done.await.map_err(|e| CommandError::Unavailable(format!("the password thread: {e}")))
+        done.await.map_err(|_| CommandError::Unavailable("the password thread ended".into()))
     }
 }
 

@@ -177,7 +177,10 @@ impl ControlPlane {
             // A rollout became active since we looked.
             Err(store::Error::Conflict("state")) => Err(in_use("a rollout of the project is active".into())),
             done => done.map_err(missing("project")),
-        }
+        }?;
+        // Its nodes are nobody's from now on.
+        self.inner.sessions.forget_project(id);
+        Ok(())
     }
 
     /// The token's text is answered once; empty when the request was repeated.

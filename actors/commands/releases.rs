@@ -64,7 +64,8 @@ impl ControlPlane {
     }
 
     /// Adds signatures to a bundle that waits for them; bundle keys that are here sign as well. A bundle whose signatures the
-    /// newest trust document no longer accepts can be signed anew while no rollout is at it.
+    /// newest trust document no longer accepts can be signed anew while no rollout is at it and no node is assigned it. Interrupted
+    /// between the row and the archive, the same again ends it.
     ///
     /// Errors: `Invalid("signature")` when they are not valid or too few, `Conflict("bundle_state")`.
     pub async fn sign_bundle(
@@ -82,66 +83,82 @@ impl ControlPlane {
         self.inner.keys.at_least(org, crate::keys::NEWEST).await?;
         let bytes = ::bundle::canon::to_vec(manifest).map_err(|e| CommandError::Unavailable(e.to_string()))?;
         let keys = self.inner.keys.trust_doc(org).await?.roles.bundle;
-        let mut all = self.inner.keys.bundle_signatures(org, &bytes).await?;
-        all.extend(signature.map(|s| s.signatures()).unwrap_or_default());
-        let (from, again) = match found.status {
-            BundleStatus::AwaitingSignature => (Key::unsigned(project, content), false),
-            BundleStatus::Compiled | BundleStatus::Deprecated => {
-                let (hash, packed) = self.archive(&Key::bundle(project, content)).await?;
-                let before = signature_in(&packed);
-                if before.as_ref().is_some_and(|s| check_manifest(&keys, &bytes, s).is_ok()) {
-                    if found.artifact_hash == Some(hash) {
-                        return Ok((Done::Already, found));
-                    }
-                    // Signed anew, but the row was not written: written now.
-                    all = before.map(|s| s.signatures()).unwrap_or_default();
-                }
-                if self.inner.store.bundle_use(found.id).await?.active_rollouts > 0 {
-                    return Err(not_signable(&found, "a rollout is at it: its nodes were told another archive"));
-                }
-                (Key::bundle(project, content), true)
-            }
+        let again = match found.status {
+            BundleStatus::AwaitingSignature => false,
+            BundleStatus::Compiled | BundleStatus::Deprecated => true,
             BundleStatus::Compiling | BundleStatus::Failed | BundleStatus::Revoked => {
                 return Err(not_signable(&found, "it takes no signature"));
             }
         };
+        let stored = if again { self.archive(&Key::bundle(project, content)).await? } else { None };
+        if let Some((hash, files)) = &stored {
+            let accepted = signature_in(files).is_some_and(|s| check_manifest(&keys, &bytes, &s).is_ok());
+            if accepted && found.artifact_hash == Some(*hash) {
+                return Ok((Done::Already, found));
+            }
+        }
+        let mut all = self.inner.keys.bundle_signatures(org, &bytes).await?;
+        all.extend(signature.map(|s| s.signatures()).unwrap_or_default());
         let valid = valid_signers(&bytes, &all, &keys.keys);
         all.retain(|s| valid.contains(&s.key_id));
         let file = SignatureFile::of(all).ok_or_else(|| {
             CommandError::invalid("signature", "has no valid signature by a bundle key of the newest trust document")
         })?;
         check_manifest(&keys, &bytes, &file).map_err(|e| CommandError::invalid("signature", e.to_string()))?;
-        let (_, mut files) = self.archive(&from).await?;
-        if files.get(MANIFEST) != Some(&bytes) {
-            return Err(CommandError::Unavailable(format!(
-                "the archive of {content} in the store is not the compiled one"
-            )));
+        let from = match stored {
+            Some(stored) => Some(stored),
+            None => self.archive(&Key::unsigned(project, content)).await?,
+        };
+        let files = from.map(|f| f.1).filter(|files| files.get(MANIFEST) == Some(&bytes)).ok_or_else(|| {
+            CommandError::Unavailable(format!("the archive of {content} in the store is not the compiled one"))
+        })?;
+        let packed = pack(files, file.clone()).await?;
+        // What the row promises and a crash kept from the store is put there, whoever was told of it since.
+        let promised = again && found.artifact_hash == Some(packed.artifact_hash);
+        let bundle = if promised { found } else { self.signed(caller, found, content, &file, &packed, again).await? };
+        put_or_replace(&self.inner.artifacts, &Key::bundle(project, content), packed)
+            .await
+            .map_err(|e| CommandError::Unavailable(e.to_string()))?;
+        self.archive_changed(bundle.id);
+        // Left lying it does no harm: retention takes it with the bundle.
+        if let Err(why) = self.inner.artifacts.delete(&Key::unsigned(project, content)).await {
+            tracing::warn!(%content, %why, "the unsigned archive was not removed");
         }
-        let signed = file.clone();
-        let packed = tokio::task::spawn_blocking(move || {
-            files.remove(archive::SIGNATURE);
-            archive::pack(&files, Some(&signed))
-        });
-        let packed = packed.await.map_err(|e| CommandError::Unavailable(e.to_string()))?;
-        let packed = packed.map_err(|e: BuildError| CommandError::Unavailable(e.to_string()))?;
+        Ok((Done::Changed, bundle))
+    }
+
+    /// Writes the row: what it says from then on names an archive that is put next, and that only this signer puts.
+    async fn signed(
+        &self,
+        caller: &Caller,
+        found: Bundle,
+        content: ContentId,
+        file: &SignatureFile,
+        packed: &archive::Archive,
+        again: bool,
+    ) -> CommandResult<Bundle> {
+        let (store, project) = (&self.inner.store, found.project);
+        if again {
+            let used = store.bundle_use(found.id).await?;
+            if used.active_rollouts > 0 || used.desired_on > 0 {
+                let why = "a rollout is at it or nodes are assigned it: what they were told names the archive before, for \
+                           good; roll out a bundle that was compiled since";
+                return Err(not_signable(&found, why));
+            }
+        }
         let signed = Signed {
             signature: file.signature.clone(),
             key_id: file.key_id.clone(),
             artifact_hash: packed.artifact_hash,
             size_bytes: packed.size,
         };
-        put_or_replace(&self.inner.artifacts, &Key::bundle(project, content), packed)
-            .await
-            .map_err(|e| CommandError::Unavailable(e.to_string()))?;
         let changes = json!({
             "bundle_id": content, "version": found.version, "artifact_hash": signed.artifact_hash.prefixed(), "again": again,
             "key_ids": file.signatures().into_iter().map(|s| s.key_id).collect::<Vec<_>>(),
         });
         let said =
             Said { action: "bundle.signed", kind: ChangeKind::Bundle, id: found.id.0, project: Some(project), changes };
-        let store = &self.inner.store;
-        let write = self.write(&caller.ctx, said);
-        let scope = Scope::Project(project);
+        let (write, scope) = (self.write(&caller.ctx, said), Scope::Project(project));
         let done = match again {
             true => store.replace_signature(scope, found.id, signed, write).await,
             false => store.set_signature(scope, found.id, signed, write).await,
@@ -152,12 +169,8 @@ impl ControlPlane {
         })?;
         if !again {
             self.inner.compiles.count(BundleStatus::Compiled);
-            // Left lying it does no harm: retention takes it with the bundle.
-            if let Err(why) = self.inner.artifacts.delete(&Key::unsigned(project, content)).await {
-                tracing::warn!(%content, %why, "the unsigned archive was not removed");
-            }
         }
-        Ok((Done::Changed, bundle))
+        Ok(bundle)
     }
 
     /// Publishes a statement that was signed by the bundle keys elsewhere.
@@ -217,14 +230,24 @@ impl ControlPlane {
         Ok(row)
     }
 
-    /// The files of a stored archive.
-    async fn archive(&self, key: &Key) -> CommandResult<(Digest, BTreeMap<String, Vec<u8>>)> {
+    /// The files of a stored archive. `None`: it is not there.
+    async fn archive(&self, key: &Key) -> CommandResult<Option<(Digest, BTreeMap<String, Vec<u8>>)>> {
         let away = |why: String| CommandError::Unavailable(format!("{key}: {why}"));
-        let bytes = self.inner.artifacts.get(key, MAX_ARCHIVE_BYTES).await.map_err(|e| away(e.to_string()))?;
+        let bytes = match self.inner.artifacts.get(key, MAX_ARCHIVE_BYTES).await {
+            Ok(bytes) => bytes,
+            Err(artifacts::Error::NotFound) => return Ok(None),
+            Err(e) => return Err(away(e.to_string())),
+        };
         let opened = tokio::task::spawn_blocking(move || (Digest::of(&bytes), ::bundle::read_archive(&bytes))).await;
         let (hash, files) = opened.map_err(|e| away(e.to_string()))?;
-        Ok((hash, files.map_err(|e| away(e.to_string()))?))
+        Ok(Some((hash, files.map_err(|e| away(e.to_string()))?)))
     }
+}
+
+async fn pack(files: BTreeMap<String, Vec<u8>>, signature: SignatureFile) -> CommandResult<archive::Archive> {
+    let packed = tokio::task::spawn_blocking(move || archive::pack(&files, Some(&signature))).await;
+    let packed = packed.map_err(|e| CommandError::Unavailable(e.to_string()))?;
+    packed.map_err(|e: BuildError| CommandError::Unavailable(e.to_string()))
 }
 
 fn signature_in(files: &BTreeMap<String, Vec<u8>>) -> Option<SignatureFile> {

@@ -104,7 +104,15 @@ fn check_content(path: &str, content: &[u8]) -> Result<(), String> {
     if has_private_key(&String::from_utf8_lossy(content)).is_some() {
         return Err("holds a private key; refer to it as \"secrets/NAME\" instead".into());
     }
-    if !path.starts_with("plugins/") && !is_public_pem(content) && !is_der_certificate(content) {
+    let certificate = is_der_certificate(content);
+    if path.starts_with("plugins/") {
+        // No plugin is one DER sequence from end to end; keys and key stores are.
+        return match !certificate && whole_sequence(content).is_some() {
+            true => Err("looks like a private key in DER; refer to it as \"secrets/NAME\" instead".into()),
+            false => Ok(()),
+        };
+    }
+    if !is_public_pem(content) && !certificate {
         return Err("is neither certificates nor public keys in PEM, nor a certificate in DER".into());
     }
     Ok(())
@@ -121,16 +129,30 @@ fn is_public_pem(content: &[u8]) -> bool {
     first.is_some_and(|l| public.contains(&l)) && labels.all(|l| public.contains(&l))
 }
 
-/// A sequence that begins with a sequence. Keys (PKCS 1, PKCS 8, SEC 1) and key stores (PKCS 12) begin with a version number.
+/// One sequence and nothing behind it, which begins with a sequence that begins with a version or a serial number. Keys (PKCS 1,
+/// PKCS 8, SEC 1) and key stores (PKCS 12) begin with a number, encrypted keys (PKCS 8) with a sequence that names an algorithm.
 fn is_der_certificate(content: &[u8]) -> bool {
-    let header = match content {
-        [0x30, n, ..] if *n < 0x80 => 2,
-        [0x30, 0x81, ..] => 3,
-        [0x30, 0x82, ..] => 4,
-        [0x30, 0x83, ..] => 5,
-        _ => return false,
+    let signed = whole_sequence(content).and_then(sequence);
+    signed.is_some_and(|(fields, _)| matches!(fields.first(), Some(0xa0 | 0x02)))
+}
+
+/// The inside of a sequence that is all there is.
+fn whole_sequence(der: &[u8]) -> Option<&[u8]> {
+    sequence(der).filter(|(_, behind)| behind.is_empty()).map(|(inside, _)| inside)
+}
+
+/// The inside of the DER sequence at the beginning, and what lies behind it.
+fn sequence(der: &[u8]) -> Option<(&[u8], &[u8])> {
+    let [0x30, length, rest @ ..] = der else { return None };
+    let (length, rest) = match length {
+        0..0x80 => (usize::from(*length), rest),
+        0x81..=0x84 => {
+            let (bytes, rest) = rest.split_at_checked(usize::from(length & 0x7f))?;
+            (bytes.iter().fold(0, |n, b| n << 8 | usize::from(*b)), rest)
+        }
+        _ => return None,
     };
-    content.get(header) == Some(&0x30)
+    rest.split_at_checked(length)
 }
 
 #[cfg(test)]
@@ -143,13 +165,20 @@ mod tests {
         let bad = |path: &str, content: &[u8]| assert!(check_content(path, content).is_err(), "{path} {content:?}");
         let pem = b"# ours\n-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
         good("certs/a.pem", pem);
-        good("trust/a.der", &[0x30, 0x82, 1, 2, 0x30, 0x82]);
+        let certificate = [0x30, 0x81, 7, 0x30, 3, 0xa0, 1, 2, 0x30, 0];
+        good("trust/a.der", &certificate);
+        good("plugins/a.der", &certificate);
         good("plugins/a.wasm", b"\0asm");
         bad("certs/a.key", b"-----BEGIN EC PRIVATE KEY-----");
         bad("plugins/a.wasm", b"\0asm -----BEGIN RSA PRIVATE KEY-----");
         bad("certs/both.pem", &[&pem[..], b"-----BEGIN ENCRYPTED PRIVATE KEY-----"].concat());
-        bad("certs/a.p8", &[0x30, 0x2e, 0x02, 0x01, 0x00]);
-        bad("trust/a.p12", &[0x30, 0x82, 9, 9, 0x02, 0x01, 0x03]);
+        let (plain, encrypted) = ([0x30, 3, 0x02, 0x01, 0x00], [0x30, 7, 0x30, 3, 0x06, 1, 9, 0x04, 0]);
+        for folder in ["certs", "trust", "plugins"] {
+            bad(&format!("{folder}/a.p8"), &plain);
+            bad(&format!("{folder}/a-encrypted.p8"), &encrypted);
+            bad(&format!("{folder}/a.p12"), &[0x30, 0x82, 0, 3, 0x02, 0x01, 0x03]);
+        }
+        bad("certs/a.der", &[&certificate[..], &plain].concat());
         bad("certs/a.pem", b"hello");
         bad("certs/a.pem", b"");
     }

@@ -94,6 +94,7 @@ impl ControlPlane {
     pub async fn plan_rollout(&self, project: ProjectId, spec: &Spec) -> CommandResult<PlanView> {
         check(spec)?;
         self.usable_bundle(project, spec).await?;
+        self.groups_exist(project, &spec.selector).await?;
         let resolved = self.resolve(project, spec).await?;
         refuse_unknown(&resolved.unknown)?;
         // Without one of the caller's the lot is drawn here: naming this seed at creation gives these very steps.
@@ -174,6 +175,7 @@ impl ControlPlane {
         spec.stale_after = self.config().stale_after;
         check(&spec)?;
         self.usable_bundle(project, &spec).await?;
+        self.groups_exist(project, &spec.selector).await?;
         if spec.scheduled_at.is_some_and(|t| t < now - Span::secs(60)) {
             return Err(CommandError::invalid("scheduled_at", "lies in the past"));
         }
@@ -267,6 +269,8 @@ impl ControlPlane {
             supersede: true,
             allow_restart: true,
             allow_failed: kind == RolloutKind::Assign,
+            // A pin to it was accepted when it was made, and its nodes are brought back to it.
+            allow_deprecated: kind != RolloutKind::Assign,
             ..Spec::new(bundle)
         };
         self.create_rollout(caller, project, spec).await
@@ -280,12 +284,19 @@ impl ControlPlane {
         revoked: BundleId,
         with: Replacement,
     ) -> CommandResult<Vec<RolloutView>> {
-        let rows = self.inner.store.candidates(project).await?;
-        let on_it: Vec<NodeId> = rows
-            .iter()
-            .filter(|r| r.active_bundle == Some(revoked) || r.desired_bundle == Some(revoked))
-            .map(|r| r.id)
-            .collect();
+        let mut rows = self.inner.store.candidates(project).await?;
+        rows.retain(|r| r.active_bundle == Some(revoked) || r.desired_bundle == Some(revoked));
+        // Asked again, perhaps because the first answer was lost: what is replaced already is left to it.
+        let holders: BTreeSet<RolloutId> = rows.iter().filter_map(|r| r.claimed_by).collect();
+        let mut replacing = BTreeSet::new();
+        for id in holders {
+            let held = self.inner.store.rollout(Scope::Project(project), id).await?;
+            if held.spec.kind == RolloutKind::Replace && held.spec.bundle != revoked {
+                replacing.insert(id);
+            }
+        }
+        rows.retain(|r| r.claimed_by.is_none_or(|id| !replacing.contains(&id)));
+        let on_it: Vec<NodeId> = rows.iter().map(|r| r.id).collect();
         let mut by_bundle: BTreeMap<BundleId, BTreeSet<NodeId>> = BTreeMap::new();
         match with {
             Replacement::Bundle(b) => {
@@ -563,7 +574,10 @@ impl ControlPlane {
         match bundle.status {
             BundleStatus::Compiled => Ok(()),
             BundleStatus::Revoked => refuse("bundle_revoked", "the bundle is revoked"),
-            BundleStatus::Deprecated => refuse("bundle_deprecated", "the bundle is deprecated"),
+            BundleStatus::Deprecated if spec.allow_deprecated => Ok(()),
+            BundleStatus::Deprecated => {
+                refuse("bundle_deprecated", "the bundle is deprecated; allow_deprecated: true overrides it")
+            }
             BundleStatus::Compiling | BundleStatus::AwaitingSignature | BundleStatus::Failed => {
                 refuse("bundle_not_compiled", &format!("the bundle is {}", bundle.status))
             }

@@ -86,6 +86,8 @@ fn config(master: u8) -> PlaneConfig {
         master_key: MasterKey::new([master; 32]),
         validator: validator(),
         compile_concurrency: 2,
+        audit_keep: None,
+        egress: Default::default(),
     }
 }
 
@@ -261,10 +263,10 @@ where
 async fn a_first_start_happens_once_and_its_key_reaches_every_organisation() {
     on_both(|w| async move {
         assert!(w.plane.first_start(FirstStart::default()).await.unwrap().is_none());
-        let (key, every_org) = w.plane.api_key(BOOTSTRAP).await.unwrap().unwrap();
+        let (key, every_org) = w.plane.api_key(BOOTSTRAP, None).await.unwrap().unwrap();
         assert!(every_org && key.scopes.len() == KeyScope::ALL.len());
         assert_eq!(key.created_by, w.caller.user);
-        assert!(w.plane.api_key("scp_no-such-key").await.unwrap().is_none());
+        assert!(w.plane.api_key("scp_no-such-key", None).await.unwrap().is_none());
         w.end().await;
     })
     .await;
@@ -373,7 +375,7 @@ async fn every_command_leaves_exactly_one_audit_entry_without_its_secret() {
         let before = w.entries().await;
         plane.patch_node(caller, project, node.node, patch("3")).await.unwrap();
         assert_eq!(w.entries().await, before, "nothing changed, nothing to say");
-        let key = w.audited("node.key_rotated", plane.rotate_node_key(caller, project, node.node)).await;
+        let key = w.audited("node.key_rotated", plane.rotate_node_key(caller, project, node.node, Span::ZERO)).await;
         assert_eq!(plane.store().node_credential(secret_hash(&key)).await.unwrap().epoch, 2);
         assert_eq!(w.audited("node.revoked", plane.revoke_node(caller, project, node.node)).await, Done::Changed);
         assert_eq!(code(plane.adopt_node(caller, project, node.node).await), "node_revoked");
@@ -479,12 +481,12 @@ async fn signing_in_tells_nothing_and_sessions_end() {
             Ok(super::access::SignedIn { .. }) => panic!("signed in"),
         };
         let before = w.entries().await;
-        let wrong = text(w.plane.sign_in("admin@example.com", "wrong horse", None).await);
-        let unknown = text(w.plane.sign_in("nobody@example.com", PASSWORD, None).await);
+        let wrong = text(w.plane.sign_in("admin@example.com", "wrong horse", None, None).await);
+        let unknown = text(w.plane.sign_in("nobody@example.com", PASSWORD, None, None).await);
         assert_eq!(wrong, unknown);
         assert_eq!(w.entries().await, before + 2);
         for _ in 0..3 {
-            text(w.plane.sign_in("admin@example.com", "wrong horse", None).await);
+            text(w.plane.sign_in("admin@example.com", "wrong horse", None, None).await);
         }
         assert_eq!(w.entries().await, before + 2, "joined");
         w.hand.advance(Span::secs(61));
@@ -492,7 +494,7 @@ async fn signing_in_tells_nothing_and_sessions_end() {
         w.plane.flush_api_key_uses().await;
         w.eventually_entries(before + 3).await;
 
-        let me = w.audited("session.created", w.plane.sign_in("ADMIN@example.com ", PASSWORD, None)).await;
+        let me = w.audited("session.created", w.plane.sign_in("ADMIN@example.com ", PASSWORD, None, None)).await;
         let found = w.plane.session(&me.session_token).await.unwrap().unwrap();
         assert_eq!(found.roles, [(w.org, Role::Admin)]);
         assert_eq!(found.csrf_hash, secret_hash(&me.csrf_token));
@@ -504,13 +506,36 @@ async fn signing_in_tells_nothing_and_sessions_end() {
         }
         w.hand.advance(Span::secs(11 * 3600));
         assert!(w.plane.session(&me.session_token).await.unwrap().is_none(), "seven days are over");
-        let me = w.plane.sign_in("admin@example.com", PASSWORD, None).await.unwrap();
+        let me = w.plane.sign_in("admin@example.com", PASSWORD, None, None).await.unwrap();
         w.hand.advance(Span::secs(12 * 3600));
         assert!(w.plane.session(&me.session_token).await.unwrap().is_none(), "idle");
-        let me = w.plane.sign_in("admin@example.com", PASSWORD, None).await.unwrap();
-        w.audited("session.deleted", w.plane.sign_out(&me.session_token)).await;
+        let me = w.plane.sign_in("admin@example.com", PASSWORD, None, None).await.unwrap();
+        w.audited("session.deleted", w.plane.sign_out(&me.session_token, None, None)).await;
         assert!(w.plane.session(&me.session_token).await.unwrap().is_none());
-        w.plane.sign_out(&me.session_token).await.unwrap();
+        w.plane.sign_out(&me.session_token, None, None).await.unwrap();
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_strangers_keeps_nobody_out_who_came_before() {
+    on_both(|w| async move {
+        let home = Some("2001:db8:1:2::7".parse().unwrap());
+        let (same_network, elsewhere) = ("2001:db8:1:2::8".parse().ok(), "2001:db8:1:3::7".parse().ok());
+        let sign_in = async |w: &World, from| w.plane.sign_in("admin@example.com", PASSWORD, None, from).await;
+        sign_in(&w, home).await.unwrap();
+        // Another process: it remembers by the database.
+        let w = w.restarted(validator()).await;
+        let passwords = &w.plane.inner.keys.doorman().passwords;
+        let flood: Vec<_> = std::iter::from_fn(|| passwords.place()).collect();
+        assert!(flood.len() > 10);
+        assert!(matches!(sign_in(&w, elsewhere).await, Err(CommandError::Unavailable(_))));
+        sign_in(&w, same_network).await.unwrap();
+        let wrong = w.plane.sign_in("admin@example.com", "a wrong password", None, home).await;
+        assert!(matches!(wrong, Err(CommandError::Forbidden(_))));
+        drop(flood);
+        sign_in(&w, elsewhere).await.unwrap();
         w.end().await;
     })
     .await;
@@ -530,7 +555,8 @@ async fn a_key_never_mints_more_than_it_has_and_ends_at_once() {
         let (key, text) = w.plane.create_api_key(&w.caller, w.org, new(&scopes, bound)).await.unwrap();
         assert!(text.starts_with("scp_") && text.starts_with(&key.prefix) && !key.prefix.is_empty());
         assert_eq!(key.key_hash, secret_hash(&text));
-        let grant = Grant::Key { org: w.org, project: bound, scopes: key.scopes.clone(), every_org: false };
+        let grant =
+            Grant::Key { org: w.org, project: bound, scopes: key.scopes.clone(), every_org: false, expires_at: None };
         let caller = Caller { grant, ..w.caller.clone() };
         w.plane.create_api_key(&caller, w.org, new(&[KeyScope::NodesRead], bound)).await.unwrap();
         let more = w.plane.create_api_key(&caller, w.org, new(&[KeyScope::BundlesRead], bound)).await;
@@ -541,15 +567,15 @@ async fn a_key_never_mints_more_than_it_has_and_ends_at_once() {
         let foreign = w.plane.revoke_api_key(&stranger, key.id).await;
         assert_eq!(foreign, Err(CommandError::NotFound("api key")));
 
-        assert!(w.plane.api_key(&text).await.unwrap().is_some_and(|(_, every)| !every));
+        assert!(w.plane.api_key(&text, None).await.unwrap().is_some_and(|(_, every)| !every));
         w.plane.flush_api_key_uses().await;
         assert_eq!(w.plane.store().api_key(SYSTEM, key.id).await.unwrap().last_used_at, Some(START));
         assert_eq!(w.plane.revoke_api_key(&w.caller, key.id).await, Ok(Done::Changed));
-        assert!(w.plane.api_key(&text).await.unwrap().is_none(), "at once, where it was revoked");
+        assert!(w.plane.api_key(&text, None).await.unwrap().is_none(), "at once, where it was revoked");
         let (_, short) = w.plane.create_api_key(&w.caller, w.org, new(&[], None)).await.unwrap();
-        assert!(w.plane.api_key(&short).await.unwrap().is_some());
+        assert!(w.plane.api_key(&short, None).await.unwrap().is_some());
         w.hand.advance(Span::secs(3600));
-        assert!(w.plane.api_key(&short).await.unwrap().is_none(), "expired");
+        assert!(w.plane.api_key(&short, None).await.unwrap().is_none(), "expired");
         w.end().await;
     })
     .await;

@@ -85,7 +85,7 @@ impl ControlPlane {
         role: KeyRole,
         public: Option<PublicKey>,
     ) -> CommandResult<KeyInfo> {
-        must(caller, KeyScope::ApiKeysAdmin, org, None, "organisation")?;
+        must_hold_all(caller, org)?;
         let first = Box::pin(self.create_key_first(caller, org, role, public));
         self.once(caller, |id| self.key_by_row(org, SigningKeyId(id)), first).await
     }
@@ -127,7 +127,7 @@ impl ControlPlane {
 
     /// The private half, 32 bytes: to be kept elsewhere. Metadata keys sign every day and stay here.
     pub async fn export_key(&self, caller: &Caller, org: OrgId, key_id: &str) -> CommandResult<[u8; 32]> {
-        must(caller, KeyScope::ApiKeysAdmin, org, None, "organisation")?;
+        must_hold_all(caller, org)?;
         let row = self.key_row(org, key_id).await?;
         if row.role == KeyRole::Metadata.as_str() {
             return Err(CommandError::Conflict {
@@ -149,7 +149,7 @@ impl ControlPlane {
 
     /// Forgets the private half. Errors: `Conflict` `not_exported`, `metadata_key`.
     pub async fn remove_private_key(&self, caller: &Caller, org: OrgId, key_id: &str) -> CommandResult<Done> {
-        must(caller, KeyScope::ApiKeysAdmin, org, None, "organisation")?;
+        must_hold_all(caller, org)?;
         let row = self.key_row(org, key_id).await?;
         let doc = self.inner.keys.trust_doc(org).await?;
         let listed = key_info(&row, &doc).is_some_and(|k| k.listed);
@@ -174,7 +174,7 @@ impl ControlPlane {
 
     /// The next version as it would read, unsigned: for roots that are kept elsewhere. Writes nothing.
     pub async fn draft_trust(&self, caller: &Caller, org: OrgId, change: TrustChange) -> CommandResult<TrustDoc> {
-        must(caller, KeyScope::ApiKeysAdmin, org, None, "organisation")?;
+        must_hold_all(caller, org)?;
         self.inner.keys.at_least(org, NEWEST).await?;
         let mut doc = self.inner.keys.trust_doc(org).await?;
         let rows = self.inner.store.signing_keys(Some(org), None).await?;
@@ -191,34 +191,49 @@ impl ControlPlane {
             };
             change_role(role, now, change, &rows, &mut faults);
         }
-        let on_server = |k: &&PublicKey| rows.iter().any(|r| r.key_id == k.key_id() && r.private.is_some());
-        let metadata = &doc.roles.metadata;
-        if metadata.keys.iter().filter(on_server).count() < metadata.threshold as usize {
-            faults.add(
-                "metadata",
-                "the server must have as many of these keys as have to sign: it signs every assignment",
-            );
-        }
+        let before = doc.artifact_origins.clone();
         if let Some(origins) = change.artifact_origins {
-            for origin in &origins {
-                faults.check("artifact_origins", check_origin(origin));
-            }
             doc.artifact_origins = origins;
         }
         let own = self.inner.keys.origins();
         doc.artifact_origins
             .extend(own.iter().filter(|o| !change_has(&doc.artifact_origins, o)).cloned().collect::<Vec<_>>());
         if let Some(at) = change.expires_at {
-            if at < self.now() + LEAST_VALIDITY {
-                faults.add("expires_at", "must be at least a day ahead: nodes that are off would be locked out");
-            }
             doc.expires_at = at;
+        }
+        for (field, text) in self.unfit(&doc, &before, &rows) {
+            faults.add(field, text);
         }
         faults.done()?;
         match doc.problem() {
             Some(problem) => Err(CommandError::invalid("roles", problem)),
             None => Ok(doc),
         }
+    }
+
+    /// Why the server would not publish a document that nodes would take: by field. `before` are the origins that count now.
+    fn unfit(&self, doc: &TrustDoc, before: &[String], rows: &[SigningKey]) -> Vec<(&'static str, String)> {
+        let mut faults = Vec::new();
+        let on_server = |k: &&PublicKey| rows.iter().any(|r| r.key_id == k.key_id() && r.private.is_some());
+        let metadata = &doc.roles.metadata;
+        if metadata.keys.iter().filter(on_server).count() < metadata.threshold as usize {
+            let text = "the server must have as many of these keys as have to sign: it signs every assignment";
+            faults.push(("metadata", text.into()));
+        }
+        let own = self.inner.keys.origins();
+        for origin in doc.artifact_origins.iter().filter(|o| !own.contains(o) && !before.contains(o)) {
+            if let Err(why) = check_origin(origin) {
+                faults.push(("artifact_origins", why.into()));
+            }
+        }
+        if let Some(missing) = own.iter().find(|o| !change_has(&doc.artifact_origins, o)) {
+            faults.push(("artifact_origins", format!("must list {missing}, where this server's archives are fetched")));
+        }
+        if doc.expires_at < self.now() + LEAST_VALIDITY {
+            let text = "must be at least a day ahead: nodes that are off would be locked out";
+            faults.push(("expires_at", text.into()));
+        }
+        faults
     }
 
     /// Makes the next version, signed by the roots that are here. Errors: `Conflict("root_offline")` when they are not enough.
@@ -231,15 +246,23 @@ impl ControlPlane {
         self.once(caller, |_| self.trust_state(org), first).await
     }
 
-    /// Publishes a version that was signed elsewhere; roots that are here sign as well.
+    /// Publishes a version that was signed elsewhere; roots that are here sign as well. It is judged as a draft is.
     pub async fn publish_trust(&self, caller: &Caller, org: OrgId, document: Envelope) -> CommandResult<TrustState> {
-        must(caller, KeyScope::ApiKeysAdmin, org, None, "organisation")?;
+        must_hold_all(caller, org)?;
         let first = Box::pin(async {
             let doc: TrustDoc = document.decode().map_err(|e| CommandError::invalid("document", e.to_string()))?;
             let bytes = document.payload_bytes().map_err(|e| CommandError::invalid("document", e.to_string()))?;
             if ::bundle::canon::to_vec(&doc).ok().as_deref() != Some(bytes.as_slice()) {
                 return Err(CommandError::invalid("document", "is not the canonical form of a trust document"));
             }
+            self.inner.keys.at_least(org, NEWEST).await?;
+            let current = self.inner.keys.trust_doc(org).await?;
+            let rows = self.inner.store.signing_keys(Some(org), None).await?;
+            let mut faults = Faults::default();
+            for (field, text) in self.unfit(&doc, &current.artifact_origins, &rows) {
+                faults.add("document", format!("{field}: {text}"));
+            }
+            faults.done()?;
             self.publish(caller, org, &doc, document).await
         });
         self.once(caller, |_| self.trust_state(org), first).await
@@ -395,4 +418,10 @@ fn check_origin(origin: &str) -> Result<(), &'static str> {
         true => Err("must be like https://host or https://host:port"),
         false => Ok(()),
     }
+}
+
+/// Who decides what nodes trust could run anything on them, so nothing less than all that an administrator holds is enough: a
+/// key that may only make keys is refused what it could not give either.
+fn must_hold_all(caller: &Caller, org: OrgId) -> CommandResult<()> {
+    KeyScope::of_role(Role::Admin).try_for_each(|scope| must(caller, scope, org, None, "organisation"))
 }

@@ -78,6 +78,11 @@ impl ControlPlane {
     }
 
     /// What was stored for the same request. Errors: `Invalid` when the key was used with another body.
+    /// Errors: the Idempotency-Key of `caller` was used with another body.
+    pub async fn check_repeat(&self, caller: &Caller) -> CommandResult<()> {
+        self.answered(caller).await.map(drop)
+    }
+
     pub(crate) async fn answered(&self, caller: &Caller) -> CommandResult<Option<Value>> {
         let Some(i) = &caller.idempotency else { return Ok(None) };
         match self.inner.store.idempotent(&i.credential, &i.route, &i.key, self.now()).await? {

@@ -293,7 +293,7 @@ fn by_the_project(settings: &Settings, extra: &BTreeMap<String, Vec<u8>>, config
     faults
 }
 
-/// Stores an archive under a name that nobody was told of yet. What lies there otherwise was left over: by a row that was
+/// Stores an archive that no node was told of yet, or whose row is written already. What lies there otherwise was left over: by a row that was
 /// collected, with another `created_at`, or by a signature that was never committed.
 pub(crate) async fn put_or_replace(
     artifacts: &artifacts::ArtifactStore,

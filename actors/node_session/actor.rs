@@ -7,7 +7,7 @@ use crate::node_api::*;
 use crate::plane::{ControlPlane, Inner};
 use crate::rollout::Delivery;
 use crate::supervision::{TaskGuard, spawn_task};
-use domain::node::{Fold, Generation, HealthClass, Instances, Presence, Traffic};
+use domain::node::{Busy, Fold, Generation, HealthClass, Instances, Presence, Traffic};
 use domain::rollout::{FULL_WEIGHT, GateSpec, NodeState, Told};
 use domain::*;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -95,6 +95,10 @@ pub(super) struct Session {
     pub epoch: u32,
     pub adopted: bool,
     pub presence: Presence,
+    /// What it is granted of the "not now" that it says.
+    pub busy: Option<Busy>,
+    /// Whoever holds it was told that it is busy.
+    pub put_off: bool,
     pub health: HealthClass,
     pub heard: Timestamp,
     pub flushed: Timestamp,
@@ -130,7 +134,7 @@ pub(super) struct Session {
     /// When the node last said in a report what it runs: by its clock, and by ours.
     pub reported: Option<(Timestamp, Timestamp)>,
     /// A bundle it named that we do not know: not looked up again each time.
-    pub unknown: Option<BundleRef>,
+    pub unknown: Option<(BundleRef, Timestamp)>,
     /// Our own last writes, as the feed names them.
     stamps: [i64; STAMPS],
     pub waiters: Vec<oneshot::Sender<()>>,
@@ -158,6 +162,8 @@ impl Actor for SessionActor {
             epoch: view.node.credential_epoch,
             adopted: false,
             presence: view.node.presence,
+            busy: None,
+            put_off: false,
             health: view.node.health,
             heard: now,
             flushed: view.node.last_seen.unwrap_or(Timestamp::ZERO),
@@ -294,6 +300,9 @@ impl Session {
         self.epoch = n.credential_epoch;
         self.adopted = n.standing == domain::node::Standing::Adopted;
         self.presence = n.presence;
+        self.busy = n.busy;
+        // If that is over by now, nobody may have said so.
+        self.put_off = n.busy.is_some();
         self.health = n.health;
         self.hearsay |= self.active != n.active_bundle;
         self.active = n.active_bundle;

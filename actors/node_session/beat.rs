@@ -4,9 +4,9 @@ use super::actor::{Session, SlowFacts, flush_every};
 use crate::command::{CommandError, CommandResult};
 use crate::node_api::*;
 use crate::rollout::{Delivered, Delivery};
-use domain::node::{Fold, GateWindow, Generation, HealthClass, Observation, Presence, Traffic};
+use domain::node::{Busy, Fold, GateWindow, Generation, HealthClass, Observation, Presence, Traffic};
 use domain::rollout::analysis::Reading;
-use domain::rollout::{NodeStateKind, Report, Said};
+use domain::rollout::{NodeStateKind, PresenceChange, Report, Said};
 use domain::*;
 use std::hash::{BuildHasher, Hash, Hasher};
 
@@ -20,6 +20,8 @@ const ENGAGED_BEAT_S: u32 = 2;
 const VIEW_AGE: Span = Span::secs(10);
 /// Longer than any client waits for an answer: no heartbeat is older than this when it is read.
 const LONGEST_UNDER_WAY: Span = Span::secs(60);
+/// A bundle that a node named and we did not know is looked for again after this: it may have been compiled since.
+const UNKNOWN_KEPT: Span = Span::secs(60);
 /// Logs of a failure are kept up to this (INTERFACE section 3).
 const MAX_LOG_BYTES: usize = 64 * 1024;
 /// Error texts of nodes in the node's row.
@@ -41,7 +43,7 @@ pub(super) async fn heartbeat(s: &mut Session, beat: &Heartbeat) -> CommandResul
     }
     count_traffic(s, beat, now);
     let print = fingerprint(beat);
-    let nothing_awaited = s.fold.is_none() && s.assigned.weighed;
+    let nothing_awaited = s.fold.is_none() && s.assigned.weighed && !busy_moves(s, busy_after(s, beat, now), now);
     let steady = print == s.beat_print && nothing_awaited && s.presence == Presence::Online;
     if !steady {
         let done = Box::pin(change(s, beat, now)).await?;
@@ -95,6 +97,29 @@ fn count_traffic(s: &mut Session, beat: &Heartbeat, now: Timestamp) {
     s.traffic = Some(kept);
 }
 
+/// How far the end of "not now" may move and still be the same one: its time on the way is part of what we know of it.
+const SAME_WISH: Span = Span::secs(5);
+
+/// Clocks of nodes are never compared with ours: what counts is how much longer by its own. Without `sent_at` there is only ours.
+fn busy_after(s: &Session, beat: &Heartbeat, now: Timestamp) -> Option<Busy> {
+    let left = beat.busy_until.map(|until| until.since(beat.sent_at.unwrap_or(now)));
+    Busy::after(s.busy, left, now)
+}
+
+fn holds(busy: Option<Busy>, now: Timestamp) -> bool {
+    busy.is_some_and(|b| b.holds(now))
+}
+
+/// Is `busy` news, to the node's row or to the rollout that holds it?
+fn busy_moves(s: &Session, busy: Option<Busy>, now: Timestamp) -> bool {
+    let differs = match (s.busy, busy) {
+        (None, None) => false,
+        (Some(a), Some(b)) => a.since != b.since || a.until.since(b.until).max(b.until.since(a.until)) > SAME_WISH,
+        (Some(_), None) | (None, Some(_)) => true,
+    };
+    differs || s.put_off != holds(busy, now)
+}
+
 /// An equal or lower number of the same instance changes nothing.
 fn is_repeat(s: &Session, beat: &Heartbeat) -> bool {
     match (beat.seq, s.seq) {
@@ -134,7 +159,7 @@ fn fingerprint(b: &Heartbeat) -> u64 {
 }
 
 /// Resolve what a node named. `None`: we do not know it.
-async fn resolve(s: &mut Session, r: BundleRef) -> CommandResult<Option<Option<BundleId>>> {
+async fn resolve(s: &mut Session, r: BundleRef, now: Timestamp) -> CommandResult<Option<Option<BundleId>>> {
     match r {
         BundleRef::Baseline => return Ok(Some(None)),
         BundleRef::Row(id) if Some(id) == s.assigned.bundle || Some(id) == s.active => return Ok(Some(Some(id))),
@@ -144,7 +169,7 @@ async fn resolve(s: &mut Session, r: BundleRef) -> CommandResult<Option<Option<B
         BundleRef::Content(c) if s.active.is_some() && s.active_content == Some(c) => return Ok(Some(s.active)),
         BundleRef::Content(_) | BundleRef::Row(_) => {}
     }
-    if s.unknown == Some(r) {
+    if s.unknown.is_some_and(|(known, at)| known == r && now.since(at) < UNKNOWN_KEPT) {
         return Ok(None);
     }
     match s.plane.bundle_named(s.project, r).await? {
@@ -155,7 +180,7 @@ async fn resolve(s: &mut Session, r: BundleRef) -> CommandResult<Option<Option<B
             Ok(Some(Some(id)))
         }
         None => {
-            s.unknown = Some(r);
+            s.unknown = Some((r, now));
             Ok(None)
         }
     }
@@ -170,7 +195,7 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
     let mut active = match beat.active {
         Some(r) => {
             let heard = s.unknown == Some(r);
-            let found = resolve(s, r).await?;
+            let found = resolve(s, r, now).await?;
             if found.is_none() && !heard {
                 // Assigned by a control plane that knew more than this one, before a restore; or by hand.
                 change.events.push(runs_unknown(s, r, now));
@@ -180,6 +205,8 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
         }
         None => None,
     };
+    // It runs something that this project does not know. Whatever it measures is then no evidence for what it was sent.
+    let foreign = beat.active.is_some() && active.is_none();
     // What it runs was reported elsewhere, perhaps after this was sent: otherwise is believed when it is said once more.
     let doubted = active.is_some_and(|a| a != s.active) && s.hearsay;
     s.hearsay &= active.is_none();
@@ -212,7 +239,7 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
         reports.push(Report { node: s.node, generation, said: Said::Weight { weight } });
     }
     if let Some(r) = beat.staged
-        && let Some(staged) = resolve(s, r).await?
+        && let Some(staged) = resolve(s, r, now).await?
         && staged != s.staged
     {
         change.staged_bundle = Some(staged);
@@ -244,6 +271,12 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
         change.last_seen = Some(now);
         worth = true;
     }
+    let busy = busy_after(s, beat, now);
+    let busy_moved = busy_moves(s, busy, now);
+    if busy_moved {
+        change.busy = Some(busy);
+        worth = true;
+    }
 
     if s.is_instance(beat.instance.as_ref(), now) {
         Box::pin(s.conflicts()).await?;
@@ -254,7 +287,7 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
     let generation = s.assigned.generation;
     let arrived = generation > s.settled && active == Some(s.assigned.bundle) && s.told < generation;
     let mut windows: Vec<GateWindow> = Vec::new();
-    let runs = !doubted && active.unwrap_or(s.active) == s.assigned.bundle;
+    let runs = !doubted && !foreign && active.unwrap_or(s.active) == s.assigned.bundle;
     if let (Some(judge), Some(f), true) = (&s.assigned.judge, fold.as_mut(), runs) {
         let observation = Observation {
             received: now,
@@ -264,13 +297,18 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
             health: beat.health,
             metrics: beat.metrics,
             verified_report: false,
+            probed: s.plane.probed(judge),
         };
         windows.extend(f.observe(&observation, judge));
     }
 
-    let came_online = change.presence.is_some();
+    let is_busy = holds(busy, now);
+    let presence = match change.presence.is_some() || busy_moved {
+        true => Some(here(s, is_busy).await?),
+        false => None,
+    };
     if worth || !reports.is_empty() || !windows.is_empty() {
-        let delivery = Delivery { change, reports, windows, online: came_online };
+        let delivery = Delivery { change, reports, windows, presence };
         let slow = slow_after(s, beat);
         let done = s.deliver(delivery).await?;
         *s.slow = slow;
@@ -300,6 +338,9 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
     s.health = health;
     s.ever_health |= beat.health.is_some();
     s.presence = Presence::Online;
+    if busy_moved {
+        (s.busy, s.put_off) = (busy, is_busy);
+    }
     s.fold = fold;
     Ok(!doubted)
 }
@@ -312,6 +353,15 @@ fn runs_unknown(s: &Session, named: BundleRef, now: Timestamp) -> store::NodeEve
     };
     let detail = serde_json::json!({"bundle": bundle, "message": "the node runs a bundle that is not known here"});
     store::NodeEvent { node: s.node, project: s.project, at: now, kind: "unknown_bundle".into(), detail, rollout: None }
+}
+
+/// The word that the node is there. Whether it was named its assignment matters only to one that says "not now".
+async fn here(s: &Session, busy: bool) -> CommandResult<PresenceChange> {
+    let handed_over = match busy {
+        true => Box::pin(s.plane.inner.store.session_view(s.node)).await?.node.handed_over,
+        false => 0,
+    };
+    Ok(PresenceChange { node: s.node, online: true, handed_over, busy })
 }
 
 fn slow_after(s: &Session, beat: &Heartbeat) -> SlowFacts {
@@ -346,9 +396,12 @@ pub(super) async fn came_back(s: &mut Session, now: Timestamp) -> CommandResult<
     change.presence = Some(Presence::Online);
     change.last_seen = Some(now);
     let generation = s.assigned.generation;
-    let done = s.deliver(Delivery { change, reports: Vec::new(), windows: Vec::new(), online: true }).await?;
+    let is_busy = holds(s.busy, now);
+    let presence = Some(here(s, is_busy).await?);
+    let done = s.deliver(Delivery { change, reports: Vec::new(), windows: Vec::new(), presence }).await?;
     s.take_delivered(done, generation);
     s.presence = Presence::Online;
+    s.put_off = is_busy;
     heard(s, now);
     Ok(())
 }
@@ -394,7 +447,7 @@ pub(super) async fn report(
     body: ReportBody,
 ) -> CommandResult<ReportAnswer> {
     let now = s.plane.now();
-    let Some(bundle) = resolve(s, named).await? else {
+    let Some(bundle) = resolve(s, named, now).await? else {
         heard(s, now);
         return Err(CommandError::NotFound("bundle"));
     };
@@ -476,6 +529,7 @@ pub(super) async fn report(
                 health: body.health,
                 metrics: None,
                 verified_report: true,
+                probed: s.plane.probed(judge),
             };
             windows.extend(f.observe(&observation, judge));
         }
@@ -486,7 +540,11 @@ pub(super) async fn report(
     let delivered = if stale && !came_online && change.events.is_empty() {
         Delivered { state: None, unengaged: false }
     } else {
-        s.deliver(Delivery { change, reports, windows, online: came_online }).await?
+        let presence = match came_online {
+            true => Some(here(s, holds(s.busy, now)).await?),
+            false => None,
+        };
+        s.deliver(Delivery { change, reports, windows, presence }).await?
     };
     heard(s, now);
     s.presence = Presence::Online;

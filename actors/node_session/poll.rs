@@ -7,6 +7,7 @@ use crate::loader::Answer;
 use crate::node_api::*;
 use ::bundle::trust::{ASSIGNMENT_TYPE, ASSIGNMENT_VALIDITY, Assignment};
 use domain::node::{Generation, Presence};
+use domain::rollout::Told;
 use domain::*;
 use tokio::sync::oneshot;
 
@@ -64,9 +65,17 @@ pub(super) async fn poll(s: &mut Session, waiter: Option<oneshot::Sender<()>>) -
 /// Whether the archive that the node would be sent to is missing, damaged or out of reach.
 async fn unsound(s: &Session) -> bool {
     match s.assigned.bundle.filter(|b| Some(*b) != s.active) {
-        Some(bundle) => s.plane.artifact_trouble(bundle).await.is_some(),
+        Some(bundle) => s.plane.artifact_trouble(bundle).await.is_some() && !needs_no_archive(s, bundle).await,
         None => false,
     }
+}
+
+/// A way back is never held; and what the node has on its disk it does not fetch.
+async fn needs_no_archive(s: &Session, bundle: BundleId) -> bool {
+    let Ok(view) = s.plane.inner.store.session_view(s.node).await else { return false };
+    let member = view.rollout.and_then(|r| r.member);
+    let back = member.is_some_and(|m| m.generation == view.node.generation && matches!(m.told, Told::Back(_)));
+    back || [view.node.staged_bundle, view.node.verified_bundle].contains(&Some(bundle))
 }
 
 /// Is the assignment the node has staged still the one it shall run?

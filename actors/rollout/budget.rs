@@ -5,7 +5,7 @@
 
 use super::RolloutMsg;
 use crate::plane::ControlPlane;
-use domain::rollout::{Change, Decision, Event, Phase, Rollout};
+use domain::rollout::{Change, Decision, Event, NodeState, Phase, Rollout};
 use domain::*;
 
 /// How long a limit is believed: a change of the settings is heeded after this.
@@ -62,7 +62,15 @@ impl ControlPlane {
         });
         let Some(after) = after else { return Ok(None) };
         let delta = i64::from(after.budget.updating) - i64::from(r.head.budget.updating);
-        let limit = match (delta > 0, after.phase) {
+        // A lost node that returns with the bundle is under way again, whatever the budget says: only assignments can wait for room.
+        let assigns = d.changes.iter().any(|c| match c {
+            Change::Member { member } => {
+                member.state == NodeState::Assigned
+                    && r.members.get(&member.node).is_none_or(|m| m.generation < member.generation)
+            }
+            _ => false,
+        });
+        let limit = match (delta > 0 && assigns, after.phase) {
             (false, _) | (true, Phase::RollingBack) => None,
             (true, _) => self.budget_limit(r.project).await?.map(i64::from),
         };

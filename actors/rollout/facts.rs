@@ -87,7 +87,7 @@ impl ControlPlane {
             true => HashSet::new(),
             false => self.inner.store.failed_on(project, spec.bundle).await?.into_iter().collect(),
         };
-        let least = self.least_version(spec.bundle).await?;
+        let (now, least) = (self.now(), self.least_version(spec.bundle).await?);
         let is_old = |version: &Option<String>| match (version, &least) {
             (Some(have), Some(least)) => is_older(have, least),
             (Some(_) | None, _) => false,
@@ -118,7 +118,8 @@ impl ControlPlane {
                 let facts = Facts {
                     node: r.id,
                     generation: r.generation,
-                    online: r.presence == Presence::Online,
+                    // Who says "not now" is away for what it was not named yet.
+                    online: r.presence == Presence::Online && r.busy_until.is_none_or(|t| t <= now),
                     health: r.health,
                     previous,
                     first_config: r.verified_bundle.is_none()

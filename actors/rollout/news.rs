@@ -27,13 +27,11 @@ impl Brain {
                 let _ = input.reply.send(Ok(Taken::NotMine(Box::new(input.delivery))));
                 continue;
             }
-            let Delivery { change, reports: said, windows: seen, online } = input.delivery;
+            let Delivery { change, reports: said, windows: seen, presence: moved } = input.delivery;
             columns.push(change);
             reports.extend(said);
             windows.extend(seen);
-            if online {
-                presence.push(PresenceChange { node: input.node, online: true, handed_over: 0 });
-            }
+            presence.extend(moved);
             waiting.push((input.node, input.begun, input.reply));
         }
         let mail = Mail { reports, windows, presence };
@@ -181,7 +179,8 @@ fn merge(columns: Vec<store::NodeChange>) -> Vec<store::NodeChange> {
                     hostname,
                     instance,
                     metadata,
-                    last_error
+                    last_error,
+                    busy
                 );
                 o.events.extend(c.events);
             }

@@ -50,6 +50,7 @@ impl Brain {
         }
         let rows: HashMap<NodeId, store::FleetNode> =
             self.plane.inner.store.fleet_nodes(ids.clone()).await?.into_iter().map(|n| (n.id, n)).collect();
+        let now = self.plane.now();
         let (mut deleted, mut revoked, mut conflicted) = (Vec::new(), Vec::new(), Vec::new());
         let (mut presence, mut health) = (Vec::new(), Vec::new());
         for id in ids {
@@ -59,9 +60,14 @@ impl Brain {
                 Some(n) if n.standing == domain::node::Standing::Revoked => revoked.push(id),
                 Some(n) if n.standing == domain::node::Standing::Conflicted => conflicted.push(id),
                 Some(n) => {
-                    let online = n.presence == domain::node::Presence::Online;
-                    if online != m.online {
-                        presence.push(PresenceChange { node: id, online, handed_over: n.handed_over });
+                    let change = PresenceChange {
+                        node: id,
+                        online: n.presence == domain::node::Presence::Online,
+                        handed_over: n.handed_over,
+                        busy: n.busy_until.is_some_and(|t| now < t),
+                    };
+                    if counts_as_online(m, &change) != m.online {
+                        presence.push(change);
                     }
                     if n.health != m.health {
                         health.push(Report { node: id, generation: None, said: Said::Health { class: n.health } });

@@ -4,11 +4,12 @@ use crate::metrics::Page;
 use crate::node::{Measured, Node, now};
 use crate::state::Identity;
 use api::node::{EventKind, Health, HeartbeatRequest};
-use domain::Timestamp;
 use std::time::Duration;
 
 /// Between heartbeats when the control plane is away.
 const ALONE: Duration = Duration::from_secs(10);
+/// So long after the start and after each switch, code that only those needed is given back.
+const CALM: Duration = Duration::from_secs(2);
 const LEAST: Duration = Duration::from_millis(500);
 const MOST: Duration = Duration::from_secs(300);
 
@@ -21,6 +22,10 @@ impl Node {
             seq += 1;
             let after = self.beat(who, &instance, seq).await;
             self.send_journal(who).await;
+            if self.worked.get().is_some_and(|at| at.elapsed() > CALM) {
+                self.worked.set(None);
+                crate::slim::give_back_code();
+            }
             tokio::time::sleep(LEAST).await;
             tokio::select! {
                 () = tokio::time::sleep(after.saturating_sub(LEAST)) => {}
@@ -71,7 +76,7 @@ impl Node {
                 seq: Some(seq),
                 instance: Some(instance.into()),
                 generation: Some(s.generation).filter(|g| *g > 0),
-                busy_until: self.busy_until(),
+                busy_until: crate::busy::until(&self.layout, now()),
                 version: self.version.borrow().clone(),
                 metadata: Some(metadata),
                 ..HeartbeatRequest::default()
@@ -104,11 +109,6 @@ impl Node {
             (true, true) if m.silent || self.readings.borrow().failing => "degraded",
             (true, true) => "healthy",
         }
-    }
-
-    fn busy_until(&self) -> Option<Timestamp> {
-        let text = std::fs::read_to_string(self.layout.busy_file()).ok()?;
-        Timestamp::parse_rfc3339(text.trim()).filter(|t| *t > now())
     }
 }
 

@@ -10,6 +10,7 @@
 mod activate;
 mod activation;
 mod beat;
+mod busy;
 mod client;
 mod connect;
 mod journal;
@@ -21,6 +22,7 @@ mod overlay;
 mod owner;
 mod proxy;
 mod secrets;
+mod slim;
 mod stage;
 mod state;
 mod status;
@@ -39,7 +41,7 @@ use owner::Sharing;
 use proxy::{Mode, Proxy};
 use secrets::Secrets;
 use state::{Identity, State};
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -74,6 +76,15 @@ pub enum AgentCommand {
     Status {
         #[arg(long)]
         json: bool,
+    },
+    /// "Not now": from its next heartbeat on the node is given nothing new, for as long as the control plane grants it
+    Busy {
+        /// For so long, counted from now
+        #[arg(required_unless_present = "off")]
+        minutes: Option<u32>,
+        /// It is free again
+        #[arg(long, conflicts_with = "minutes")]
+        off: bool,
     },
 }
 
@@ -163,8 +174,12 @@ pub enum AgentError {
 
 /// Runs until SIGTERM or Ctrl-C. Has its own runtime, on this thread.
 pub fn run(args: AgentArgs) -> Result<(), AgentError> {
-    if let Some(AgentCommand::Status { json }) = args.command {
-        return status::print(&args.state_dir, json).map_err(AgentError::State);
+    match args.command {
+        Some(AgentCommand::Status { json }) => return status::print(&args.state_dir, json).map_err(AgentError::State),
+        Some(AgentCommand::Busy { minutes, .. }) => {
+            return busy::say(&args.state_dir, minutes, now()).map_err(AgentError::State);
+        }
+        None => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -225,6 +240,7 @@ async fn start(args: AgentArgs) -> Result<(), AgentError> {
         readings: RefCell::default(),
         version: RefCell::new(version),
         leave: RefCell::default(),
+        worked: Cell::new(Some(tokio::time::Instant::now())),
         journal: Journal::default(),
         beat_now: Notify::new(),
         work_now: Notify::new(),

@@ -9,7 +9,7 @@ use crate::proxy::{Ident, Proxy};
 use crate::stage::About;
 use crate::state::{Identity, State};
 use domain::Timestamp;
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::time::Duration;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
@@ -49,6 +49,8 @@ pub struct Node {
     pub version: RefCell<Option<String>>,
     /// Why the active release must be left, found by the watch.
     pub leave: RefCell<Option<String>>,
+    /// When something else than waiting was done last, if its code is still in memory.
+    pub worked: Cell<Option<Instant>>,
     pub journal: Journal,
     pub beat_now: Notify,
     pub work_now: Notify,

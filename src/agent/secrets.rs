@@ -36,7 +36,9 @@ impl Secrets {
                 }
                 None => PathBuf::from(from.strip_prefix("file:").unwrap_or(from)),
             };
-            let path = path.canonicalize().map_err(|e| wrong(&format!("{}: {e}", path.display())))?;
+            // Links stay links: a mounted secret is replaced by pointing its link elsewhere.
+            let path = std::fs::metadata(&path).and_then(|_| std::path::absolute(&path));
+            let path = path.map_err(|e| wrong(&format!("{from}: {e}")))?;
             if path.to_str().is_none_or(|p| p.contains(['"', '\\'])) {
                 return Err(wrong("the path has quotes or backslashes"));
             }
@@ -112,5 +114,23 @@ mod tests {
             );
         }
         assert!(Secrets::new(&root, &[("a".into(), "/nowhere/at/all".into())], none).is_err());
+    }
+
+    #[test]
+    fn a_mounted_secret_that_is_replaced_by_its_link_is_found_where_it_is_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for version in ["v1", "v2"] {
+            std::fs::create_dir(at(version)).unwrap();
+            std::fs::write(at(version).join("key"), version).unwrap();
+        }
+        std::os::unix::fs::symlink("v1", at("..data")).unwrap();
+        let given = [("site".to_string(), at("..data/key").display().to_string())];
+        let secrets = Secrets::new(dir.path(), &given, |_| None).unwrap();
+        std::os::unix::fs::symlink("v2", at("next")).unwrap();
+        std::fs::rename(at("next"), at("..data")).unwrap();
+        std::fs::remove_dir_all(at("v1")).unwrap();
+        let placed = secrets.apply("\"secrets/site\"".into());
+        assert_eq!(std::fs::read_to_string(placed.trim_matches('"')).unwrap(), "v2");
     }
 }

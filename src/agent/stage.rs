@@ -176,6 +176,9 @@ pub fn refit(layout: &Layout, overlay: &Overlay, r: Release) -> Result<bool, Str
     let disk = |e: std::io::Error| format!("{}: {e}", dir.display());
     let text = std::fs::read_to_string(dir.join(FILES).join(CONFIG)).map_err(disk)?;
     let config = config_json(layout, r);
+    if let Some(config) = &config {
+        overlay.secrets.check(config)?;
+    }
     let placed = Placed::find(&dir.join(FILES)).map_err(disk)?;
     let out = overlay.apply(r, &text, &placed);
     guards(&out, None)?;

@@ -27,6 +27,7 @@ pub fn print(dir: &Path, as_json: bool) -> Result<(), String> {
         "in_progress",
         "failed",
         "owed",
+        "busy_until",
         "assignment_expires",
     ] {
         let text = match &facts[key] {
@@ -68,6 +69,7 @@ fn facts(dir: &Path) -> Result<Value, String> {
         "failed": state.failed.map(|f| format!("generation {}, {}: {}", f.generation, f.release, f.why)),
         "owed": state.owed.map(|o| format!("the report on generation {} is not delivered yet", o.generation)),
         "assignment_expires": last.map(|a| a.expires_at),
+        "busy_until": crate::busy::until(&layout, crate::node::now()),
         "proxy": proxy,
     }))
 }

@@ -59,6 +59,7 @@ impl Node {
             let rest = match round {
                 Round::Did(what) => {
                     tracing::info!("{what}");
+                    self.worked.set(Some(Instant::now()));
                     self.beat_now.notify_one();
                     pause = LEAST_PAUSE;
                     LEAST_GAP

@@ -46,6 +46,10 @@ pub struct Node {
     #[schema(value_type = u64)]
     pub generation: Generation,
     pub traffic_weight: u8,
+    /// It says "not now", and is granted it until then: owed what it was not named yet.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub busy_until: Option<Timestamp>,
     pub last_error: Option<String>,
     #[schema(value_type = String, format = DateTime)]
     pub inserted_at: Timestamp,

@@ -6,9 +6,12 @@
 pub mod access;
 pub mod audit;
 pub mod bundle;
+pub mod credential;
 pub mod fleet;
+pub mod group;
 pub mod instance;
 pub mod node;
+pub mod people;
 pub mod plans;
 pub mod problem;
 pub mod project;
@@ -16,6 +19,7 @@ pub mod resource;
 pub mod rollout;
 pub mod schema;
 pub mod stream;
+pub mod telemetry;
 pub mod trust;
 pub mod wire;
 

@@ -4,8 +4,8 @@ use crate::bundle::BundleBrief;
 use domain::node::{HealthClass, Selector};
 use domain::project::Amount;
 use domain::rollout::{
-    Canary, Counts, HealthGates, NodeStateKind, OnFailure, OnNoTraffic, PauseCause, Phase, RolloutKind, StepState,
-    StrategyKind, Wait,
+    Canary, Counts, HealthGates, HttpProbe, NodeStateKind, OnFailure, OnNoTraffic, PauseCause, Phase, RolloutKind,
+    StepState, StrategyKind, Wait,
 };
 use domain::{NodeId, OrgId, ProjectId, RolloutId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
@@ -97,8 +97,11 @@ pub struct RolloutRequest {
     pub environment_id: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template_id: Option<Value>,
+    /// Servers to ask: a gate like the others, the same for every node. Addresses outside of the public internet are reached
+    /// only where `PROBE_ALLOW` says so.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub probes: Option<Vec<Value>>,
+    #[schema(schema_with = crate::schema::probes)]
+    pub probes: Option<Vec<HttpProbe>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offline: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -205,6 +208,9 @@ pub struct Rollout {
     pub min_healthy_seconds: i64,
     #[schema(schema_with = crate::schema::health_gates)]
     pub health_gates: HealthGates,
+    #[serde(default)]
+    #[schema(schema_with = crate::schema::probes)]
+    pub probes: Vec<HttpProbe>,
     pub gate_freshness_seconds: i64,
     pub fail_after_seconds: i64,
     pub min_requests: u64,
@@ -223,6 +229,7 @@ pub struct Rollout {
     pub kind: RolloutKind,
     pub supersede: bool,
     pub allow_restart: bool,
+    pub allow_deprecated: bool,
     /// Of strategy `canary`: its settings, and the comparison of the step that runs with its last look.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = crate::schema::canary)]

@@ -25,6 +25,10 @@ pub(crate) fn amount_or_null() -> RefOr<Schema> {
     )
 }
 
+pub(crate) fn role() -> RefOr<Schema> {
+    by_hand(json!({"type": "string", "enum": ["admin", "operator", "reader"]}))
+}
+
 pub(crate) fn metrics() -> RefOr<Schema> {
     let number = json!({"type": ["number", "null"]});
     let count = json!({"type": ["integer", "null"], "minimum": 0});
@@ -44,7 +48,7 @@ pub(crate) fn settings() -> RefOr<Schema> {
         "retention_keep": {"type": "integer", "minimum": 0}, "strict_config": {"type": "boolean"},
         "rules": {"type": "object", "additionalProperties": false, "properties": {
             "required": {"type": "array", "items": {"type": "string"}},
-            "forbidden": {"type": "array", "items": {"type": "string"}}, "schema": {}}},
+            "forbidden": {"type": "array", "items": {"type": "string"}}, "schema": {"type": ["object", "boolean", "null"]}}},
         "secrets": {"type": "array", "items": {"type": "string"}},
     }))
 }
@@ -82,6 +86,15 @@ pub(crate) fn health_gates() -> RefOr<Schema> {
         "max_cpu_percent": number, "max_memory_percent": number}))
 }
 
+pub(crate) fn probes() -> RefOr<Schema> {
+    by_hand(json!({"type": "array", "maxItems": domain::rollout::HttpProbe::MOST, "items": {"type": "object",
+        "required": ["url"], "additionalProperties": false, "properties": {
+            "url": {"type": "string", "maxLength": 2048}, "method": {"type": "string", "enum": ["GET", "HEAD"]},
+            "expected_status": {"type": "integer", "minimum": 100, "maximum": 599},
+            "body_contains": {"type": ["string", "null"], "minLength": 1, "maxLength": 1024},
+            "timeout_ms": {"type": "integer", "minimum": 100, "maximum": 10000}}}}))
+}
+
 pub(crate) fn canary() -> RefOr<Schema> {
     object(json!({"steps": {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 100}},
         "confidence_level": {"type": "number", "minimum": 0.5, "exclusiveMaximum": 1}, "min_samples": {"type": "integer", "minimum": 1}}))
@@ -113,7 +126,10 @@ pub fn schemas() -> BTreeMap<String, Value> {
             out.insert(<$t as utoipa::ToSchema>::name().into_owned(), value);
         })+};
     }
-    use crate::{access, bundle, fleet, instance, node, plans, problem, project, resource, rollout, stream, trust};
+    use crate::{
+        access, bundle, credential, fleet, group, instance, node, people, plans, problem, project, resource, rollout,
+        stream, telemetry, trust,
+    };
     derived!(
         problem::Problem,
         access::SignInRequest,
@@ -122,6 +138,22 @@ pub fn schemas() -> BTreeMap<String, Value> {
         access::Org,
         access::ApiKeyRequest,
         access::ApiKey,
+        people::OrgRequest,
+        people::OrgPatch,
+        people::MemberRequest,
+        people::MemberPatch,
+        people::Member,
+        people::MemberAnswer,
+        people::Invitation,
+        people::UserRequest,
+        people::UserAnswer,
+        people::PasswordRequest,
+        people::AcceptRequest,
+        group::NodeGroupRequest,
+        group::NodeGroup,
+        credential::RotateKeyRequest,
+        credential::NodeTokenAnswer,
+        credential::NodeKeyAnswer,
         project::ProjectRequest,
         project::ProjectPatch,
         project::Project,
@@ -203,6 +235,17 @@ pub fn schemas() -> BTreeMap<String, Value> {
         node::NodeEvent,
         node::NodeEventsRequest,
         node::NodeEventsAnswer,
+        telemetry::ConfigPush,
+        telemetry::ConfigAnswer,
+        telemetry::RunningConfig,
+        telemetry::MetricsPush,
+        telemetry::MetricsPeriod,
+        telemetry::RequestLog,
+        telemetry::MetricsAnswer,
+        telemetry::WafEvent,
+        telemetry::WafEventsPush,
+        telemetry::WafEventsAnswer,
+        telemetry::NodeSample,
     );
     out.insert("AuditEntry".into(), audit_entry());
     out.insert("AuditVerdict".into(), verdict());
@@ -249,7 +292,9 @@ mod tests {
             assert!(v["properties"].as_object().is_some_and(|p| p.len() > 4), "{name}: {v}");
         }
         assert!(serde_json::to_value(amount()).unwrap_or_default()["oneOf"].is_array());
-        assert_eq!(serde_json::to_value(diagnostics()).unwrap_or_default()["type"], "array");
+        for list in [diagnostics(), probes()] {
+            assert_eq!(serde_json::to_value(list).unwrap_or_default()["type"], "array");
+        }
     }
 
     #[test]

@@ -208,6 +208,12 @@ pub fn check_release(keys: &RoleKeys, envelope: &Envelope) -> Result<Release, Re
     if release.kind != RELEASE_TYPE {
         return Err(Refusal::Malformed(format!("the type is {:?}", release.kind)));
     }
+    if let Some(name) = &release.environment {
+        // Nodes do not know their environment: taken, it would release for staging what is then run in production.
+        return Err(Refusal::Malformed(format!(
+            "it is only for the environment {name:?}, which nobody here can judge"
+        )));
+    }
     Ok(release)
 }
 
@@ -423,15 +429,31 @@ pub fn verify_whole(bytes: &[u8], project: ProjectId, bundle_keys: &RoleKeys) ->
     Err(Refusal::Archive("packed anew from its own files it has other bytes".into()))
 }
 
+/// Checks an archive that nobody has signed yet, as whoever is to sign it does: everything but the signature. With `project`
+/// also that it is for that one.
+pub fn verify_unsigned(bytes: &[u8], project: Option<ProjectId>) -> Result<VerifiedBundle, Refusal> {
+    if bytes.len() as u64 > MAX_ARCHIVE_BYTES {
+        return Err(Refusal::TooLarge("no archive may have so many bytes"));
+    }
+    let files = unpack::unpack(bytes)?;
+    let manifest = verify_contents(&files, project)?;
+    Ok(VerifiedBundle { manifest, files })
+}
+
 /// Signature, id, project and every file.
 fn verify_files(files: &BTreeMap<String, Vec<u8>>, project: ProjectId, keys: &RoleKeys) -> Result<Manifest, Refusal> {
     let get = |name: &str| files.get(name).ok_or_else(|| Refusal::Missing(name.to_string()));
-    let bytes = get(MANIFEST)?;
     let signature: SignatureFile =
         serde_json::from_slice(get(SIGNATURE)?).map_err(|e| Refusal::Malformed(format!("{SIGNATURE}: {e}")))?;
     // Before anything in the manifest is believed.
-    check_manifest(keys, bytes, &signature)?;
+    check_manifest(keys, get(MANIFEST)?, &signature)?;
+    verify_contents(files, Some(project))
+}
 
+/// That the files are those of the manifest, all of them and no others, and that its id names it.
+fn verify_contents(files: &BTreeMap<String, Vec<u8>>, project: Option<ProjectId>) -> Result<Manifest, Refusal> {
+    let get = |name: &str| files.get(name).ok_or_else(|| Refusal::Missing(name.to_string()));
+    let bytes = get(MANIFEST)?;
     let unusable = |e: serde_json::Error| Refusal::Manifest(e.to_string());
     let value: Value = serde_json::from_slice(bytes).map_err(unusable)?;
     // Only one spelling: no doubled keys that two readers would understand differently.
@@ -445,7 +467,7 @@ fn verify_files(files: &BTreeMap<String, Vec<u8>>, project: ProjectId, keys: &Ro
     if content_id_of(value).map_err(unusable)? != manifest.bundle_id {
         return Err(Refusal::BundleId);
     }
-    if manifest.project_id != project {
+    if project.is_some_and(|p| p != manifest.project_id) {
         return Err(Refusal::WrongProject);
     }
     for (path, content) in files {

@@ -4,7 +4,7 @@ use crate::id::*;
 use serde::{Deserialize, Serialize};
 
 /// The one who acts. Shown in audit entries as `actor_type` and `actor_id`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "type", content = "id", rename_all = "snake_case")]
 pub enum Actor {
     User(UserId),
@@ -100,6 +100,11 @@ text_enum! {
 }
 
 impl KeyScope {
+    /// What the members of `role` may do.
+    pub fn of_role(role: Role) -> impl Iterator<Item = KeyScope> {
+        KeyScope::ALL.iter().copied().filter(move |s| s.least_role() <= role)
+    }
+
     /// The least role whose members may do what this scope names.
     pub fn least_role(&self) -> Role {
         use KeyScope::*;
@@ -154,6 +159,33 @@ pub struct UserSession {
     pub expires_at: crate::Timestamp,
 }
 
+/// A link that is good once: to join an organisation, or to set a password. Only the hash of its token is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invitation {
+    pub id: InvitationId,
+    pub token_hash: Digest,
+    /// In lower case.
+    pub email: String,
+    pub purpose: Purpose,
+    pub created_by: Option<UserId>,
+    pub expires_at: crate::Timestamp,
+    pub used_at: Option<crate::Timestamp>,
+    pub inserted_at: crate::Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Join { org: OrgId, role: Role },
+    Password { user: UserId },
+}
+
+impl Invitation {
+    /// Can it still be used?
+    pub fn is_open(&self, now: crate::Timestamp) -> bool {
+        self.used_at.is_none() && now < self.expires_at
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiKey {
     pub id: ApiKeyId,
@@ -183,6 +215,15 @@ mod tests {
         assert!(KeyScope::ApiKeysAdmin.covers(KeyScope::ApiKeysWrite));
         assert!(!KeyScope::ApiKeysWrite.covers(KeyScope::ApiKeysAdmin));
         assert!(!KeyScope::AuditRead.covers(KeyScope::ApiKeysRead));
+    }
+
+    #[test]
+    fn a_role_includes_those_below_it_and_an_admin_may_everything() {
+        let all = |role| KeyScope::of_role(role).collect::<Vec<_>>();
+        assert_eq!(all(Role::Admin), KeyScope::ALL);
+        assert!(all(Role::Operator).contains(&KeyScope::RolloutsWrite));
+        assert!(!all(Role::Operator).contains(&KeyScope::ProjectsWrite));
+        assert!(all(Role::Reader).iter().all(|s| s.as_str().ends_with(":read")));
     }
 
     #[test]

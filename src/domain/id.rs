@@ -37,7 +37,7 @@ ids! {
     SessionId,
     /// One running process of the control plane.
     InstanceId,
-    CompileJobId, RequestId, AuditId, DebtId, FreezeId, SigningKeyId,
+    CompileJobId, RequestId, AuditId, DebtId, FreezeId, SigningKeyId, InvitationId,
 }
 
 /// A SHA-256, 32 raw bytes, shown as 64 lower-case hex digits.

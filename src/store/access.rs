@@ -35,7 +35,7 @@ pub struct SignedIn {
 }
 
 const ORG: &str = "o.id, o.name, o.slug, o.inserted_at";
-const USER: &str = "u.id, u.email, u.password_hash, u.instance_admin, u.disabled_at, u.inserted_at";
+pub(crate) const USER: &str = "u.id, u.email, u.password_hash, u.instance_admin, u.disabled_at, u.inserted_at";
 const KEY: &str = "k.id, k.org_id, k.project_id, k.name, k.prefix, k.key_hash, k.scopes, k.created_by, k.last_used_at, \
                    k.expires_at, k.revoked_at, k.inserted_at";
 
@@ -43,7 +43,7 @@ fn read_org(r: &mut Cells) -> Q<Org> {
     Ok(Org { id: r.get()?, name: r.get()?, slug: r.get()?, inserted_at: r.get()? })
 }
 
-fn read_user(r: &mut Cells) -> Q<User> {
+pub(crate) fn read_user(r: &mut Cells) -> Q<User> {
     Ok(User {
         id: r.get()?,
         email: r.get()?,
@@ -87,7 +87,7 @@ fn read_key(r: &mut Cells) -> Q<ApiKey> {
     })
 }
 
-async fn put_org(c: &mut Conn, o: &Org) -> Q<()> {
+pub(crate) async fn put_org(c: &mut Conn, o: &Org) -> Q<()> {
     c.exec(
         "INSERT INTO orgs (id, name, slug, inserted_at, updated_at) VALUES (?, ?, ?, ?, ?)",
         p![o.id, &o.name, &o.slug, o.inserted_at, o.inserted_at],
@@ -96,7 +96,7 @@ async fn put_org(c: &mut Conn, o: &Org) -> Q<()> {
     .map(drop)
 }
 
-async fn put_user(c: &mut Conn, u: &User) -> Q<()> {
+pub(crate) async fn put_user(c: &mut Conn, u: &User) -> Q<()> {
     c.exec(
         "INSERT INTO users (id, email, password_hash, instance_admin, disabled_at, inserted_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
         p![u.id, &u.email, &u.password_hash, u.instance_admin, u.disabled_at, u.inserted_at, u.inserted_at],
@@ -105,7 +105,7 @@ async fn put_user(c: &mut Conn, u: &User) -> Q<()> {
     .map(drop)
 }
 
-async fn put_member(c: &mut Conn, user: UserId, org: OrgId, role: Role, at: Timestamp) -> Q<()> {
+pub(crate) async fn put_member(c: &mut Conn, user: UserId, org: OrgId, role: Role, at: Timestamp) -> Q<()> {
     c.exec(
         "INSERT INTO memberships (user_id, org_id, role, inserted_at) VALUES (?, ?, ?, ?) \
          ON CONFLICT (user_id, org_id) DO UPDATE SET role = excluded.role",
@@ -288,53 +288,6 @@ impl Store {
         .await
     }
 
-    /// `hash` is in PHC form.
-    pub async fn set_password(&self, id: UserId, hash: String, w: Write) -> Result<()> {
-        self.write("user.password", (id, hash, w), |c, (id, hash, w)| {
-            Box::pin(async move {
-                c.exec_one("UPDATE users SET password_hash = ?, updated_at = ? WHERE id = ?", p![hash, w.at, *id])
-                    .await?;
-                finish(c, w).await
-            })
-        })
-        .await
-    }
-
-    /// Disabling ends the user's sessions too.
-    pub async fn set_disabled(&self, id: UserId, at: Option<Timestamp>, w: Write) -> Result<()> {
-        self.write("user.disable", (id, at, w), |c, (id, at, w)| {
-            Box::pin(async move {
-                c.exec_one("UPDATE users SET disabled_at = ?, updated_at = ? WHERE id = ?", p![*at, w.at, *id]).await?;
-                if at.is_some() {
-                    c.exec("DELETE FROM user_sessions WHERE user_id = ?", p![*id]).await?;
-                }
-                finish(c, w).await
-            })
-        })
-        .await
-    }
-
-    /// Adds the member or changes the role.
-    pub async fn set_member(&self, user: UserId, org: OrgId, role: Role, w: Write) -> Result<()> {
-        self.write("member.set", (user, org, role, w), |c, (user, org, role, w)| {
-            Box::pin(async move {
-                put_member(c, *user, *org, *role, w.at).await?;
-                finish(c, w).await
-            })
-        })
-        .await
-    }
-
-    pub async fn remove_member(&self, user: UserId, org: OrgId, w: Write) -> Result<()> {
-        self.write("member.remove", (user, org, w), |c, (user, org, w)| {
-            Box::pin(async move {
-                c.exec_one("DELETE FROM memberships WHERE user_id = ? AND org_id = ?", p![*user, *org]).await?;
-                finish(c, w).await
-            })
-        })
-        .await
-    }
-
     /// With the time each joined: who was a member before a rollout existed may approve it.
     pub async fn members(&self, org: OrgId) -> Result<Vec<(User, Role, Timestamp)>> {
         self.read("member.list", org, |c, org| {
@@ -486,6 +439,20 @@ impl Store {
                 key_in(c, *scope, *id).await?;
                 c.exec_one("DELETE FROM api_keys WHERE id = ?", p![*id]).await?;
                 finish(c, w).await
+            })
+        })
+        .await
+    }
+
+    /// Writes only when the key was never used before: of several instances one does.
+    pub async fn first_use_of_api_key(&self, id: ApiKeyId, w: Write) -> Result<()> {
+        self.write("api_key.first_use", (id, w), |c, (id, w)| {
+            Box::pin(async move {
+                let sql = "UPDATE api_keys SET last_used_at = ? WHERE id = ? AND last_used_at IS NULL";
+                if c.exec(sql, p![w.at, *id]).await? > 0 {
+                    finish(c, w).await?;
+                }
+                Ok(())
             })
         })
         .await

@@ -5,8 +5,8 @@ use crate::error::{Q, Result};
 use crate::types::{Listing, Page, Where};
 use crate::value::{Bind, Cells, p};
 use crate::write::{Write, chain_of, finish, read_head};
-use domain::audit::{Entry, Head, Verdict, Verifier};
-use domain::{AuditId, ProjectId, Scope, Timestamp};
+use domain::audit::{Entry, Head, NewEntry, PRUNED, Verdict, Verifier, Witness};
+use domain::{Actor, AuditId, Digest, ProjectId, Scope, Timestamp};
 use uuid::Uuid;
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -144,11 +144,29 @@ impl Store {
         .await
     }
 
-    /// Follows a chain up to the head it has now, a page at a time.
+    /// Where the chain begins: [`Head::EMPTY`] unless retention removed entries.
+    async fn audit_base(&self, chain: Option<ProjectId>) -> Result<Head> {
+        self.read("audit.base", chain, |c, chain| {
+            Box::pin(async move {
+                let sql = "SELECT base_seq, base_hash FROM audit_heads WHERE chain = ?";
+                let read = |r: &mut Cells| Ok((r.get::<i64>()?, r.get::<Option<Digest>>()?));
+                let found = c.maybe(sql, p![chain_of(*chain)], read).await?;
+                Ok(found.map_or(Head::EMPTY, |(seq, hash)| Head { seq, hash: hash.unwrap_or(Digest::ZERO) }))
+            })
+        })
+        .await
+    }
+
     pub async fn audit_verify(&self, chain: Option<ProjectId>) -> Result<Verdict> {
+        self.audit_verify_against(chain, Vec::new()).await
+    }
+
+    /// Follows a chain up to the head it has now, a page at a time, and compares it with heads that were seen before.
+    pub async fn audit_verify_against(&self, chain: Option<ProjectId>, witnesses: Vec<Witness>) -> Result<Verdict> {
         let head = self.audit_head(chain).await?;
-        let mut verifier = Verifier::default();
-        let mut seq = 0;
+        let base = self.audit_base(chain).await?;
+        let mut verifier = Verifier::new(base, witnesses.into_iter().map(|w| w.head).collect());
+        let mut seq = base.seq;
         loop {
             let entries = self.audit_after(chain, seq, VERIFY_PAGE).await?;
             // Entries behind the head that was read are later ones; their turn is another time.
@@ -158,5 +176,48 @@ impl Store {
                 _ => return Ok(verifier.finish(Some(head))),
             }
         }
+    }
+
+    /// Removes entries older than `before`, at most `limit` of them, always leaving the newest, and says so in an entry of the
+    /// chain: it goes on holding from there. Answers how many went.
+    pub async fn audit_prune(
+        &self,
+        chain: Option<ProjectId>,
+        before: Timestamp,
+        limit: u32,
+        entry: AuditId,
+        at: Timestamp,
+    ) -> Result<u64> {
+        self.write("audit.prune", (chain, before, limit, entry, at), |c, (chain, before, limit, entry, at)| {
+            Box::pin(async move {
+                let key = chain_of(*chain);
+                let sql = "SELECT seq, base_seq FROM audit_heads WHERE chain = ? {update}";
+                let read = |r: &mut Cells| Ok((r.get::<i64>()?, r.get::<i64>()?));
+                let Some((head, base)) = c.maybe(sql, p![key], read).await? else { return Ok(0) };
+                let last = head.min(base + i64::from(*limit) + 1) - 1;
+                // Clocks of instances differ: what is behind the first entry that is to stay stays too.
+                let sql = "SELECT seq FROM audit_entries WHERE chain = ? AND at >= ? ORDER BY seq LIMIT 1";
+                let first: Option<i64> = c.maybe(sql, p![key, *before], |r| r.get()).await?;
+                let last = first.map_or(last, |first| last.min(first - 1));
+                let sql = "SELECT seq, hash FROM audit_entries WHERE chain = ? AND seq <= ? ORDER BY seq DESC LIMIT 1";
+                let Some(through) = c.maybe(sql, p![key, last], read_head).await? else { return Ok(0) };
+                let gone = c.exec("DELETE FROM audit_entries WHERE chain = ? AND seq <= ?", p![key, through.seq]).await?;
+                let sql = "UPDATE audit_heads SET base_seq = ?, base_hash = ? WHERE chain = ?";
+                c.exec(sql, p![through.seq, through.hash, key]).await?;
+                let new = NewEntry {
+                    actor: Actor::System,
+                    action: PRUNED,
+                    resource_type: "audit",
+                    resource_id: None,
+                    project: *chain,
+                    changes: serde_json::json!({"through_seq": through.seq, "through_hash": through.hash.to_string(), "entries": gone}),
+                    request_id: None,
+                    ip: None,
+                };
+                finish(c, &Write::at(*at).audit(*entry, new)).await?;
+                Ok(gone)
+            })
+        })
+        .await
     }
 }

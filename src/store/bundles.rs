@@ -3,11 +3,13 @@
 use crate::Store;
 use crate::conn::Conn;
 use crate::error::{Error, Fail, Q, Result};
+use crate::rollouts::newest_completed;
 use crate::types::{BundleFacts, Changed, FACTS, Listing, Page, Where, read_facts};
 use crate::value::{Cells, Col, json, opt_json, p};
 use crate::write::{Write, finish};
 use domain::bundle::{Bundle, BundleStatus, DesiredConfig, Diagnostic, RiskLevel};
-use domain::{BundleId, ContentId, DesiredConfigId, Digest, NodeId, ProjectId, Scope};
+use domain::node::Selector;
+use domain::{BundleId, ContentId, DesiredConfigId, Digest, NodeId, ProjectId, Scope, Timestamp};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -87,11 +89,13 @@ pub struct BundleUse {
     pub active_rollouts: i64,
 }
 
-/// Nobody runs or wants bundle `b`: no node, no rollout that lives, no debt. What could be gone back to is [`fallbacks`].
+/// Nobody runs or wants bundle `b`: no node, no rollout that lives, no debt; and it is none that the engine took back, which is to
+/// be remembered. What could be gone back to, and what newcomers are due, is [`still_due`].
 const FREE: &str = "AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.project_id = b.project_id AND n.deleted_at IS NULL AND (n.active_bundle = b.id \
      OR n.desired_bundle = b.id OR n.staged_bundle = b.id OR n.verified_bundle = b.id OR n.pinned_bundle = b.id)) \
      AND NOT EXISTS (SELECT 1 FROM rollouts r WHERE r.bundle_id = b.id AND r.state IN ('pending', 'running', 'paused', 'rolling_back')) \
-     AND NOT EXISTS (SELECT 1 FROM debts d WHERE d.bundle_id = b.id)";
+     AND NOT EXISTS (SELECT 1 FROM debts d WHERE d.bundle_id = b.id) \
+     AND NOT EXISTS (SELECT 1 FROM rollouts t WHERE t.bundle_id = b.id AND t.auto_rollback = TRUE)";
 const HEAD: &str =
     "b.id, b.project_id, b.version, b.status, b.desired_config, b.content_id, b.artifact_hash, b.size_bytes";
 const TAIL: &str = "b.signature, b.key_id, b.builder, b.source, b.resources, b.risk, b.risk_reasons, b.warnings, b.errors, b.created_at, b.created_by, \
@@ -253,14 +257,19 @@ impl Store {
                 }
                 // Claims of one project come one after the other: two rows with one content would else both find nobody.
                 c.rows("SELECT id FROM projects WHERE id = ? {update}", p![mine.project], |_| Ok(())).await?;
-                let sql =
-                    format!("SELECT {} FROM bundles b WHERE b.project_id = ? AND b.content_id = ?", columns(true));
+                // The row first, and held: were it collected between the two looks, neither the row nor the note would be seen.
+                let sql = format!(
+                    "SELECT {} FROM bundles b WHERE b.project_id = ? AND b.content_id = ? {{share}}",
+                    columns(true)
+                );
+                let there = c.maybe(sql, p![mine.project, *content], read_bundle).await?;
                 let going = "SELECT at FROM collected WHERE project_id = ? AND content_id = ?";
-                if c.maybe(going, p![mine.project, *content], |r| r.get::<i64>()).await?.is_some() {
+                let going = c.maybe(going, p![mine.project, *content], |r| r.get::<i64>()).await?;
+                if there.is_none() && going.is_some() {
                     let text = "the archive of a collected bundle of the same content is being removed";
                     return Err(Fail::Own(Error::Unavailable(text.into())));
                 }
-                let claim = match c.maybe(sql, p![mine.project, *content], read_bundle).await? {
+                let claim = match there {
                     Some(mut old) => {
                         let sql = "UPDATE bundles SET alias_of = ?, version = NULL, updated_at = ? WHERE id = ?";
                         c.exec(sql, p![old.id, w.at, *id]).await?;
@@ -320,14 +329,17 @@ impl Store {
     }
 
     /// Another signature, and so another archive, of a compiled or deprecated bundle. Errors: `Conflict("state")`, also while a
-    /// rollout is at it: its nodes were told of the archive before.
+    /// rollout is at it or a node is assigned it: what it was told names the archive before, in a generation that never changes.
     pub async fn replace_signature(&self, scope: Scope, id: BundleId, signed: Signed, w: Write) -> Result<Bundle> {
         self.write("bundle.sign_again", (scope, id, signed, w), |c, (scope, id, s, w)| {
             Box::pin(async move {
                 let old = by_id(c, *scope, *id).await?;
+                // Whoever is about to assign it holds the row: waited for before looking.
+                c.rows("SELECT id FROM bundles WHERE id = ? {update}", p![old.id], |_| Ok(())).await?;
                 let sql = "UPDATE bundles SET signature = ?, key_id = ?, artifact_hash = ?, size_bytes = ?, updated_at = ? \
                            WHERE id = ? AND status IN ('compiled', 'deprecated') AND NOT EXISTS (SELECT 1 FROM rollouts r \
-                           WHERE r.bundle_id = bundles.id AND r.state IN ('pending', 'running', 'paused', 'rolling_back'))";
+                           WHERE r.bundle_id = bundles.id AND r.state IN ('pending', 'running', 'paused', 'rolling_back')) \
+                           AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.desired_bundle = bundles.id AND n.deleted_at IS NULL)";
                 if c.exec(sql, p![&s.signature, &s.key_id, s.artifact_hash, s.size_bytes, w.at, old.id]).await? == 0 {
                     return Err(Fail::conflict("state"));
                 }
@@ -524,44 +536,51 @@ impl Store {
         self.read("bundle.use", id, |c, id| Box::pin(bundle_use(c, *id))).await
     }
 
-    /// What retention may take: nothing that a node runs, wants, is pinned to or could go back to, no rollout that lives, not the
-    /// newest `keep` compiled ones. Oldest first.
-    pub async fn collectable_bundles(&self, project: ProjectId, keep: u32) -> Result<Vec<Bundle>> {
-        self.read("bundle.collectable", (project, keep), |c, (project, keep)| {
+    /// What retention may take: nothing that a node runs, wants, is pinned to, could go back to or would be due as a newcomer, no
+    /// rollout that lives, nothing that changed after `before`, not the newest `keep` compiled ones. Of revoked ones only those
+    /// whose archive is there still. Oldest first.
+    pub async fn collectable_bundles(&self, project: ProjectId, keep: u32, before: Timestamp) -> Result<Vec<Bundle>> {
+        self.read("bundle.collectable", (project, keep, before), |c, (project, keep, before)| {
             Box::pin(async move {
                 let sql = format!(
-                    "SELECT {} FROM bundles b WHERE b.project_id = ? AND b.alias_of IS NULL AND b.status IN ('compiled', 'deprecated', 'revoked', 'failed') \
-                     AND b.id NOT IN (SELECT k.id FROM bundles k WHERE k.project_id = ? AND k.status = 'compiled' ORDER BY k.id DESC LIMIT ?) \
+                    "SELECT {} FROM bundles b WHERE b.project_id = ? AND b.alias_of IS NULL AND (b.status IN ('compiled', 'deprecated', 'failed') \
+                     OR b.status = 'revoked' AND b.manifest IS NOT NULL) AND b.updated_at <= ? AND b.id NOT IN (SELECT k.id FROM bundles k WHERE k.project_id = ? AND k.status = 'compiled' ORDER BY k.id DESC LIMIT ?) \
                      {FREE} ORDER BY b.id",
                     columns(false)
                 );
-                let mut free = c.rows(sql, p![*project, *project, *keep], read_bundle).await?;
-                let back = fallbacks(c, *project).await?;
-                free.retain(|b| !back.contains(&b.id));
+                let mut free = c.rows(sql, p![*project, *before, *project, *keep], read_bundle).await?;
+                let due = still_due(c, *project).await?;
+                free.retain(|b| !due.contains(&b.id));
                 Ok(free)
             })
         })
         .await
     }
 
-    /// Removes the row and remembers that its archive is to go: until [`Store::collected_done`] nobody can claim the content.
-    /// Errors: `Conflict("state")` when it is in use.
+    /// Removes the row and remembers that its archive is to go: until [`Store::collected_done`] nobody can claim the content. The
+    /// row of a revoked bundle stays, without its manifest: its content is never compiled again. Errors: `Conflict("state")` when
+    /// it is in use.
     pub async fn collect_bundle(&self, id: BundleId, w: Write) -> Result<()> {
         self.write("bundle.collect", (id, w), |c, (id, w)| {
             Box::pin(async move {
                 let lock = "SELECT id FROM bundles WHERE id = ? AND alias_of IS NULL {update}";
                 c.maybe(lock, p![*id], |_| Ok(())).await?.ok_or_else(Fail::not_found)?;
-                let sql = format!("SELECT b.project_id, b.content_id FROM bundles b WHERE b.id = ? AND b.status <> 'compiling' {FREE}");
-                let read = |r: &mut Cells| Ok((r.get::<ProjectId>()?, r.get::<Option<ContentId>>()?));
-                let Some((project, content)) = c.maybe(sql, p![*id], read).await? else {
+                let sql = format!("SELECT b.project_id, b.content_id, b.status FROM bundles b WHERE b.id = ? AND b.status <> 'compiling' {FREE}");
+                let read = |r: &mut Cells| Ok((r.get::<ProjectId>()?, r.get::<Option<ContentId>>()?, r.get::<BundleStatus>()?));
+                let Some((project, content, status)) = c.maybe(sql, p![*id], read).await? else {
                     return Err(Fail::conflict("state"));
                 };
-                if fallbacks(c, project).await?.contains(id) {
+                if still_due(c, project).await?.contains(id) {
                     return Err(Fail::conflict("state"));
                 }
                 if let Some(content) = content {
                     let sql = "INSERT INTO collected (project_id, content_id, at) VALUES (?, ?, ?) ON CONFLICT (project_id, content_id) DO NOTHING";
-                    c.exec(sql, p![project, content, w.at]).await?;
+                    c.exec(sql, p![project, content, Timestamp::ZERO]).await?;
+                }
+                if status == BundleStatus::Revoked {
+                    let sql = "UPDATE bundles SET manifest = NULL, artifact_hash = NULL, size_bytes = NULL, updated_at = ? WHERE id = ?";
+                    c.exec_one(sql, p![w.at, *id]).await?;
+                    return finish(c, w).await;
                 }
                 c.exec("DELETE FROM releases WHERE bundle_id = ?", p![*id]).await?;
                 c.exec("DELETE FROM bundles WHERE alias_of = ?", p![*id]).await?;
@@ -572,7 +591,7 @@ impl Store {
         .await
     }
 
-    /// Archives that are to go, oldest first.
+    /// Archives that are to go, those that nobody has tried yet first.
     pub async fn collected(&self, limit: u32) -> Result<Vec<(ProjectId, ContentId)>> {
         self.read("bundle.collected", limit, |c, limit| {
             Box::pin(async move {
@@ -583,12 +602,29 @@ impl Store {
         .await
     }
 
-    /// The archive is gone.
-    pub async fn collected_done(&self, project: ProjectId, content: ContentId) -> Result<()> {
-        self.write("bundle.collected_done", (project, content), |c, (project, content)| {
+    /// Whether the archive is ours to remove from `now` on: nobody else has taken it up since `before`.
+    pub async fn lease_collected(
+        &self,
+        project: ProjectId,
+        content: ContentId,
+        now: Timestamp,
+        before: Timestamp,
+    ) -> Result<bool> {
+        self.write("bundle.lease_collected", (project, content, now, before), |c, (project, content, now, before)| {
             Box::pin(async move {
-                let sql = "DELETE FROM collected WHERE project_id = ? AND content_id = ?";
-                c.exec(sql, p![*project, *content]).await.map(drop)
+                let sql = "UPDATE collected SET at = ? WHERE project_id = ? AND content_id = ? AND at <= ?";
+                Ok(c.exec(sql, p![*now, *project, *content, *before]).await? > 0)
+            })
+        })
+        .await
+    }
+
+    /// The archive is gone, removed by whoever leased it at `leased`.
+    pub async fn collected_done(&self, project: ProjectId, content: ContentId, leased: Timestamp) -> Result<()> {
+        self.write("bundle.collected_done", (project, content, leased), |c, (project, content, leased)| {
+            Box::pin(async move {
+                let sql = "DELETE FROM collected WHERE project_id = ? AND content_id = ? AND at = ?";
+                c.exec(sql, p![*project, *content, *leased]).await.map(drop)
             })
         })
         .await
@@ -610,14 +646,23 @@ impl Store {
     }
 }
 
-/// What nodes may go back to: the bundles before, as living rollouts and those that nodes are at remember them.
-async fn fallbacks(c: &mut Conn, project: ProjectId) -> Q<BTreeSet<BundleId>> {
+/// What nodes may go back to: the bundles before, as living rollouts and those that nodes are at remember them. And what
+/// newcomers are due, though no node may run it now: of each selector the newest completed rollout's.
+async fn still_due(c: &mut Conn, project: ProjectId) -> Q<BTreeSet<BundleId>> {
     // As text, because a JSON column has no equality; a fleet has few different ones.
     let sql = "SELECT DISTINCT CAST(m.previous AS TEXT) FROM rollout_nodes m JOIN rollouts r ON r.id = m.rollout_id WHERE r.project_id = ? \
                AND (r.state IN ('pending', 'running', 'paused', 'rolling_back') OR EXISTS (SELECT 1 FROM nodes n WHERE n.id = m.node_id \
                AND n.desired_rollout = r.id AND n.deleted_at IS NULL))";
     let lists = c.rows(sql, p![project], |r| r.json::<Vec<BundleId>>()).await?;
-    Ok(lists.into_iter().flatten().collect())
+    let mut due: BTreeSet<BundleId> = lists.into_iter().flatten().collect();
+    let mut answered: Vec<Selector> = Vec::new();
+    for done in newest_completed(c, project).await? {
+        if !answered.contains(&done.selector) {
+            answered.push(done.selector);
+            due.insert(done.bundle);
+        }
+    }
+    Ok(due)
 }
 
 async fn bundle_use(c: &mut Conn, id: BundleId) -> Q<BundleUse> {

@@ -190,7 +190,7 @@ impl Store {
                 consume(c, *token, n.project, w.at).await?;
                 let find = "SELECT id FROM nodes WHERE project_id = ? AND name = ? AND deleted_at IS NULL {update}";
                 let id: NodeId = c.one(find, p![n.project, &n.name], |r| r.get()).await?;
-                let sql = "UPDATE nodes SET key_hash = ?, credential_epoch = credential_epoch + 1, labels = ?, capabilities = ?, version = ?, \
+                let sql = "UPDATE nodes SET key_hash = ?, previous_key_hash = NULL, credential_epoch = credential_epoch + 1, labels = ?, capabilities = ?, version = ?, \
                            ip = ?, hostname = ?, metadata = ?, presence = 'online', last_seen = ?, instance = NULL, active_bundle = NULL, \
                            staged_bundle = NULL, verified_bundle = NULL, handed_over = 0, last_error = NULL, updated_at = ? \
                            WHERE id = ? AND presence <> 'online' AND standing <> 'revoked'";

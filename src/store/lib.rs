@@ -20,9 +20,11 @@ mod instances;
 mod keys;
 mod lite;
 mod migrate;
+mod networks;
 mod node_change;
 mod nodes;
 mod pace;
+mod people;
 mod pg;
 mod plans;
 mod presence;
@@ -32,8 +34,10 @@ mod resources;
 mod rollout_commit;
 mod rollout_owner;
 mod rollouts;
+mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod token_keys;
 mod trust;
 mod types;
 mod value;
@@ -50,13 +54,18 @@ pub use hand_over::AssignmentAnswer;
 pub use instances::Instance;
 pub use keys::OutboxRow;
 pub use node_change::{NodeChange, NodeEvent, StoredNodeEvent};
-pub use nodes::{Candidate, Credential, FleetNode, NodeFilter, NodePatch, NodeStats, SessionRollout, SessionView};
+pub use nodes::{
+    Candidate, Credential, FleetNode, NodeFilter, NodePatch, NodeStats, PreviousKey, SessionRollout, SessionView,
+};
+pub use people::Accepted;
 pub use plans::{Approval, Document, Documents, Freeze, NodeGroup};
 pub use presence::PresenceMoved;
 pub use resources::Resource;
 pub use rollout_commit::{BudgetMove, Committed, Debt, NewRollout, RolloutCommit};
 pub use rollout_owner::{Acquired, InboxItem, Owner};
 pub use rollouts::{CompletedRollout, Loaded, MemberFilter, MemberRow, RolloutFilter, RolloutSummary};
+pub use telemetry::{NodeConfig, Sample, StoredSample};
+pub use token_keys::TokenKey;
 pub use trust::{ReleaseRow, SigningKey};
 pub use types::{BundleFacts, ChangeKind, Changed, Listing, Page};
 pub use write::{IdemRecord, NewChange, OutboxItem, Write};
@@ -167,6 +176,8 @@ impl Store {
         let retries = metric(IntCounterVec::new(retries, &["op"]))?;
         metric(registry.register(Box::new(seconds.clone())))?;
         metric(registry.register(Box::new(retries.clone())))?;
+        // There from the start, also where nothing is ever tried again.
+        retries.with_label_values(&["instance.renew"]);
         let backing = match &config.database {
             #[cfg(feature = "testing")]
             Database::Sqlite { path } if config.in_caller => Backing::Lite(lite::Lite::open_in_caller(path)?),

@@ -6,7 +6,7 @@ use crate::error::{Fail, Q, Result};
 use crate::types::{ChangeKind, Listing, Page, Where};
 use crate::value::{Bind, Cells, Col, V, json, p};
 use crate::write::{NewChange, Write, finish, finish_with};
-use domain::node::{HealthClass, Presence};
+use domain::node::{Busy, HealthClass, Presence};
 use domain::{BundleId, NodeId, ProjectId, RolloutId, Scope, Timestamp};
 use serde_json::Value;
 
@@ -45,6 +45,7 @@ pub struct NodeChange {
     pub instance: Option<Option<String>>,
     pub metadata: Option<Value>,
     pub last_error: Option<Option<String>>,
+    pub busy: Option<Option<Busy>>,
     pub events: Vec<NodeEvent>,
     /// Version of the change row, by which whoever wrote this knows it again in the feed; by default the time of the write.
     pub stamp: Option<i64>,
@@ -68,6 +69,7 @@ impl NodeChange {
             instance: None,
             metadata: None,
             last_error: None,
+            busy: None,
             events: Vec::new(),
             stamp: None,
         }
@@ -85,6 +87,7 @@ impl NodeChange {
             || self.hostname.is_some()
             || self.instance.is_some()
             || self.metadata.is_some()
+            || self.busy.is_some()
     }
 
     /// What the sessions of this node on other instances are told by.
@@ -100,6 +103,7 @@ impl NodeChange {
             && self.hostname.is_none()
             && self.instance.is_none()
             && self.metadata.is_none()
+            && self.busy.is_none()
     }
 }
 
@@ -164,6 +168,8 @@ async fn apply_node_change(c: &mut Conn, n: &NodeChange, at: Timestamp) -> Q<()>
     put("instance = ?", n.instance.clone().map(Bind::v));
     put("metadata = ?", n.metadata.as_ref().map(json));
     put("last_error = ?", n.last_error.clone().map(Bind::v));
+    put("busy_since = ?", n.busy.map(|b| b.map(|b| b.since).v()));
+    put("busy_until = ?", n.busy.map(|b| b.map(|b| b.until).v()));
     if let Some(seen) = n.last_seen {
         set.push("last_seen = CASE WHEN last_seen IS NULL OR last_seen < ? THEN ? ELSE last_seen END");
         params.extend(p![seen, seen]);

@@ -8,7 +8,7 @@ use crate::rollouts::{MEMBER, read_member};
 use crate::types::{BundleFacts, Changed, FACTS, Listing, Page, Where, read_facts};
 use crate::value::{Bind, Cells, Col, json, p};
 use crate::write::{Write, finish};
-use domain::node::{Generation, HealthClass, HistoryEntry, Labels, Node, Presence, Standing};
+use domain::node::{Busy, Generation, HealthClass, HistoryEntry, Labels, Node, Presence, Standing};
 use domain::rollout::{Member, Phase, Spec};
 use domain::{BundleId, Digest, InstanceId, NodeId, OrgId, ProjectId, RolloutId, Scope, Timestamp};
 use std::collections::HashMap;
@@ -16,10 +16,10 @@ use std::collections::HashMap;
 pub(crate) const NODE: &str = "n.id, n.org_id, n.project_id, n.name, n.standing, n.key_hash, n.credential_epoch, n.labels, n.capabilities, \
     n.version, n.ip, n.hostname, n.metadata, n.presence, n.health, n.last_seen, n.instance, n.generation, n.handed_over, n.desired_bundle, \
     n.desired_rollout, n.traffic_weight, n.active_bundle, n.staged_bundle, n.verified_bundle, n.pinned_bundle, n.last_error, \
-    n.inserted_at, n.updated_at";
+    n.inserted_at, n.updated_at, n.busy_since, n.busy_until";
 
 pub(crate) fn read_node(r: &mut Cells) -> Q<Node> {
-    Ok(Node {
+    let node = Node {
         id: r.get()?,
         org: r.get()?,
         project: r.get()?,
@@ -49,7 +49,10 @@ pub(crate) fn read_node(r: &mut Cells) -> Q<Node> {
         last_error: r.get()?,
         inserted_at: r.get()?,
         updated_at: r.get()?,
-    })
+        busy: None,
+    };
+    let (since, until): (Option<Timestamp>, Option<Timestamp>) = (r.get()?, r.get()?);
+    Ok(Node { busy: since.zip(until).map(|(since, until)| Busy { since, until }), ..node })
 }
 
 /// What the fleet's read model keeps of a node.
@@ -73,10 +76,12 @@ pub struct FleetNode {
     pub pinned_bundle: Option<BundleId>,
     pub version: Option<String>,
     pub credential_epoch: u32,
+    /// It says "not now", and is granted it.
+    pub busy_until: Option<Timestamp>,
 }
 
 const FLEET: &str = "n.id, n.org_id, n.project_id, n.name, n.labels, n.standing, n.presence, n.health, n.last_seen, n.generation, \
-    n.handed_over, n.desired_bundle, n.desired_rollout, n.active_bundle, n.verified_bundle, n.pinned_bundle, n.version, n.credential_epoch";
+    n.handed_over, n.desired_bundle, n.desired_rollout, n.active_bundle, n.verified_bundle, n.pinned_bundle, n.version, n.credential_epoch, n.busy_until";
 
 fn read_fleet(r: &mut Cells) -> Q<FleetNode> {
     Ok(FleetNode {
@@ -98,6 +103,7 @@ fn read_fleet(r: &mut Cells) -> Q<FleetNode> {
         pinned_bundle: r.get()?,
         version: r.get()?,
         credential_epoch: r.get()?,
+        busy_until: r.get()?,
     })
 }
 
@@ -120,10 +126,12 @@ pub struct Candidate {
     pub desired_rollout: Option<RolloutId>,
     /// The active rollout that holds it.
     pub claimed_by: Option<RolloutId>,
+    /// It says "not now", and is granted it.
+    pub busy_until: Option<Timestamp>,
 }
 
 const CANDIDATE: &str = "n.id, n.name, n.labels, n.standing, n.presence, n.health, n.pinned_bundle, n.generation, n.handed_over, n.version, \
-    n.active_bundle, n.verified_bundle, n.desired_bundle, n.desired_rollout, a.rollout_id";
+    n.active_bundle, n.verified_bundle, n.desired_bundle, n.desired_rollout, a.rollout_id, n.busy_until";
 
 fn read_candidate(r: &mut Cells) -> Q<Candidate> {
     Ok(Candidate {
@@ -142,6 +150,7 @@ fn read_candidate(r: &mut Cells) -> Q<Candidate> {
         desired_bundle: r.get()?,
         desired_rollout: r.get()?,
         claimed_by: r.get()?,
+        busy_until: r.get()?,
     })
 }
 
@@ -179,8 +188,23 @@ pub struct Credential {
     pub org: OrgId,
     pub epoch: u32,
     pub standing: Standing,
+    /// The node's present key.
     pub key_hash: Digest,
+    /// The key before it.
+    pub previous: Option<PreviousKey>,
 }
+
+/// A key that was replaced, and works until its successor is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PreviousKey {
+    pub hash: Digest,
+    /// At most until then.
+    pub until: Timestamp,
+    /// The node replaced it itself, not an operator.
+    pub own: bool,
+}
+
+const CREDENTIAL: &str = "id, project_id, org_id, credential_epoch, standing, key_hash, previous_key_hash, previous_key_until, previous_key_own";
 
 fn read_credential(r: &mut Cells) -> Q<Credential> {
     Ok(Credential {
@@ -190,6 +214,10 @@ fn read_credential(r: &mut Cells) -> Q<Credential> {
         epoch: r.get()?,
         standing: r.get()?,
         key_hash: r.get()?,
+        previous: {
+            let (kept, own) = (r.get::<Option<Digest>>()?.zip(r.get::<Option<Timestamp>>()?), r.get()?);
+            kept.map(|(hash, until)| PreviousKey { hash, until, own })
+        },
     })
 }
 
@@ -342,12 +370,14 @@ impl Store {
         .await
     }
 
-    /// `NotFound` also for deleted nodes; the standing is the caller's to judge.
+    /// By its present or previous key. `NotFound` also for deleted nodes; standing and time are the caller's to judge.
     pub async fn node_credential(&self, key_hash: Digest) -> Result<Credential> {
         self.read("node.credential", key_hash, |c, hash| {
             Box::pin(async move {
-                let sql = "SELECT id, project_id, org_id, credential_epoch, standing, key_hash FROM nodes WHERE key_hash = ? AND deleted_at IS NULL";
-                c.one(sql, p![*hash], read_credential).await
+                let sql = format!(
+                    "SELECT {CREDENTIAL} FROM nodes WHERE (key_hash = ? OR previous_key_hash = ?) AND deleted_at IS NULL"
+                );
+                c.one(sql, p![*hash, *hash], read_credential).await
             })
         })
         .await
@@ -356,7 +386,7 @@ impl Store {
     pub async fn node_credential_of(&self, id: NodeId) -> Result<Credential> {
         self.read("node.credential_of", id, |c, id| {
             Box::pin(async move {
-                let sql = "SELECT id, project_id, org_id, credential_epoch, standing, key_hash FROM nodes WHERE id = ? AND deleted_at IS NULL";
+                let sql = format!("SELECT {CREDENTIAL} FROM nodes WHERE id = ? AND deleted_at IS NULL");
                 c.one(sql, p![*id], read_credential).await
             })
         })
@@ -387,13 +417,22 @@ impl Store {
         .await
     }
 
-    /// Answers the new credential epoch.
-    pub async fn rotate_node_key(&self, scope: Scope, id: NodeId, key_hash: Digest, w: Write) -> Result<u32> {
-        self.write("node.rotate_key", (scope, id, key_hash, w), |c, (scope, id, hash, w)| {
+    /// Answers the new credential epoch. `keep` is a key that stays good for a while, until the new one is used first.
+    pub async fn rotate_node_key(
+        &self,
+        scope: Scope,
+        id: NodeId,
+        key_hash: Digest,
+        keep: Option<PreviousKey>,
+        w: Write,
+    ) -> Result<u32> {
+        self.write("node.rotate_key", (scope, id, key_hash, keep, w), |c, (scope, id, hash, keep, w)| {
             Box::pin(async move {
                 node_in(c, *scope, *id).await?;
-                let sql = "UPDATE nodes SET key_hash = ?, credential_epoch = credential_epoch + 1, updated_at = ? WHERE id = ?";
-                c.exec(sql, p![*hash, w.at, *id]).await?;
+                let sql = "UPDATE nodes SET key_hash = ?, previous_key_hash = ?, previous_key_until = ?, \
+                           previous_key_own = ?, credential_epoch = credential_epoch + 1, updated_at = ? WHERE id = ?";
+                let own = keep.is_some_and(|k| k.own);
+                c.exec(sql, p![*hash, keep.map(|k| k.hash), keep.map(|k| k.until), own, w.at, *id]).await?;
                 let epoch = node_in(c, *scope, *id).await?.credential_epoch;
                 finish(c, w).await?;
                 Ok(epoch)
@@ -463,7 +502,9 @@ impl Store {
                 let sql = "UPDATE nodes SET deleted_at = ?, standing = 'revoked', credential_epoch = credential_epoch + 1, updated_at = ? \
                            WHERE id = ? AND deleted_at IS NULL";
                 c.exec_one(sql, p![w.at, w.at, *id]).await?;
-                c.exec("DELETE FROM debts WHERE node_id = ?", p![*id]).await?;
+                for table in ["debts", "node_samples", "node_configs"] {
+                    c.exec(format!("DELETE FROM {table} WHERE node_id = ?"), p![*id]).await?;
+                }
                 finish(c, w).await
             })
         })

@@ -452,19 +452,7 @@ impl Store {
 
     /// Completed and not rolled back since, their bundle neither revoked nor gone. Newest first.
     pub async fn newest_completed_for(&self, project: ProjectId) -> Result<Vec<CompletedRollout>> {
-        self.read("rollout.completed", project, |c, project| {
-            Box::pin(async move {
-                let sql = "SELECT r.id, r.spec, r.bundle_id, r.ended_at FROM rollouts r JOIN bundles b ON b.id = r.bundle_id \
-                           WHERE r.project_id = ? AND r.state = 'completed' AND r.ended_at IS NOT NULL AND b.status IN ('compiled', 'deprecated') \
-                           ORDER BY r.ended_at DESC, r.id DESC";
-                c.rows(sql, p![*project], |r| {
-                    let (id, spec): (RolloutId, Spec) = (r.get()?, r.json()?);
-                    Ok(CompletedRollout { id, selector: spec.selector, bundle: r.get()?, completed_at: r.get()? })
-                })
-                .await
-            })
-        })
-        .await
+        self.read("rollout.completed", project, |c, project| Box::pin(newest_completed(c, *project))).await
     }
 
     /// Was some rollout of it taken back by the engine itself?
@@ -478,4 +466,15 @@ impl Store {
         })
         .await
     }
+}
+
+pub(crate) async fn newest_completed(c: &mut Conn, project: ProjectId) -> Q<Vec<CompletedRollout>> {
+    let sql = "SELECT r.id, r.spec, r.bundle_id, r.ended_at FROM rollouts r JOIN bundles b ON b.id = r.bundle_id \
+               WHERE r.project_id = ? AND r.state = 'completed' AND r.ended_at IS NOT NULL AND b.status IN ('compiled', 'deprecated') \
+               ORDER BY r.ended_at DESC, r.id DESC";
+    c.rows(sql, p![project], |r| {
+        let (id, spec): (RolloutId, Spec) = (r.get()?, r.json()?);
+        Ok(CompletedRollout { id, selector: spec.selector, bundle: r.get()?, completed_at: r.get()? })
+    })
+    .await
 }

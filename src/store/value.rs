@@ -142,6 +142,7 @@ bind_ids!(
     domain::AuditId,
     domain::FreezeId,
     domain::SigningKeyId,
+    domain::InvitationId,
 );
 bind! {
     Uuid, x => Uuid(x);

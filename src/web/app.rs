@@ -2,10 +2,9 @@
 //!
 //! Owns: limits, metrics, names of bundles. Rebuilt from: nothing, all of it may be lost.
 
-use crate::limit::{ANONYMOUS_PER_MINUTE, Buckets, SignIns};
+use crate::limit::{ANONYMOUS_PER_MINUTE, Buckets, MAX_NODE_BUCKETS, SignIns};
 use crate::metrics::HttpMetrics;
 use crate::names::Names;
-use crate::peer::Network;
 use crate::routes;
 use actors::ControlPlane;
 use std::net::IpAddr;
@@ -29,6 +28,8 @@ pub struct Inner {
     pub settings: Settings,
     /// Operators' calls, by key or user.
     pub limits: Buckets<Uuid>,
+    /// Nodes' calls, by node.
+    pub nodes: Buckets<Uuid>,
     /// Calls without a credential, by address.
     pub anonymous: Buckets<IpAddr>,
     pub sign_ins: SignIns,
@@ -43,10 +44,12 @@ pub struct Settings {
     pub https: bool,
     pub max_body_bytes: usize,
     pub rate_limit_per_key: u32,
+    pub rate_limit_per_node: u32,
+    /// There is an authority for clients: nodes come with a certificate.
+    pub nodes_need_certificates: bool,
     /// `/metrics` is served here; else only on its own address.
     pub metrics_here: bool,
     pub metrics_token: Option<String>,
-    pub trusted_proxies: Vec<Network>,
 }
 
 impl App {
@@ -55,6 +58,7 @@ impl App {
         let metrics = HttpMetrics::new(plane.registry(), routes::table())?;
         Ok(App(Arc::new(Inner {
             limits: Buckets::new(settings.rate_limit_per_key),
+            nodes: Buckets::keeping(settings.rate_limit_per_node, MAX_NODE_BUCKETS),
             anonymous: Buckets::new(ANONYMOUS_PER_MINUTE),
             sign_ins: SignIns::default(),
             names: Names::default(),

@@ -5,6 +5,8 @@
 use crate::app::App;
 use crate::limit::network_of;
 use crate::problem::{Outcome, Refusal};
+use crate::reply::Meta;
+use crate::routes::Route;
 use actors::command::{Caller, Grant};
 use actors::node_api::NodeAuth;
 use domain::access::{Actor, Ctx, User};
@@ -18,7 +20,7 @@ pub const SESSION_COOKIE: &str = "sentinel_session";
 pub const CSRF_HEADER: &str = "x-csrf-token";
 pub const NODE_KEY_HEADERS: [&str; 2] = ["x-sentinel-node-key", "x-zentinel-node-key"];
 /// No credential of ours has more characters; what is longer is not hashed.
-const MAX_CREDENTIAL_CHARS: usize = 512;
+const MAX_CREDENTIAL_CHARS: usize = actors::tokens::MAX_CHARS;
 
 /// An operator who was recognised.
 #[derive(Clone, Debug)]
@@ -43,7 +45,7 @@ pub async fn identify(
 ) -> Outcome<Identity> {
     let ctx = |actor| Ctx { actor, request_id: Some(request_id), address: Some(address) };
     if let Some(key) = bearer(headers)? {
-        let Some((key, every_org)) = app.plane.api_key(key).await? else {
+        let Some((key, every_org)) = app.plane.api_key(key, Some(address)).await? else {
             return Err(Refusal::unauthorized("the API key is unknown, revoked or expired"));
         };
         return Ok(Identity {
@@ -51,7 +53,13 @@ pub async fn identify(
                 ctx: ctx(Actor::ApiKey(key.id)),
                 user: key.created_by,
                 instance_admin: every_org,
-                grant: Grant::Key { org: key.org, project: key.project, scopes: key.scopes, every_org },
+                grant: Grant::Key {
+                    org: key.org,
+                    project: key.project,
+                    scopes: key.scopes,
+                    every_org,
+                    expires_at: key.expires_at,
+                },
                 idempotency: None,
             },
             counted_as: key.id.as_uuid(),
@@ -87,7 +95,16 @@ pub async fn identify(
 
 /// A refused credential counts against the address it came from: guessing is slowed, good keys from there are not touched.
 pub fn count_stranger(app: &App, address: IpAddr, refusal: Refusal) -> Refusal {
-    if refusal.problem.status != 401 {
+    counted(app, address, refusal, 401)
+}
+
+/// The same where the credential is a link, and a wrong one is not found.
+pub fn count_miss(app: &App, address: IpAddr, refusal: Refusal) -> Refusal {
+    counted(app, address, refusal, 404)
+}
+
+fn counted(app: &App, address: IpAddr, refusal: Refusal, status: u16) -> Refusal {
+    if refusal.problem.status != status {
         return refusal;
     }
     match app.anonymous.take(network_of(address), app.plane.now()) {
@@ -127,7 +144,15 @@ pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     })
 }
 
-/// The SHA-256 of a node key, taken from its header without copying it.
+/// What a node proves itself with, taken from its headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeCredential {
+    /// SHA-256 of the key: it is looked up by this, and not copied.
+    Key(Digest),
+    Token(Box<str>),
+}
+
+/// The value of a node-key header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeKey(pub Digest);
 
@@ -138,23 +163,74 @@ impl FromStr for NodeKey {
     }
 }
 
-/// The node key of either header.
-pub fn node_key(headers: &HeaderMap) -> Option<NodeKey> {
-    NODE_KEY_HEADERS.iter().find_map(|name| headers.get(*name)?.to_str().ok()?.parse().ok())
+/// The value of `Authorization` where it may be a node's token; `None` for any other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeToken(pub Option<Box<str>>);
+
+impl FromStr for NodeToken {
+    type Err = std::convert::Infallible;
+    fn from_str(s: &str) -> Result<NodeToken, Self::Err> {
+        let token =
+            s.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, t)| t.trim());
+        Ok(NodeToken(token.filter(|t| !t.is_empty() && t.len() <= MAX_CREDENTIAL_CHARS).map(Into::into)))
+    }
 }
 
-/// Recognises a node. Errors: 401.
-pub async fn node(app: &App, key: Option<NodeKey>) -> Outcome<NodeAuth> {
-    let Some(NodeKey(hash)) = key else {
-        return Err(Refusal::unauthorized("the X-Sentinel-Node-Key header is missing"));
+/// The key of either header, else the token.
+pub fn node_credential(headers: &HeaderMap) -> Option<NodeCredential> {
+    fn read<T: FromStr>(headers: &HeaderMap, name: &str) -> Option<T> {
+        headers.get(name)?.to_str().ok()?.parse().ok()
+    }
+    let key = NODE_KEY_HEADERS.iter().find_map(|name| read::<NodeKey>(headers, name));
+    either(key, read::<NodeToken>(headers, header::AUTHORIZATION.as_str()))
+}
+
+/// A key is preferred: it is the stronger of the two.
+pub fn either(key: Option<NodeKey>, token: Option<NodeToken>) -> Option<NodeCredential> {
+    match (key, token) {
+        (Some(NodeKey(hash)), _) => Some(NodeCredential::Key(hash)),
+        (None, Some(NodeToken(Some(token)))) => Some(NodeCredential::Token(token)),
+        (None, _) => None,
+    }
+}
+
+/// Recognises a node and counts its call. Errors: 401, 403 without the certificate that is asked for, 429.
+pub async fn node(app: &App, meta: Meta, credential: Option<NodeCredential>) -> Outcome<NodeAuth> {
+    certified(app, meta)?;
+    let found = recognised(app, credential).await.map_err(|r| count_stranger(app, meta.address, r))?;
+    match app.nodes.take(found.node.as_uuid(), app.plane.now()) {
+        Ok(_) => Ok(found),
+        Err(wait) => Err(Refusal::too_many("too many requests of this node", wait.0)),
+    }
+}
+
+/// Where there is an authority for clients, a node comes with a certificate of it, beside its key.
+pub fn certified(app: &App, meta: Meta) -> Outcome<()> {
+    match app.settings.nodes_need_certificates && !meta.certified {
+        true => Err(Refusal::forbidden("a client certificate is needed")),
+        false => Ok(()),
+    }
+}
+
+async fn recognised(app: &App, credential: Option<NodeCredential>) -> Outcome<NodeAuth> {
+    let (auth, what) = match credential {
+        None => return Err(Refusal::unauthorized("the X-Sentinel-Node-Key header is missing, and so is a node token")),
+        Some(NodeCredential::Key(hash)) => (app.plane.node_auth(&hash).await?, "the node key is unknown or revoked"),
+        Some(NodeCredential::Token(token)) => {
+            (app.plane.node_auth_by_token(&token).await?, "the node token is not valid, or not any more")
+        }
     };
-    let auth = app.plane.node_auth(&hash).await?;
-    auth.ok_or_else(|| Refusal::unauthorized("the node key is unknown or revoked"))
+    auth.ok_or_else(|| Refusal::unauthorized(what))
 }
 
-/// The node of the path must be the one of the credential.
-pub fn same_node(auth: &NodeAuth, named: domain::NodeId) -> Outcome<()> {
-    if auth.node == named { Ok(()) } else { Err(Refusal::forbidden("the credential belongs to another node")) }
+/// The node of the path must be the one of the credential. Who tries another's is noted.
+pub async fn same_node(app: &App, meta: Meta, auth: &NodeAuth, named: domain::NodeId, route: &Route) -> Outcome<()> {
+    if auth.node == named {
+        return Ok(());
+    }
+    let ctx = Ctx { actor: Actor::Node(auth.node), request_id: Some(meta.request_id), address: Some(meta.address) };
+    Box::pin(app.plane.note_refusal(&ctx, route.method.name(), route.path)).await;
+    Err(Refusal::forbidden("the credential belongs to another node"))
 }
 
 #[cfg(test)]
@@ -192,11 +268,15 @@ mod tests {
     }
 
     #[test]
-    fn both_node_key_headers_are_read() {
-        let expect = Some(NodeKey(Digest::of(b"k")));
-        assert_eq!(node_key(&headers(&[("x-sentinel-node-key", "k")])), expect);
-        assert_eq!(node_key(&headers(&[("x-zentinel-node-key", "k")])), expect);
-        assert_eq!(node_key(&headers(&[("x-sentinel-node-key", "")])), None);
+    fn a_node_comes_with_a_key_in_either_header_or_with_a_token() {
+        let key = Some(NodeCredential::Key(Digest::of(b"k")));
+        assert_eq!(node_credential(&headers(&[("x-sentinel-node-key", "k")])), key);
+        assert_eq!(node_credential(&headers(&[("x-zentinel-node-key", "k")])), key);
+        assert_eq!(node_credential(&headers(&[("x-sentinel-node-key", ""), ("authorization", "Basic x")])), None);
+        let token = Some(NodeCredential::Token("a.b.c".into()));
+        assert_eq!(node_credential(&headers(&[("authorization", "bearer a.b.c")])), token);
+        let both = headers(&[("authorization", "Bearer a.b.c"), ("x-sentinel-node-key", "k")]);
+        assert_eq!(node_credential(&both), key, "the key is preferred");
     }
 
     #[test]

@@ -5,12 +5,23 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
+use std::time::Duration;
 
 /// Longest name of a field that is repeated to the client.
 const MAX_FIELD_CHARS: usize = 100;
 
-/// The whole body. Chunked bodies are counted like others; 413 as soon as it is longer than `limit` bytes.
+/// Most bytes of a body whose sender is not known: to sign in, to register, to accept an invitation.
+pub const MAX_OPEN: usize = 64 * 1024;
+/// A body that is not here by then is given up: 4 MiB at 140 KB a second. Without this whoever stalls holds memory for ever.
+const WITHIN: Duration = Duration::from_secs(30);
+
+/// The whole body, 408 when it takes longer than [`WITHIN`].
 pub async fn read<B: Buf, E>(stream: impl Stream<Item = Result<B, E>>, limit: usize) -> Outcome<Bytes> {
+    tokio::time::timeout(WITHIN, gather(stream, limit)).await.unwrap_or_else(|_| Err(Refusal::too_slow()))
+}
+
+/// Chunked bodies are counted like others; 413 as soon as it is longer than `limit` bytes.
+async fn gather<B: Buf, E>(stream: impl Stream<Item = Result<B, E>>, limit: usize) -> Outcome<Bytes> {
     let mut stream = std::pin::pin!(stream);
     let mut first: Option<Bytes> = None;
     let mut all: Option<BytesMut> = None;
@@ -60,6 +71,14 @@ pub fn json<T: DeserializeOwned>(body: &[u8]) -> Outcome<T> {
 /// As [`json`], where no body means an object without fields.
 pub fn json_or_empty<T: DeserializeOwned>(body: &[u8]) -> Outcome<T> {
     if body.iter().all(u8::is_ascii_whitespace) { json(b"{}") } else { json(body) }
+}
+
+/// As [`json`], where a bare list means an object with that list under `field`.
+pub fn json_or_list<T: DeserializeOwned>(body: &[u8], field: &str) -> Outcome<T> {
+    match body.iter().find(|b| !b.is_ascii_whitespace()) {
+        Some(b'[') => json(&[b"{\"", field.as_bytes(), b"\":", body, b"}"].concat()),
+        Some(_) | None => json(body),
+    }
 }
 
 #[cold]
@@ -190,6 +209,14 @@ mod tests {
         assert_eq!(read(pieces(4), 30).await.unwrap_err().problem.status, 413);
         let broken = futures_util::stream::iter([Ok(Bytes::from_static(b"ab")), Err(())]);
         assert_eq!(read(broken, 30).await.unwrap_err().problem.status, 400);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stalls_is_given_up() {
+        let begun = futures_util::stream::iter([Ok::<_, ()>(Bytes::from_static(b"{"))]);
+        let stalled = begun.chain(futures_util::stream::pending());
+        let refused = tokio::time::timeout(Duration::from_secs(60), read(stalled, 30)).await;
+        assert_eq!(refused.unwrap().unwrap_err().problem.status, 408);
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl Call {
         }
         match self.route.auth {
             Auth::Key(scope) => allowed(caller, scope, org, project),
-            Auth::Open | Auth::Node | Auth::Caller => Ok(()),
+            Auth::Open | Auth::Node | Auth::NodeKey | Auth::Caller => Ok(()),
         }
     }
 

@@ -28,6 +28,7 @@ mod routes;
 mod serve;
 mod stamp;
 mod system;
+mod tls;
 pub mod ui;
 
 pub use app::{App, Settings};
@@ -37,3 +38,4 @@ pub use peer::Network;
 pub use problem::Refusal;
 pub use reply::Meta;
 pub use serve::{DRAIN_TIMEOUT, Inside, WebConfig, serve, serve_metrics};
+pub use tls::TlsFiles;

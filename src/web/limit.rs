@@ -2,6 +2,8 @@
 //!
 //! Invariant: memory is bounded; when there are too many buckets the full ones go first, which loses nothing.
 
+pub use actors::commands::networks::network_of;
+use actors::commands::networks::site_of;
 use dashmap::DashMap;
 use domain::{Digest, Timestamp};
 use std::hash::Hash;
@@ -9,11 +11,15 @@ use std::net::IpAddr;
 
 /// Buckets kept at once. 65,536 x about 64 bytes = 4 MB.
 const MAX_BUCKETS: usize = 65_536;
+/// The same for nodes, of which an installation has more than keys: 262,144 x about 64 bytes = 16 MB.
+pub const MAX_NODE_BUCKETS: usize = 262_144;
 /// Calls without a credential that one address may make in a minute (sign-in, registration, wrong keys).
 pub const ANONYMOUS_PER_MINUTE: u32 = 600;
-/// Sign-in attempts of one address in a minute; people mistype, offices share an address.
+/// Sign-in attempts of one network in a minute; people mistype, offices share an address.
 pub const SIGN_INS_PER_ADDRESS: u32 = 20;
-/// Failed sign-ins to one account in a minute, from addresses that never signed in to it.
+/// The same of one site of IPv6, which has 65,536 networks to come from.
+pub const SIGN_INS_PER_SITE: u32 = 100;
+/// Failed sign-ins to one account in a minute, from one network.
 pub const FAILURES_PER_ACCOUNT: u32 = 10;
 
 /// What a credential has left, for the `X-RateLimit-*` headers.
@@ -49,7 +55,12 @@ pub struct Buckets<K: Eq + Hash> {
 impl<K: Eq + Hash + Copy> Buckets<K> {
     /// 0 is no limit.
     pub fn new(per_minute: u32) -> Buckets<K> {
-        Buckets { per_minute, most: MAX_BUCKETS, buckets: DashMap::new() }
+        Buckets::keeping(per_minute, MAX_BUCKETS)
+    }
+
+    /// At most so many buckets.
+    pub fn keeping(per_minute: u32, most: usize) -> Buckets<K> {
+        Buckets { per_minute, most, buckets: DashMap::new() }
     }
 
     fn full(&self) -> i64 {
@@ -96,72 +107,58 @@ impl<K: Eq + Hash + Copy> Buckets<K> {
         (missing.max(0) as u64).div_ceil(u64::from(self.per_minute.max(1)) * 1_000_000) as u32
     }
 
+    /// A scan costs as many steps as there are buckets, so each leaves a quarter of the room free for as many newcomers. Those
+    /// that are empty, whose owners are being held off, go last.
+    #[cold]
     fn make_room(&self, now: Timestamp) {
+        let enough = self.most - self.most.div_ceil(4);
         self.buckets.retain(|_, b| self.filled(*b, now) < self.full());
-        // Still full: someone uses very many keys at once. Starting anew is better than growing.
-        if self.buckets.len() >= self.most {
+        if self.buckets.len() > enough {
+            self.buckets.retain(|_, b| self.filled(*b, now) < CALL);
+        }
+        // Still full: very many are held off at once. Starting anew is better than growing.
+        if self.buckets.len() > enough {
             self.buckets.clear();
         }
     }
 }
 
-/// Sign-in attempts. An attacker is held off by address and by account; a person at an address from which the account was
-/// signed in to before is never locked out by what others try.
+/// Sign-in attempts, counted by where they come from only: what others try on an account never holds off its owner. How fast a
+/// password can be guessed from many networks at once is bounded by the pool that checks them.
 pub struct SignIns {
     by_address: Buckets<IpAddr>,
-    by_account: Buckets<Digest>,
-    known: DashMap<(Digest, IpAddr), Timestamp>,
+    by_site: Buckets<IpAddr>,
+    by_account: Buckets<(Digest, IpAddr)>,
 }
 
 impl Default for SignIns {
     fn default() -> Self {
         SignIns {
             by_address: Buckets::new(SIGN_INS_PER_ADDRESS),
+            by_site: Buckets::new(SIGN_INS_PER_SITE),
             by_account: Buckets::new(FAILURES_PER_ACCOUNT),
-            known: DashMap::new(),
         }
     }
 }
 
 /// An attempt that was let through; says what became of it.
-pub struct Attempt {
-    account: Digest,
-    address: IpAddr,
-    known: bool,
-}
+pub struct Attempt(Digest, IpAddr);
 
 impl SignIns {
-    /// Before the password is looked at. Both counts are taken at once, so parallel attempts cannot slip by.
+    /// Before the password is looked at. All counts are taken at once, so parallel attempts cannot slip by.
     pub fn begin(&self, email: &str, address: IpAddr, now: Timestamp) -> Result<Attempt, Wait> {
         let account = Digest::of(email.trim().to_lowercase().as_bytes());
-        let address = network_of(address);
-        self.by_address.take(address, now)?;
-        let known = self.known.contains_key(&(account, address));
-        if !known {
-            self.by_account.take(account, now)?;
+        let network = network_of(address);
+        self.by_address.take(network, now)?;
+        if network.is_ipv6() {
+            self.by_site.take(site_of(address), now)?;
         }
-        Ok(Attempt { account, address, known })
+        self.by_account.take((account, network), now)?;
+        Ok(Attempt(account, network))
     }
 
-    pub fn succeeded(&self, attempt: &Attempt, now: Timestamp) {
-        if !attempt.known {
-            self.by_account.give_back(attempt.account);
-        }
-        if self.known.len() >= MAX_BUCKETS {
-            self.known.clear();
-        }
-        self.known.insert((attempt.account, attempt.address), now);
-    }
-}
-
-/// One customer of an IPv6 network has at least a /64: counting single addresses there counts nothing.
-pub fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => {
-            let bits = u128::from(v6) & !u128::from(u64::MAX);
-            IpAddr::V6(bits.into())
-        }
+    pub fn succeeded(&self, attempt: Attempt) {
+        self.by_account.give_back((attempt.0, attempt.1));
     }
 }
 
@@ -226,20 +223,54 @@ mod tests {
     }
 
     #[test]
+    fn who_is_held_off_stays_held_off_when_room_is_made() {
+        let mut b = Buckets::new(2);
+        b.most = 100;
+        for _ in 0..3 {
+            let _ = b.take(0, at(0));
+        }
+        for k in 1..1_000 {
+            b.take(k, at(0)).unwrap();
+        }
+        assert!(b.take(0, at(0)).is_err() && b.buckets.len() <= 100);
+    }
+
+    #[test]
+    fn the_wait_that_is_told_is_long_enough_and_not_longer() {
+        for per_minute in [1, 7, 60, 600, 1_000] {
+            let b = Buckets::new(per_minute);
+            while b.take((), at(0)).is_ok() {}
+            let Err(Wait(seconds)) = b.take((), at(0)) else { panic!() };
+            assert!(b.take((), at(i64::from(seconds) - 1)).is_err() || seconds == 1, "{per_minute}: {seconds}");
+            assert!(b.take((), at(i64::from(seconds))).is_ok(), "{per_minute}: {seconds}");
+        }
+    }
+
+    #[test]
     fn attempts_on_an_account_do_not_lock_out_its_owner() {
+        // A new process, which knows nobody's networks.
         let s = SignIns::default();
-        let home = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-        let attempt = s.begin("Ann@example.com", home, at(0)).unwrap();
-        s.succeeded(&attempt, at(0));
-        let mut refused = 0;
         for n in 0..100u8 {
             let stranger = IpAddr::V4(Ipv4Addr::new(198, 51, 100, n));
-            refused += u32::from(s.begin("ann@example.com", stranger, at(1)).is_err());
+            let let_through = (0..50).filter(|_| s.begin("ann@example.com", stranger, at(1)).is_ok()).count();
+            assert_eq!(let_through as u32, FAILURES_PER_ACCOUNT, "each network is held off by itself");
         }
-        assert_eq!(refused, 100 - FAILURES_PER_ACCOUNT, "the account is held after its failures");
-        assert!(s.begin("ann@example.com ", home, at(1)).is_ok(), "its owner is not");
-        let other = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9));
-        assert!(s.begin("bob@example.com", other, at(1)).is_ok(), "nor is anyone else");
+        let anywhere = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+        for _ in 0..SIGN_INS_PER_ADDRESS {
+            // Who knows the password is not counted among the failures.
+            s.succeeded(s.begin("Ann@example.com ", anywhere, at(1)).map_err(|w| w.0).unwrap());
+        }
+        assert!(s.begin("bob@example.com", IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9)), at(1)).is_ok());
+    }
+
+    #[test]
+    fn one_site_of_ipv6_cannot_come_from_ever_new_networks() {
+        let s = SignIns::default();
+        let network = |n: u128| IpAddr::V6(((0x2001_0db8_0001u128 << 80) | (n << 64) | 1).into());
+        let tried = (0..10_000).filter(|n| s.begin(&format!("u{n}@example.com"), network(*n), at(0)).is_ok()).count();
+        assert_eq!(tried as u32, SIGN_INS_PER_SITE);
+        let elsewhere: IpAddr = "2001:db8:2::1".parse().unwrap();
+        assert!(s.begin("u0@example.com", elsewhere, at(0)).is_ok());
     }
 
     #[test]

@@ -6,17 +6,20 @@
 
 use crate::app::App;
 use crate::artifact::Shared;
+use crate::auth::identify;
 use crate::call::Call;
 use crate::problem::{Outcome, Refusal};
 use actors::command::Caller;
 use api::stream::StreamEvent;
 use bytes::Bytes;
 use domain::access::KeyScope;
-use domain::{OrgId, ProjectId};
+use domain::{OrgId, ProjectId, RequestId};
 use futures_util::StreamExt;
 use http::header::{self, HeaderValue};
+use http::{HeaderMap, Method};
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 use store::{ChangeCursor, ChangeKind, ChangeRow};
@@ -34,7 +37,7 @@ const GATHER: Duration = Duration::from_millis(250);
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Proxies close what is silent for long.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// After this the client connects anew, and is recognised anew: what was revoked meanwhile ends here.
+/// After this the client connects anew.
 const LIFE: Duration = Duration::from_secs(600);
 /// How long a browser waits before it connects again, in milliseconds.
 const RETRY_MS: u32 = 2_000;
@@ -42,6 +45,10 @@ const RETRY_MS: u32 = 2_000;
 struct Feed {
     app: App,
     caller: Caller,
+    /// With the credential, which is looked at again before anything is told.
+    headers: HeaderMap,
+    request: RequestId,
+    address: IpAddr,
     only: Option<ProjectId>,
     /// `None`: deleted.
     orgs: HashMap<ProjectId, Option<OrgId>>,
@@ -77,6 +84,9 @@ pub async fn stream(call: Call) -> Outcome<Response> {
     let now = Instant::now();
     let feed = Feed {
         caller: call.caller()?.clone(),
+        request: call.meta.request_id,
+        address: call.address,
+        headers: call.headers,
         app: call.app,
         only,
         orgs: HashMap::new(),
@@ -174,8 +184,17 @@ impl Feed {
         }
     }
 
+    /// Who listens may have been shut out, or may read less, since the last time.
+    async fn recognise(&mut self) -> Outcome<()> {
+        let (request, address) = (self.request, self.address);
+        let found = identify(&self.app, &Method::GET, &self.headers, request, address).await?;
+        self.caller = found.caller;
+        Ok(())
+    }
+
     /// Everything up to now, as text.
     async fn read(&mut self) -> Outcome<String> {
+        self.recognise().await?;
         let mut text = String::new();
         for _ in 0..MAX_BEHIND {
             let rows = self.app.plane.store().changes_after(self.cursor, READ).await?;

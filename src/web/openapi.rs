@@ -38,6 +38,8 @@ fn build() -> Value {
                     "description": "A signed-in person; writes need the X-CSRF-Token header as well."},
                 "nodeKey": {"type": "apiKey", "in": "header", "name": "X-Sentinel-Node-Key",
                     "description": "A node's key; X-Zentinel-Node-Key is the same."},
+                "nodeToken": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT",
+                    "description": "A token that the node got for its key (EdDSA)."},
             },
         },
     })
@@ -83,6 +85,7 @@ fn operation(route: &Route) -> Value {
         let schema = match *name {
             "limit" => json!({"type": "integer", "minimum": 1, "maximum": api::wire::MAX_LIMIT}),
             "wait" => json!({"type": "number", "minimum": 0}),
+            "format" => json!({"type": "string", "enum": ["json", "csv"]}),
             _ => json!({"type": "string"}),
         };
         parameters.push(json!({"name": name, "in": "query", "required": false, "schema": schema}));
@@ -97,8 +100,11 @@ fn operation(route: &Route) -> Value {
     if let Some(schema) = answer_schema(route.answer) {
         content.insert("application/json".into(), json!({"schema": schema}));
     }
-    if let Answer::Bytes(kind) = route.answer {
-        content.insert(kind.into(), json!({"schema": {"type": "string"}}));
+    if let Answer::Bytes(kinds) = route.answer {
+        for kind in kinds.split(',') {
+            let schema = if kind == "application/json" { json!({}) } else { json!({"type": "string"}) };
+            content.insert(kind.into(), json!({"schema": schema}));
+        }
     }
     let mut good = json!({"description": "As asked."});
     if !content.is_empty() {
@@ -127,7 +133,8 @@ fn operation(route: &Route) -> Value {
     });
     match route.auth {
         Auth::Open => out["security"] = json!([]),
-        Auth::Node => out["security"] = json!([{"nodeKey": []}]),
+        Auth::Node => out["security"] = json!([{"nodeKey": []}, {"nodeToken": []}]),
+        Auth::NodeKey => out["security"] = json!([{"nodeKey": []}]),
         Auth::Caller => out["security"] = json!([{"apiKey": []}, {"session": []}]),
         Auth::Key(scope) => {
             out["security"] = json!([{"apiKey": []}, {"session": []}]);
@@ -139,7 +146,12 @@ fn operation(route: &Route) -> Value {
         let required = !matches!(request, "HeartbeatRequest" | "ReportRequest" | "CompileRequest" | "RevokeRequest")
             && !matches!(
                 request,
-                "NoteRequest" | "ResumeRequest" | "RollbackRequest" | "RetryRequest" | "ResolveRequest"
+                "NoteRequest"
+                    | "ResumeRequest"
+                    | "RollbackRequest"
+                    | "RetryRequest"
+                    | "ResolveRequest"
+                    | "RotateKeyRequest"
             );
         out["requestBody"] =
             json!({"required": required, "content": {"application/json": {"schema": reference(request)}}});
@@ -170,11 +182,15 @@ fn refusals(route: &Route) -> Vec<(u16, &'static str)> {
         (429, "Too many requests; see Retry-After."),
         (503, "Not available; see Retry-After."),
     ];
-    let named = route.path.contains(':') || route.query.contains(&"project");
+    let named = route.path.contains(':') || route.query.contains(&"project") || route.path.ends_with("/accept");
     if named {
         out.push((404, "Not found, or of another tenant."));
     }
-    if route.auth != Auth::Open || route.path.ends_with("/register") || route.path.ends_with("/session") {
+    if route.auth != Auth::Open
+        || route.path.ends_with("/register")
+        || route.path.ends_with("/session")
+        || route.path.ends_with("/accept")
+    {
         out.extend([(401, "No valid credential."), (403, "Not allowed; names the scope.")]);
     }
     if route.method != crate::routes::Method::Get {

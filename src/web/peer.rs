@@ -1,52 +1,8 @@
 //! Who is at the other end: the socket's address, or what a trusted proxy in front says.
 
+pub use egress::Network;
 use http::HeaderMap;
 use std::net::IpAddr;
-use std::str::FromStr;
-
-/// An address range: `10.0.0.0/8`, `::1`, ...
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    base: u128,
-    prefix: u8,
-    v4: bool,
-}
-
-impl FromStr for Network {
-    type Err = String;
-    fn from_str(s: &str) -> Result<Network, String> {
-        let (address, prefix) = match s.trim().split_once('/') {
-            Some((a, p)) => (a, Some(p.parse::<u8>().map_err(|_| format!("{s:?}: the prefix is not a number"))?)),
-            None => (s.trim(), None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| format!("{s:?} is not an address or address range"))?;
-        let (bits, width, v4) = bits(address);
-        let prefix = prefix.unwrap_or(width);
-        if prefix > width {
-            return Err(format!("{s:?}: the prefix is longer than the address"));
-        }
-        Ok(Network { base: bits & mask(prefix, width), prefix, v4 })
-    }
-}
-
-impl Network {
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let (bits, width, v4) = bits(address.to_canonical());
-        v4 == self.v4 && bits & mask(self.prefix, width) == self.base
-    }
-}
-
-fn bits(address: IpAddr) -> (u128, u8, bool) {
-    match address {
-        IpAddr::V4(a) => (u128::from(u32::from(a)), 32, true),
-        IpAddr::V6(a) => (u128::from(a), 128, false),
-    }
-}
-
-fn mask(prefix: u8, width: u8) -> u128 {
-    let ones = if width == 32 { u128::from(u32::MAX) } else { u128::MAX };
-    if prefix == 0 { 0 } else { ones & (ones << (width - prefix)) }
-}
 
 /// The client's address. `X-Forwarded-For` is read from its end, as far as trusted proxies wrote it: what stands before that
 /// anyone could have written.
@@ -57,7 +13,8 @@ pub fn client(socket: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAdd
         return socket;
     }
     let mut client = socket;
-    let all: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).collect();
+    // A line that cannot be read ends it, like a hop that cannot.
+    let all: Vec<&str> = headers.get_all("x-forwarded-for").iter().map(|v| v.to_str().unwrap_or("?")).collect();
     for hop in all.iter().flat_map(|v| v.split(',')).rev() {
         let hop = hop.trim();
         let parsed = hop.parse::<IpAddr>().or_else(|_| hop.parse::<std::net::SocketAddr>().map(|s| s.ip()));
@@ -94,6 +51,15 @@ mod tests {
         check("10.1.2.3", &[], "10.1.2.3");
         check("::1", &["[2001:db8::1]:443"], "2001:db8::1");
         check("::ffff:10.1.2.3", &["203.0.113.7:80"], "203.0.113.7");
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_read_hides_what_is_before_it() {
+        let mut headers = HeaderMap::new();
+        headers.append("x-forwarded-for", "203.0.113.7".parse().unwrap());
+        headers.append("x-forwarded-for", http::HeaderValue::from_bytes(b"\xff").unwrap());
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        assert_eq!(client("10.1.2.3".parse().unwrap(), &headers, &trusted).to_string(), "10.1.2.3");
     }
 
     #[test]

@@ -85,6 +85,12 @@ impl Refusal {
             .with(header::CONNECTION, HeaderValue::from_static("close"))
     }
 
+    pub fn too_slow() -> Refusal {
+        // As above.
+        Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body took too long")
+            .with(header::CONNECTION, HeaderValue::from_static("close"))
+    }
+
     pub fn unsupported_media_type() -> Refusal {
         Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be application/json")
     }

@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use warp::reply::Response;
@@ -14,7 +14,10 @@ use warp::reply::Response;
 #[derive(Clone, Copy, Debug)]
 pub struct Meta {
     pub request_id: RequestId,
-    pub socket: SocketAddr,
+    /// The client's: the socket's, or what trusted proxies say.
+    pub address: IpAddr,
+    /// It came with a certificate that our authority signed.
+    pub certified: bool,
     pub started: Instant,
 }
 

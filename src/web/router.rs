@@ -4,18 +4,18 @@
 //! a comparison per segment, and a route that is not in the table cannot exist.
 
 use crate::app::App;
-use crate::auth::{self, NODE_KEY_HEADERS, NodeKey};
+use crate::auth::{self, NODE_KEY_HEADERS, NodeCredential, NodeKey, NodeToken};
 use crate::body;
 use crate::call::{Call, has_body};
 use crate::limit::Left;
 use crate::node;
-use crate::peer;
 use crate::problem::{Outcome, Refusal, of_rejection};
 use crate::query::{Query, decode};
 use crate::reply::Meta;
 use crate::routes::{Auth, Route, table};
 use crate::ui;
 use bytes::{Buf, Bytes};
+use domain::access::{Actor, Ctx};
 use domain::{NodeId, RequestId};
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
@@ -125,9 +125,14 @@ impl Tree {
             return None;
         }
         values.push(value);
+        let named = methods.len();
         let found = self.walk(param, rest, method, values, methods);
         if found.is_none() {
             values.pop();
+            if named > 0 {
+                // What a refusal names is what the more literal path takes.
+                methods.truncate(named);
+            }
         }
         found
     }
@@ -148,7 +153,8 @@ fn hot(app: App) -> BoxedFilter<(Response,)> {
     let node = warp::path("api").and(warp::path("v1")).and(warp::path("nodes")).and(warp::path::param::<NodeId>());
     let key = warp::header::optional::<NodeKey>(NODE_KEY_HEADERS[0])
         .and(warp::header::optional::<NodeKey>(NODE_KEY_HEADERS[1]))
-        .map(|a: Option<NodeKey>, b: Option<NodeKey>| a.or(b));
+        .and(warp::header::optional::<NodeToken>("authorization"))
+        .map(|a: Option<NodeKey>, b: Option<NodeKey>, token: Option<NodeToken>| auth::either(a.or(b), token));
     let with_app = warp::any().map(move || app.clone());
     let heartbeat = node
         .and(warp::path("heartbeat"))
@@ -158,7 +164,7 @@ fn hot(app: App) -> BoxedFilter<(Response,)> {
         .and(warp::ext::get::<Meta>())
         .and(key)
         .and(warp::body::stream())
-        .then(|node: NodeId, app: App, meta: Meta, key: Option<NodeKey>, body| async move {
+        .then(|node: NodeId, app: App, meta: Meta, key: Option<NodeCredential>, body| async move {
             node::heartbeat::hot(&app, meta, node, key, body).await
         });
     let poll = node
@@ -170,7 +176,7 @@ fn hot(app: App) -> BoxedFilter<(Response,)> {
         .and(warp::ext::get::<Meta>())
         .and(key)
         .and(raw_query())
-        .then(|node: NodeId, app: App, meta: Meta, key: Option<NodeKey>, query: String| async move {
+        .then(|node: NodeId, app: App, meta: Meta, key: Option<NodeCredential>, query: String| async move {
             node::poll::hot(app, meta, node, key, query).await
         });
     heartbeat.or(poll).unify().boxed()
@@ -259,15 +265,18 @@ async fn serve(
     left: &mut Option<Left>,
 ) -> Outcome<Response> {
     let Asked { meta, method, path, query, headers } = asked;
-    let address = peer::client(meta.socket.ip(), &headers, &app.settings.trusted_proxies);
+    let address = meta.address;
     let (mut identity, mut node) = (None, None);
     match route.auth {
         Auth::Open => {}
-        Auth::Node => {
-            let key = auth::node_key(&headers);
-            let found = auth::node(app, key).await.map_err(|r| auth::count_stranger(app, address, r))?;
+        Auth::Node | Auth::NodeKey => {
+            let credential = auth::node_credential(&headers);
+            if route.auth == Auth::NodeKey && matches!(credential, Some(NodeCredential::Token(_))) {
+                return Err(Refusal::forbidden("a token does not do here: send the node key"));
+            }
+            let found = auth::node(app, meta, credential).await?;
             let named = params.iter().find(|(n, _)| *n == "node_id").and_then(|(_, v)| v.parse().ok());
-            auth::same_node(&found, named.unwrap_or(NodeId::NIL))?;
+            auth::same_node(app, meta, &found, named.unwrap_or(NodeId::NIL), route).await?;
             node = Some(found);
         }
         Auth::Caller | Auth::Key(_) => {
@@ -284,14 +293,33 @@ async fn serve(
             identity = Some(found);
         }
     }
-    let body = if has_body(&method) { body::read(body, app.settings.max_body_bytes).await? } else { Bytes::new() };
+    let most = match route.auth {
+        Auth::Open => app.settings.max_body_bytes.min(body::MAX_OPEN),
+        Auth::Node | Auth::NodeKey | Auth::Caller | Auth::Key(_) => app.settings.max_body_bytes,
+    };
+    let body = if has_body(&method) { body::read(body, most).await? } else { Bytes::new() };
     if !body.is_empty() && !body::is_json(headers.get(http::header::CONTENT_TYPE)) {
         return Err(Refusal::unsupported_media_type());
     }
     let query = Query::parse(&query)?;
     let path = path.as_str().to_string();
     let app = app.clone();
-    (route.handler)(Call { app, route, params, path, query, headers, body, meta, address, identity, node }).await
+    let ctx = match (&identity, &node) {
+        (Some(identity), _) => Some(identity.caller.ctx.clone()),
+        (None, Some(node)) => {
+            Some(Ctx { actor: Actor::Node(node.node), request_id: Some(meta.request_id), address: Some(address) })
+        }
+        (None, None) => None,
+    };
+    let plane = app.plane.clone();
+    let outcome =
+        (route.handler)(Call { app, route, params, path, query, headers, body, meta, address, identity, node }).await;
+    if let (Err(refusal), Some(ctx)) = (&outcome, ctx)
+        && refusal.problem.status == 403
+    {
+        plane.note_refusal(&ctx, route.method.name(), route.path).await;
+    }
+    outcome
 }
 
 #[cfg(test)]
@@ -346,6 +374,8 @@ mod tests {
         assert_eq!(tree.find(&Method::GET, "/api/v1/projects/a%00b"), Found::Nothing);
         let Found::Methods(allowed) = tree.find(&Method::PUT, "/api/v1/projects") else { panic!() };
         assert_eq!(allowed, [Method::GET, Method::POST]);
+        let stats = "/api/v1/projects/p/nodes/stats";
+        assert_eq!(tree.find(&Method::OPTIONS, stats), Found::Methods(vec![Method::GET]));
         // `plan` is only for POST; GET takes it for the id of a rollout and does not find that.
         assert!(matches!(tree.find(&Method::GET, "/api/v1/projects/p/rollouts/plan"), Found::Route { .. }));
     }

@@ -1,11 +1,11 @@
 //! THE URL TABLE. The router, the OpenAPI document and the metrics are made from it; nothing is served under `/api` that is not here.
 
 use crate::api::{
-    audit, bundles, compile, drift, explain, history, instances, keys, nodes, orgs, plans, projects, resources,
-    rollouts, session, tokens, trust,
+    audit, bundles, compile, drift, explain, groups, history, instances, keys, nodes, orgs, people, plans, projects,
+    resources, rollouts, session, tokens, trust,
 };
 use crate::call::Call;
-use crate::node::{events as node_events, heartbeat, poll, register, report};
+use crate::node::{credentials, events as node_events, heartbeat, poll, register, report, telemetry};
 use crate::problem::Outcome;
 use crate::{artifact, live, system};
 use domain::access::KeyScope::{self, *};
@@ -51,8 +51,10 @@ impl Method {
 pub enum Auth {
     /// Anyone, or the handler looks itself.
     Open,
-    /// The node that the path names.
+    /// The node that the path names, by key or token.
     Node,
+    /// The same by its key only: a token makes no token and changes no key.
+    NodeKey,
     /// Any operator.
     Caller,
     /// An operator with this scope on the tenant that the path leads to, which the handler checks with `Call::project` or
@@ -74,7 +76,7 @@ pub enum Answer {
     List(&'static str, &'static str),
     /// A JSON object without a schema of its own.
     Object,
-    /// Another content type.
+    /// Another content type, or several with commas between.
     Bytes(&'static str),
 }
 
@@ -117,17 +119,7 @@ const fn patch(
     answer: Answer,
     handler: Handler,
 ) -> Route {
-    Route {
-        method: Method::Patch,
-        path,
-        auth,
-        status: 200,
-        summary,
-        query: &[],
-        request: Some(request),
-        answer,
-        handler,
-    }
+    Route { method: Method::Patch, ..post(path, auth, summary, Some(request), answer, handler) }
 }
 
 const fn put(
@@ -170,29 +162,49 @@ impl Route {
 pub const HEARTBEAT: usize = 0;
 pub const POLL: usize = 1;
 
-use Answer::{Bare, Bytes, Changed, List, Object, One};
-use Auth::{Caller, Key, Node, Open};
+use Answer::{Bare, Bytes, Changed, List, Nothing, Object, One};
+use Auth::{Caller, Key, Node, NodeKey, Open};
 
 #[rustfmt::skip]
 static TABLE: &[Route] = &[
     // Nodes. The first two places are HEARTBEAT and POLL.
     post("/api/v1/nodes/:node_id/heartbeat", Node, "A node says how it is", Some("HeartbeatRequest"), Bare("HeartbeatAnswer"), |c| Box::pin(heartbeat::call(c))),
-    get("/api/v1/nodes/:node_id/bundles/latest", Node, "What the node is to run; held up to `wait` seconds", Bare("PollAnswer"), |c| Box::pin(poll::call(c))).query(&["wait"]),
+    get("/api/v1/nodes/:node_id/bundles/latest", Node, "What the node is to run; held up to `wait` seconds", Bare("PollAnswer"), |c| Box::pin(poll::call(c))).query(&["wait", "trust"]),
     post("/api/v1/nodes/:node_id/bundles/:bundle_id/downloaded", Node, "The archive is on the node", Some("ReportRequest"), Bare("ReportAnswer"), |c| Box::pin(report::downloaded(c))),
     post("/api/v1/nodes/:node_id/bundles/:bundle_id/staged", Node, "Verified and unpacked; `proceed` says whether to switch", Some("ReportRequest"), Bare("ReportAnswer"), |c| Box::pin(report::staged(c))),
     post("/api/v1/nodes/:node_id/bundles/:bundle_id/activated", Node, "The proxy runs it", Some("ReportRequest"), Bare("ReportAnswer"), |c| Box::pin(report::activated(c))),
     post("/api/v1/nodes/:node_id/bundles/:bundle_id/verified", Node, "The node's own checks passed", Some("ReportRequest"), Bare("ReportAnswer"), |c| Box::pin(report::verified(c))),
     post("/api/v1/nodes/:node_id/bundles/:bundle_id/failed", Node, "It did not work", Some("ReportRequest"), Bare("ReportAnswer"), |c| Box::pin(report::failed(c))),
+    post("/api/v1/nodes/:node_id/token", NodeKey, "A token for the node's calls, good for 12 hours or until its key changes", None, Bare("NodeTokenAnswer"), |c| Box::pin(credentials::token(c))),
+    post("/api/v1/nodes/:node_id/rotate-key", NodeKey, "The node changes its own key; the old one works until the new one is used", None, Bare("NodeKeyAnswer"), |c| Box::pin(credentials::rotate(c))),
     post("/api/v1/nodes/:node_id/events", Node, "Lines of the node's own log: one, or up to 100", Some("NodeEventsRequest"), Bare("NodeEventsAnswer"), |c| Box::pin(node_events::events(c))).status(201),
+    post("/api/v1/nodes/:node_id/config", Node, "The configuration that the node runs", Some("ConfigPush"), Bare("ConfigAnswer"), |c| Box::pin(telemetry::config(c))),
+    post("/api/v1/nodes/:node_id/metrics", Node, "Counts by period, and single requests", Some("MetricsPush"), Bare("MetricsAnswer"), |c| Box::pin(telemetry::metrics(c))),
+    post("/api/v1/nodes/:node_id/waf-events", Node, "What the node's firewall saw", Some("WafEventsPush"), Bare("WafEventsAnswer"), |c| Box::pin(telemetry::waf_events(c))),
     post("/api/v1/projects/:project/nodes/register", Open, "Enrol a node, by enrolment token as bearer", Some("RegisterRequest"), Bare("RegisterAnswer"), |c| Box::pin(register::register(c))).status(201),
 
     // Signing in.
     post("/api/v1/session", Open, "Sign in", Some("SignInRequest"), Bare("SignInAnswer"), |c| Box::pin(session::sign_in(c))),
     get("/api/v1/session", Caller, "Who am I", Object, |c| Box::pin(session::show(c))),
     delete("/api/v1/session", Caller, "Sign out", |c| Box::pin(session::sign_out(c))),
-    get("/api/v1/users", Caller, "List users (instance administrator)", List("users", "User"), |c| Box::pin(orgs::users(c))),
+    post("/api/v1/session/password", Caller, "Change one's own password; other sessions end", Some("PasswordRequest"), Nothing, |c| Box::pin(people::change_password(c))).status(204),
+    post("/api/v1/invitations/accept", Open, "Join, or set a password, by the token of a link", Some("AcceptRequest"), One("user", "User"), |c| Box::pin(people::accept(c))),
+    get("/api/v1/users", Caller, "List users (instance administrator)", List("users", "User"), |c| Box::pin(people::list(c))),
+    post("/api/v1/users", Caller, "Make a user (instance administrator); without a password the answer has a link to set it", Some("UserRequest"), Bare("UserAnswer"), |c| Box::pin(people::create(c))).status(201),
+    post("/api/v1/users/:id/disable", Caller, "Shut a user out (instance administrator)", None, Changed("user", "User"), |c| Box::pin(people::disable(c))),
+    post("/api/v1/users/:id/enable", Caller, "Let a user in again (instance administrator)", None, Changed("user", "User"), |c| Box::pin(people::enable(c))),
+    post("/api/v1/users/:id/reset-password", Caller, "Void a password and make a link to set the next (instance administrator)", None, Bare("UserAnswer"), |c| Box::pin(people::reset_password(c))),
     get("/api/v1/orgs", Caller, "List organisations", List("orgs", "Org"), |c| Box::pin(orgs::list(c))),
+    post("/api/v1/orgs", Caller, "Make an organisation (instance administrator)", Some("OrgRequest"), One("org", "Org"), |c| Box::pin(orgs::create(c))).status(201),
     get("/api/v1/orgs/:id", Key(ProjectsRead), "Show an organisation", One("org", "Org"), |c| Box::pin(orgs::show(c))),
+    patch("/api/v1/orgs/:id", Key(ProjectsWrite), "Change an organisation", "OrgPatch", One("org", "Org"), |c| Box::pin(orgs::update(c))),
+    delete("/api/v1/orgs/:id", Key(ProjectsWrite), "Delete an organisation without projects", |c| Box::pin(orgs::delete(c))),
+    get("/api/v1/orgs/:id/members", Key(ProjectsRead), "List members", List("members", "Member"), |c| Box::pin(orgs::members(c))),
+    post("/api/v1/orgs/:id/members", Key(ProjectsWrite), "Invite somebody to become a member", Some("MemberRequest"), Bare("MemberAnswer"), |c| Box::pin(orgs::add_member(c))).status(201),
+    patch("/api/v1/orgs/:id/members/:user_id", Key(ProjectsWrite), "Change a member's role", "MemberPatch", One("member", "Member"), |c| Box::pin(orgs::change_member(c))),
+    delete("/api/v1/orgs/:id/members/:user_id", Key(ProjectsWrite), "Remove a member", |c| Box::pin(orgs::remove_member(c))),
+    get("/api/v1/orgs/:id/invitations", Key(ProjectsWrite), "List open invitations", List("invitations", "Invitation"), |c| Box::pin(orgs::invitations(c))),
+    delete("/api/v1/orgs/:id/invitations/:invitation_id", Key(ProjectsWrite), "Withdraw an invitation", |c| Box::pin(orgs::delete_invitation(c))),
     get("/api/v1/orgs/:id/trust", Key(ProjectsRead), "The newest trust document: whom nodes believe", One("trust", "Trust"), |c| Box::pin(trust::show(c))),
     get("/api/v1/orgs/:id/trust/versions", Key(ProjectsRead), "The signed versions, oldest first", Object, |c| Box::pin(trust::versions(c))).query(&["after"]),
     post("/api/v1/orgs/:id/trust", Key(ApiKeysAdmin), "Make the next version from changes, or publish one that was signed elsewhere", Some("TrustRequest"), One("trust", "Trust"), |c| Box::pin(trust::update(c))).status(201),
@@ -223,11 +235,21 @@ static TABLE: &[Route] = &[
     get("/api/v1/projects/:project/nodes/:id", Key(NodesRead), "Show a node", One("node", "Node"), |c| Box::pin(nodes::show(c))),
     get("/api/v1/projects/:project/nodes/:id/explain", Key(NodesRead), "Why this node runs what it runs", Bare("Explanation"), |c| Box::pin(explain::node(c))),
     get("/api/v1/projects/:project/nodes/:id/events", Key(NodesRead), "What was seen of a node, and what it said of itself; newest first", List("events", "NodeLogLine"), |c| Box::pin(nodes::events(c))),
+    get("/api/v1/projects/:project/nodes/:id/config", Key(NodesRead), "The configuration that a node says it runs", One("config", "RunningConfig"), |c| Box::pin(nodes::config(c))),
+    get("/api/v1/projects/:project/nodes/:id/metrics", Key(NodesRead), "What a node counted, by period; newest first", List("metrics", "NodeSample"), |c| Box::pin(nodes::metrics(c))),
+    get("/api/v1/projects/:project/nodes/:id/request-logs", Key(NodesRead), "Requests that a node told of; newest first", List("request_logs", "NodeSample"), |c| Box::pin(nodes::request_logs(c))),
+    get("/api/v1/projects/:project/nodes/:id/waf-events", Key(NodesRead), "What a node's firewall saw; newest first", List("waf_events", "NodeSample"), |c| Box::pin(nodes::waf_events(c))),
     patch("/api/v1/projects/:project/nodes/:id", Key(NodesWrite), "Change labels, pin", "NodePatch", One("node", "Node"), |c| Box::pin(nodes::update(c))),
     delete("/api/v1/projects/:project/nodes/:id", Key(NodesWrite), "Delete a node", |c| Box::pin(nodes::delete(c))),
-    post("/api/v1/projects/:project/nodes/:id/rotate-key", Key(NodesWrite), "A new node key, shown once; the old one is void", None, One("node", "Node"), |c| Box::pin(nodes::rotate_key(c))),
+    post("/api/v1/projects/:project/nodes/:id/rotate-key", Key(NodesWrite), "A new node key, shown once; the old one is void, at once or after a grace", Some("RotateKeyRequest"), One("node", "Node"), |c| Box::pin(nodes::rotate_key(c))),
     post("/api/v1/projects/:project/nodes/:id/revoke", Key(NodesWrite), "Shut a node out", None, Changed("node", "Node"), |c| Box::pin(nodes::revoke(c))),
     post("/api/v1/projects/:project/nodes/:id/adopt", Key(NodesWrite), "Let a quarantined node in", None, Changed("node", "Node"), |c| Box::pin(nodes::adopt(c))),
+
+    get("/api/v1/projects/:project/node-groups", Key(NodesRead), "List groups of nodes", List("node_groups", "NodeGroup"), |c| Box::pin(groups::list(c))),
+    post("/api/v1/projects/:project/node-groups", Key(NodesWrite), "Make a group, by a selector or a list", Some("NodeGroupRequest"), One("node_group", "NodeGroup"), |c| Box::pin(groups::create(c))).status(201),
+    get("/api/v1/projects/:project/node-groups/:id", Key(NodesRead), "Show a group", One("node_group", "NodeGroup"), |c| Box::pin(groups::show(c))),
+    put("/api/v1/projects/:project/node-groups/:id", Key(NodesWrite), "Replace a group", "NodeGroupRequest", One("node_group", "NodeGroup"), |c| Box::pin(groups::update(c))),
+    delete("/api/v1/projects/:project/node-groups/:id", Key(NodesWrite), "Delete a group", |c| Box::pin(groups::delete(c))),
 
     // Configurations and bundles.
     post("/api/v1/projects/:project/desired_config", Key(BundlesWrite), "Submit a configuration", Some("DesiredConfigRequest"), Object, |c| Box::pin(compile::submit(c))).status(201),
@@ -307,6 +329,7 @@ static TABLE: &[Route] = &[
 
     // Looking on.
     get("/api/v1/projects/:project/audit_logs", Key(AuditRead), "List audit entries, newest first", List("audit_logs", "AuditEntry"), |c| Box::pin(audit::list(c))).query(&["action", "actor", "resource", "since", "until"]),
+    get("/api/v1/projects/:project/audit_logs/export", Key(AuditRead), "All audit entries that the filters leave, as JSON or CSV", Bytes("application/json,text/csv"), |c| Box::pin(audit::export(c))).query(&["format", "action", "actor", "resource", "since", "until"]),
     get("/api/v1/audit/verify", Key(AuditRead), "Follow the hash chains", Bare("AuditVerdict"), |c| Box::pin(audit::verify(c))).query(&["project"]),
     get("/api/v1/events/stream", Caller, "What changes, as server-sent events", Bytes("text/event-stream"), |c| Box::pin(live::stream(c))).query(&["project"]),
 
@@ -376,7 +399,7 @@ mod tests {
                     let reads = scope.as_str().ends_with(":read");
                     assert_eq!(reads, r.path.ends_with("/plan"), "{} {}", r.method.name(), r.path);
                 }
-                Auth::Open | Auth::Node | Auth::Caller => {}
+                Auth::Open | Auth::Node | Auth::NodeKey | Auth::Caller => {}
             }
         }
     }

@@ -3,9 +3,10 @@
 //! Owns: the connections. On shutdown it stops accepting, has what is held answered, and waits for the rest a while.
 
 use crate::app::{App, Settings};
-use crate::peer::Network;
+use crate::peer::{self, Network};
 use crate::problem::Refusal;
 use crate::reply::{self, Held, Meta};
+use crate::tls::{Tls, TlsFiles};
 use crate::{router, system};
 use actors::ControlPlane;
 use bytes::Bytes;
@@ -17,16 +18,18 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 /// Connections at once: of 20,000 file descriptors that a process may have, 1,000 are for the database, files and others.
 pub const MAX_CONNECTIONS: usize = 19_000;
@@ -38,7 +41,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// From the connection to its first request.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// For what is under way when the shutdown begins. What is held is answered at once; this is for slow readers.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// When there are no file descriptors left, accepting at once would only fail again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// HTTP/2: requests at once on one connection.
@@ -52,10 +55,16 @@ pub struct WebConfig {
     pub max_body_bytes: usize,
     /// Requests a minute of one credential; 0 is no limit.
     pub rate_limit_per_key: u32,
+    /// Requests a minute of one node; 0 is no limit.
+    pub rate_limit_per_node: u32,
+    /// `None`: plain HTTP, for behind a proxy.
+    pub tls: Option<TlsFiles>,
     /// Serve `/metrics` here; `false` when [`serve_metrics`] has an address of its own.
     pub metrics_here: bool,
     pub metrics_token: Option<String>,
     pub trusted_proxies: Vec<Network>,
+    /// For how long connections are still taken, and `/ready` answers 503, once the shutdown began.
+    pub linger: Duration,
 }
 
 /// Serves until `shutdown` is ready, then drains. Errors: the metrics cannot be registered, or the socket is gone.
@@ -65,14 +74,16 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send,
 ) -> std::io::Result<()> {
     let (drain, draining) = watch::channel(false);
-    let https = config.https;
+    let tls = config.tls.map(Tls::load).transpose().map_err(std::io::Error::other)?.map(Arc::new);
+    let https = config.https || tls.is_some();
     let settings = Settings {
         https,
         max_body_bytes: config.max_body_bytes,
         rate_limit_per_key: config.rate_limit_per_key,
+        rate_limit_per_node: config.rate_limit_per_node,
+        nodes_need_certificates: tls.as_ref().is_some_and(|t| t.asks_for_client_certificates()),
         metrics_here: config.metrics_here,
         metrics_token: config.metrics_token,
-        trusted_proxies: config.trusted_proxies,
     };
     let app = App::new(plane, settings, draining).map_err(std::io::Error::other)?;
     let clock = app.clone();
@@ -81,12 +92,24 @@ pub async fn serve(
         ids: RequestIds::new(),
         now: Box::new(move || clock.plane.now()),
         https,
+        trusted: config.trusted_proxies,
     };
-    accept(config.listener, MAX_CONNECTIONS, door, shutdown, || {
+    let watched = tls.clone();
+    let announced = async {
+        shutdown.await;
         // Readiness, long polls and streams look at this.
         drain.send_replace(true);
-    })
-    .await
+        // Who distributes requests sees by it that no new ones are wanted, while they are still taken.
+        tokio::time::sleep(config.linger).await;
+    };
+    let serving = accept(config.listener, MAX_CONNECTIONS, tls, door, announced, || {});
+    match watched {
+        None => serving.await,
+        Some(tls) => tokio::select! {
+            served = serving => served,
+            failed = tls.watch() => failed.map(drop),
+        },
+    }
 }
 
 type Calls = dyn Fn(Request<Full<Bytes>>) -> BoxFuture<'static, http::Response<Bytes>> + Send + Sync;
@@ -102,13 +125,14 @@ impl Inside {
         let https = settings.https;
         let app = App::new(plane.clone(), settings, draining).map_err(std::io::Error::other)?;
         let service = warp::service(router::routes(app));
-        let door = Door { service, ids: RequestIds::new(), now: Box::new(move || plane.now()), https };
+        let now = Box::new(move || plane.now());
+        let door = Door { service, ids: RequestIds::new(), now, https, trusted: Vec::new() };
         // The sender is kept: a door that nobody drains.
         let shared = Arc::new((door, drain));
         Ok(Inside(Arc::new(move |request| {
             let shared = shared.clone();
             async move {
-                let here = SocketAddr::from(([127, 0, 0, 1], 0));
+                let here = Peer { socket: SocketAddr::from(([127, 0, 0, 1], 0)), certified: false };
                 let answer = match shared.0.handle(here, request).await {
                     Ok(answer) => answer,
                     Err(never) => match never {},
@@ -139,8 +163,8 @@ pub async fn serve_metrics(
     let metrics =
         warp::path("metrics").and(warp::path::end()).and(warp::get()).and(warp::header::headers_cloned()).map(
             move |headers: http::HeaderMap| {
-                let outcome =
-                    system::check_token(&headers, token.as_deref()).and_then(|()| system::metrics_text(&registry));
+                let outcome = system::check_token(&headers, token.as_deref())
+                    .and_then(|()| system::metrics_text(&registry, system::Told::Everything));
                 outcome.unwrap_or_else(|r| r.into_response(RequestId::NIL))
             },
         );
@@ -152,8 +176,9 @@ pub async fn serve_metrics(
         ids: RequestIds::new(),
         now: Box::new(move || plane.now()),
         https: false,
+        trusted: Vec::new(),
     };
-    accept(listener, MAX_SCRAPERS, door, shutdown, || {}).await
+    accept(listener, MAX_SCRAPERS, None, door, shutdown, || {}).await
 }
 
 /// What stands between a connection and the filters.
@@ -162,16 +187,26 @@ struct Door<S> {
     ids: RequestIds,
     now: Box<dyn Fn() -> Timestamp + Send + Sync>,
     https: bool,
+    trusted: Vec<Network>,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy)]
+struct Peer {
+    socket: SocketAddr,
+    certified: bool,
 }
 
 impl<S> Door<S> {
-    async fn handle<B>(&self, socket: SocketAddr, mut request: Request<B>) -> Result<warp::reply::Response, Infallible>
+    async fn handle<B>(&self, peer: Peer, mut request: Request<B>) -> Result<warp::reply::Response, Infallible>
     where
         S: tower_service::Service<Request<B>, Response = warp::reply::Response, Error = Infallible> + Clone,
     {
         let request_id = self.ids.next((self.now)());
+        let address = peer::client(peer.socket.ip(), request.headers(), &self.trusted);
         #[allow(clippy::disallowed_methods)] // how long it took, for a metric: nothing is decided by it
-        request.extensions_mut().insert(Meta { request_id, socket, started: Instant::now() });
+        let meta = Meta { request_id, address, certified: peer.certified, started: Instant::now() };
+        request.extensions_mut().insert(meta);
         let mut service = self.service.clone();
         let mut response = match AssertUnwindSafe(service.call(request)).catch_unwind().await {
             Ok(Ok(response)) => response,
@@ -221,6 +256,7 @@ impl RequestIds {
 async fn accept<S>(
     listener: TcpListener,
     max_connections: usize,
+    tls: Option<Arc<Tls>>,
     door: Door<S>,
     shutdown: impl Future<Output = ()> + Send,
     drain: impl FnOnce(),
@@ -263,7 +299,17 @@ where
                 continue;
             }
         };
-        connections.spawn(connection(builder.clone(), door.clone(), stream, socket, graceful.watcher(), permit));
+        // Answers are small and written at once.
+        let _ = stream.set_nodelay(true);
+        let (builder, door, watcher) = (builder.clone(), door.clone(), graceful.watcher());
+        match &tls {
+            None => {
+                let peer = Peer { socket, certified: false };
+                connections.spawn(requests(builder, door, stream, peer, watcher, permit))
+            }
+            // The configuration is taken now: certificates may be others for the next.
+            Some(tls) => connections.spawn(over_tls(builder, door, stream, socket, tls.config(), watcher, permit)),
+        };
     }
     drop(listener);
     drain();
@@ -292,13 +338,15 @@ fn connection_builder() -> Builder<TokioExecutor> {
     builder
 }
 
-async fn connection<S>(
+/// The handshake, then the requests.
+async fn over_tls<S>(
     builder: Arc<Builder<TokioExecutor>>,
     door: Arc<Door<S>>,
     stream: TcpStream,
     socket: SocketAddr,
-    watcher: hyper_util::server::graceful::Watcher,
-    _permit: OwnedSemaphorePermit,
+    config: Arc<rustls::ServerConfig>,
+    watcher: Watcher,
+    permit: OwnedSemaphorePermit,
 ) where
     S: tower_service::Service<Request<Incoming>, Response = warp::reply::Response, Error = Infallible>
         + Clone
@@ -307,14 +355,40 @@ async fn connection<S>(
         + 'static,
     S::Future: Send,
 {
-    // Answers are small and written at once.
-    let _ = stream.set_nodelay(true);
+    match tokio::time::timeout(FIRST_REQUEST_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await {
+        Ok(Ok(stream)) => {
+            // The handshake has checked whatever certificate came along.
+            let certified = stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty());
+            requests(builder, door, stream, Peer { socket, certified }, watcher, permit).await;
+        }
+        Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),
+        Err(_) => tracing::debug!("TLS handshake takes too long"),
+    }
+}
+
+/// Until the connection ends.
+async fn requests<S, T>(
+    builder: Arc<Builder<TokioExecutor>>,
+    door: Arc<Door<S>>,
+    stream: T,
+    peer: Peer,
+    watcher: Watcher,
+    _permit: OwnedSemaphorePermit,
+) where
+    S: tower_service::Service<Request<Incoming>, Response = warp::reply::Response, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let asked = Arc::new(AtomicBool::new(false));
     let seen = asked.clone();
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         seen.store(true, Ordering::Relaxed);
         let door = door.clone();
-        async move { door.handle(socket, request).await }
+        async move { door.handle(peer, request).await }
     });
     let served = builder.serve_connection(TokioIo::new(stream), service).into_owned();
     let mut served = std::pin::pin!(watcher.watch(served));
@@ -340,6 +414,7 @@ fn log(error: Option<Box<dyn std::error::Error + Send + Sync>>) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::tls::tests::{Authority, files};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::oneshot;
     use warp::Filter;
@@ -361,6 +436,7 @@ mod tests {
             ids: RequestIds::new(),
             now: Box::new(|| Timestamp(1_795_296_900_000_000)),
             https: false,
+            trusted: Vec::new(),
         }
     }
 
@@ -388,7 +464,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let serving = accept(listener, 4, door(filter), async { drop(stopped.await) }, || {});
+        let serving = accept(listener, 4, None, door(filter), async { drop(stopped.await) }, || {});
         let asking = async {
             let good = ask(address, REQUEST).await;
             assert!(good.starts_with("HTTP/1.1 200") && good.contains("x-content-type-options: nosniff"), "{good}");
@@ -420,7 +496,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let serving = accept(listener, 4, door(filter), async { drop(stopped.await) }, || {});
+        let serving = accept(listener, 4, None, door(filter), async { drop(stopped.await) }, || {});
         let asking = async {
             let good = ask(address, REQUEST).await;
             assert!(good.starts_with("HTTP/1.1 200") && good.ends_with("\"later\""), "{good}");
@@ -449,7 +525,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let serving = accept(listener, 4, door(filter), async { drop(stopped.await) }, || {
+        let serving = accept(listener, 4, None, door(filter), async { drop(stopped.await) }, || {
             drain.send_replace(true);
         });
         let asking = async {
@@ -473,7 +549,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let serving = accept(listener, 1, door(filter), async { drop(stopped.await) }, || {});
+        let serving = accept(listener, 1, None, door(filter), async { drop(stopped.await) }, || {});
         let asking = async {
             let mut first = TcpStream::connect(address).await.unwrap();
             first.write_all(REQUEST.replace("close", "keep-alive").as_bytes()).await.unwrap();
@@ -485,6 +561,109 @@ mod tests {
             assert!(futures_util::poll!(&mut second).is_pending());
             drop(first);
             assert!(second.await.starts_with("HTTP/1.1 204"));
+            drop(stop);
+        };
+        let (served, ()) = tokio::join!(serving, asking);
+        served.unwrap();
+    }
+
+    async fn over_tls(
+        address: SocketAddr,
+        ca: &Authority,
+        protocols: &[&[u8]],
+        identity: Option<(String, String)>,
+    ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        use rustls::pki_types::pem::PemObject;
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(ca.pem().as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder =
+            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let builder = builder.with_root_certificates(roots);
+        let mut config = match identity {
+            None => builder.with_no_client_auth(),
+            Some((cert, key)) => {
+                let cert = CertificateDer::from_pem_slice(cert.as_bytes()).unwrap();
+                builder
+                    .with_client_auth_cert(vec![cert], PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())
+                    .unwrap()
+            }
+        };
+        config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let name = ServerName::try_from("cp.example").unwrap();
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    }
+
+    /// One request on a connection that stays open; the head of its answer.
+    async fn asked_again<T: AsyncRead + AsyncWrite + Unpin>(stream: &mut T) -> String {
+        stream.write_all(REQUEST.replace("close", "keep-alive").as_bytes()).await.unwrap();
+        let (mut head, mut byte) = (Vec::new(), [0u8]);
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).await.unwrap();
+            head.push(byte[0]);
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    #[tokio::test]
+    async fn new_certificates_are_served_without_dropping_a_connection() {
+        let (dir, ca) = (tempfile::tempdir().unwrap(), Authority::new());
+        let tls = Arc::new(Tls::load(files(dir.path(), &ca.sign("cp.example"))).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let filter = warp::any().map(reply::no_content);
+        let serving = accept(listener, 8, Some(tls.clone()), door(filter), async { drop(stopped.await) }, || {});
+        let asking = async {
+            let shown =
+                |s: &tokio_rustls::client::TlsStream<TcpStream>| s.get_ref().1.peer_certificates().unwrap()[0].clone();
+            let mut first = over_tls(address, &ca, &[b"http/1.1"], None).await.unwrap();
+            assert!(asked_again(&mut first).await.starts_with("HTTP/1.1 204"));
+            files(dir.path(), &ca.sign("cp.example"));
+            assert_eq!(tls.reload(), Ok(true));
+            let mut second = over_tls(address, &ca, &[b"http/1.1"], None).await.unwrap();
+            assert_ne!(shown(&first), shown(&second));
+            assert!(asked_again(&mut second).await.starts_with("HTTP/1.1 204"));
+            assert!(asked_again(&mut first).await.starts_with("HTTP/1.1 204"), "the open connection goes on");
+            let newest = over_tls(address, &ca, &[b"h2", b"http/1.1"], None).await.unwrap();
+            assert_eq!(newest.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+            assert!(over_tls(address, &Authority::new(), &[], None).await.is_err(), "another authority");
+            drop(stop);
+        };
+        let (served, ()) = tokio::join!(serving, asking);
+        served.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_certificate_is_seen_when_our_authority_signed_it_and_refused_when_another_did() {
+        let (dir, ca, clients) = (tempfile::tempdir().unwrap(), Authority::new(), Authority::new());
+        let mut paths = files(dir.path(), &ca.sign("cp.example"));
+        let root = dir.path().join("clients.pem");
+        std::fs::write(&root, clients.pem()).unwrap();
+        paths.client_ca = Some(root);
+        let tls = Arc::new(Tls::load(paths).unwrap());
+        assert!(tls.asks_for_client_certificates());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let filter = warp::ext::get::<Meta>()
+            .map(|meta: Meta| if meta.certified { reply::ok(&true) } else { reply::no_content() })
+            .recover(|_| async { Ok::<_, Infallible>(reply::no_content()) })
+            .unify();
+        let serving = accept(listener, 8, Some(tls), door(filter), async { drop(stopped.await) }, || {});
+        let asking = async {
+            let mut without = over_tls(address, &ca, &[b"http/1.1"], None).await.unwrap();
+            assert!(asked_again(&mut without).await.starts_with("HTTP/1.1 204"));
+            let mut with = over_tls(address, &ca, &[b"http/1.1"], Some(clients.sign("node"))).await.unwrap();
+            assert!(asked_again(&mut with).await.starts_with("HTTP/1.1 200"));
+            // The client learns of the refusal when it reads.
+            let stranger = over_tls(address, &ca, &[b"http/1.1"], Some(Authority::new().sign("node"))).await;
+            if let Ok(mut stranger) = stranger {
+                let _ = stranger.write_all(REQUEST.as_bytes()).await;
+                assert!(stranger.read(&mut [0u8; 16]).await.map_or(true, |n| n == 0));
+            }
             drop(stop);
         };
         let (served, ()) = tokio::join!(serving, asking);

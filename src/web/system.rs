@@ -9,6 +9,7 @@ use domain::Digest;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use maud::{DOCTYPE, html};
+use prometheus::proto::{Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Registry, TextEncoder};
 use serde_json::{Value, json};
 use std::sync::LazyLock;
@@ -67,8 +68,9 @@ pub async fn metrics(call: Call) -> Outcome<Response> {
     if !call.app.settings.metrics_here {
         return Err(Refusal::not_found("metrics are served on another address: path"));
     }
-    check_token(&call.headers, call.app.settings.metrics_token.as_deref())?;
-    metrics_text(call.app.plane.registry())
+    let token = call.app.settings.metrics_token.as_deref();
+    check_token(&call.headers, token)?;
+    metrics_text(call.app.plane.registry(), if token.is_some() { Told::Everything } else { Told::NoTenant })
 }
 
 /// Errors: 401 unless the bearer token is the one that is set.
@@ -82,8 +84,56 @@ pub fn check_token(headers: &HeaderMap, token: Option<&str>) -> Outcome<()> {
     Err(Refusal::unauthorized("the metrics token is missing or wrong"))
 }
 
-pub fn metrics_text(registry: &Registry) -> Outcome<Response> {
-    let text = TextEncoder::new().encode_to_string(&registry.gather()).map_err(|e| Refusal::internal(e.to_string()))?;
+/// Whom metrics are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Whoever runs the installation: by a token, or on an address of its own.
+    Everything,
+    /// Anybody: gauges by tenant are summed up, other families by tenant left out.
+    NoTenant,
+}
+
+/// Labels that name what is one tenant's.
+const TENANT_LABELS: [&str; 2] = ["project", "org"];
+
+/// Stands for all of them.
+const ALL_TENANTS: &str = "all";
+
+fn names_tenants(family: &MetricFamily) -> bool {
+    family.get_metric().iter().any(|m| m.get_label().iter().any(|l| TENANT_LABELS.contains(&l.name())))
+}
+
+/// Adds up what differs only in the tenant. `false`: not a gauge, and not to be shown.
+fn summed(family: &mut MetricFamily) -> bool {
+    let mut sums: Vec<(Vec<LabelPair>, f64)> = Vec::new();
+    for mut metric in family.take_metric() {
+        let mut labels = metric.take_label();
+        for label in labels.iter_mut().filter(|l| TENANT_LABELS.contains(&l.name())) {
+            label.set_value(ALL_TENANTS.into());
+        }
+        let value = metric.get_gauge().get_value();
+        match sums.iter_mut().find(|(l, _)| *l == labels) {
+            Some((_, sum)) => *sum += value,
+            None => sums.push((labels, value)),
+        }
+    }
+    let metrics = sums.into_iter().map(|(labels, value)| {
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        let mut metric = Metric::from_gauge(gauge);
+        metric.set_label(labels);
+        metric
+    });
+    family.set_metric(metrics.collect());
+    family.get_field_type() == MetricType::GAUGE
+}
+
+pub fn metrics_text(registry: &Registry, told: Told) -> Outcome<Response> {
+    let mut families = registry.gather();
+    if told == Told::NoTenant {
+        families.retain_mut(|f| !names_tenants(f) || summed(f));
+    }
+    let text = TextEncoder::new().encode_to_string(&families).map_err(|e| Refusal::internal(e.to_string()))?;
     let mut response = Response::new(text.into());
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -198,6 +248,29 @@ mod tests {
         assert!(check_token(&with("Bearer t"), Some("t")).is_ok());
         assert_eq!(check_token(&with("Bearer x"), Some("t")).unwrap_err().problem.status, 401);
         assert_eq!(check_token(&HeaderMap::new(), Some("t")).unwrap_err().problem.status, 401);
+    }
+
+    #[tokio::test]
+    async fn who_is_not_asked_for_a_token_is_told_of_no_tenant() {
+        use http_body_util::BodyExt;
+        let registry = Registry::new();
+        let gauge = |name, labels: &[&str]| {
+            let made = prometheus::IntGaugeVec::new(prometheus::Opts::new(name, "x"), labels).unwrap();
+            registry.register(Box::new(made.clone())).unwrap();
+            made
+        };
+        let nodes = gauge("nodes", &["project", "status"]);
+        nodes.with_label_values(&["edge-secret", "online"]).set(2);
+        nodes.with_label_values(&["edge-other", "online"]).set(3);
+        gauge("rollouts", &["state"]).with_label_values(&["running"]).set(1);
+        let text = async |told| {
+            let body = metrics_text(&registry, told).unwrap().into_body().collect().await.unwrap().to_bytes();
+            String::from_utf8(body.to_vec()).unwrap()
+        };
+        let (all, some) = (text(Told::Everything).await, text(Told::NoTenant).await);
+        assert!(all.contains("edge-secret") && all.contains("running"), "{all}");
+        assert!(!some.contains("edge-") && some.contains("running"), "{some}");
+        assert!(some.contains("nodes{project=\"all\",status=\"online\"} 5"), "{some}");
     }
 
     #[test]

@@ -51,6 +51,13 @@ export default async function plain(world) {
   const project = (await furniture.api.get(`/api/v1/projects/${world.project}`)).project;
   expect(project.description === "said without scripts" && project.settings.strict_config, "settings are saved");
   expect(project.settings.open_registration, "and what was not touched is kept");
+  await page.goto(`${world.url}/projects/${world.project}/policy`);
+  await page.click("#menu-hold > summary");
+  await page.fill("#hold-reason", "incident");
+  await page.click("#cmd-hold button");
+  expect((await page.locator("main").innerText()).includes("Held: nothing is assigned"), "the red button holds");
+  await page.click("button[aria-label='End hold']");
+  expect((await page.locator(".flash").innerText()).startsWith("The freeze window is gone"), "and is let go");
   await page.goto(`${world.url}/projects/${world.project}/keys`);
   await page.fill("#key-name", "made by hand");
   await page.check('[id="scope-nodes:read"]');

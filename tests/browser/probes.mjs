@@ -47,6 +47,22 @@ export default async function probes(world) {
   await beat(["node.instance"], { instance: probe("node.instance") });
   await put(["node.label_patch"], "PATCH", `${at}/nodes/${made.node_id}`, { labels: { patched: probe("node.label_patch") } });
 
+  await put(["node.event", "node.event_metadata"], "POST", `${on}/events`,
+    { events: [{ event_type: "warning", message: probe("node.event"), metadata: { [probe("node.event_key")]: probe("node.event_metadata") } }] }, node);
+
+  // People, and what stands around rollouts.
+  const org = must(await put(["org.name"], "POST", "/api/v1/orgs", { name: probe("org.name") }), "organisation").org;
+  await put(["org.slug"], "POST", "/api/v1/orgs", { name: "s", slug: probe("org.slug") });
+  await put(["user.email"], "POST", "/api/v1/users", { email: `${short("user.email")}@example.org` });
+  await put(["member.email"], "POST", `/api/v1/orgs/${org.id}/members`, { email: `${short("member.email")}@example.org`, role: "reader" });
+  await put(["group.name"], "POST", `${at}/node-groups`, { name: probe("group.name"), node_ids: [] });
+  await put(["freeze.name", "freeze.reason"], "POST", `${at}/freeze-windows`,
+    { name: probe("freeze.name"), reason: probe("freeze.reason"), starts_at: "2099-01-01T00:00:00Z", ends_at: "2099-01-02T00:00:00Z" });
+  await put(["environment.name"], "POST", `${at}/environments`, { name: probe("environment.name"), selector: { labels: { env: "x" } } });
+  await put(["template.name"], "POST", `${at}/rollout-templates`, { name: probe("template.name"), settings: { batch_size: 2 } });
+  await put(["resource.path"], "POST", `${at}/resources`,
+    { path: `certs/${probe("resource.path")}`, text: "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n" });
+
   // Configurations and bundles.
   const config = (field) => `${world.config}\n// ${probe(field)}\n`;
   const bundle = async (fields, version, text, more) =>
@@ -126,6 +142,10 @@ export default async function probes(world) {
   for (const f of ["labels", "batch_size", "deadline", "scheduled_at"]) await page.fill(`#${f}`, probe(`typed.${f}`));
   await page.click('button[value="create"]');
   await check("a refused rollout");
+  await page.goto(`${world.url}/people`);
+  await page.$eval("input[name=email]", (e, v) => { e.type = "text"; e.value = v; }, probe("typed.member"));
+  await page.click("main form.stack button[type=submit]");
+  await check("a refused member");
   await page.goto(`${world.url}/projects/probed/tokens`);
   await page.fill("#token-name", probe("typed.token"));
   await page.fill("#token-labels", probe("typed.labels"));

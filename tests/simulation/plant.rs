@@ -204,6 +204,8 @@ impl Plant {
                 master_key: master,
                 validator: ChildValidator::new("/nowhere", ["nothing"]),
                 compile_concurrency: 1,
+                audit_keep: None,
+                egress: Default::default(),
             },
             store,
             artifacts: ArtifactStore::dir(artifacts),
@@ -224,7 +226,8 @@ impl Plant {
                     rate_limit_per_key: 0,
                     metrics_here: true,
                     metrics_token: None,
-                    trusted_proxies: Vec::new(),
+                    rate_limit_per_node: 0,
+                    nodes_need_certificates: false,
                 };
                 let door = web::Inside::open(tree.plane.clone(), settings).unwrap();
                 let process = Process { life: life.clone(), door, _tree: Arc::new(tree) };

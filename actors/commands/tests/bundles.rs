@@ -122,3 +122,35 @@ async fn a_job_survives_the_end_of_its_process() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_a_crash_left_behind_goes_with_the_next_sweep_and_its_content_can_be_made_again() {
+    on_both(|w| async move {
+        let store = w.plane.store();
+        let old = store.bundle_by_id(SYSTEM, w.bundle("1").await).await.unwrap();
+        let key = Key::bundle(old.project, old.content_id.unwrap());
+        // The process ends between the two: the row is gone, the archive is there.
+        store.collect_bundle(old.id, Write::at(w.plane.now())).await.unwrap();
+        assert!(w.plane.artifacts().head(&key).await.unwrap().is_some());
+        // Meanwhile the same is asked for again, a second later: other bytes under the same name.
+        w.hand.advance(Span::secs(1));
+        let config = w.submit(&format!("{}\n// 1\n", samples::DEMO_V1)).await;
+        let again =
+            w.plane.compile(&w.caller, w.project.id, Some(config), Some("1".into()), Duration::ZERO).await.unwrap();
+        assert_ne!(again.bundle.id, old.id);
+        w.plane.sweep_retention().await.unwrap();
+        assert_eq!(store.collected(10).await.unwrap(), vec![]);
+        let new = w
+            .eventually("it is compiled", async || {
+                w.hand.advance(Span::secs(1));
+                let row = store.bundle_by_id(SYSTEM, again.bundle.id).await.unwrap();
+                (row.status == BundleStatus::Compiled).then_some(row)
+            })
+            .await;
+        assert_eq!(new.content_id, old.content_id);
+        let (size, hash) = (new.size_bytes.unwrap(), new.artifact_hash.unwrap());
+        w.plane.artifacts().get_verified(&key, size, hash).await.unwrap();
+        w.end().await;
+    })
+    .await;
+}

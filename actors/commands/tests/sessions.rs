@@ -4,7 +4,8 @@ use super::*;
 use crate::node_api::{BundleRef, Heartbeat, PollAnswer, ReportBody, ReportKind};
 use crate::node_session::SessionMsg;
 use domain::node::HealthClass;
-use domain::rollout::Spec;
+use domain::node::busy::MAX_BUSY;
+use domain::rollout::{NodeStateKind, Spec};
 
 impl World {
     /// The session has dealt with everything before this, its timers included.
@@ -105,6 +106,63 @@ async fn an_answer_that_names_nothing_hands_nothing_over() {
         let staged = w.plane.report(node, BundleRef::Row(bundle), ReportKind::Staged, body).await.unwrap();
         assert!(!staged.proceed, "it was withdrawn");
         assert_eq!(w.stored(node).await.handed_over, told.generation, "the newer one was not named");
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_says_not_now_is_owed_until_it_is_free_or_its_time_is_used_up() {
+    on_both(|w| async move {
+        let (node, bundle) = (w.node("n1").await, w.bundle("1").await);
+        // Its clock is a day behind ours, and it wants a week.
+        let says = async |left: Option<Span>| {
+            let sent = w.plane.now() - Span::secs(86_400);
+            let beat = Heartbeat { sent_at: Some(sent), busy_until: left.map(|l| sent + l), ..Heartbeat::default() };
+            w.plane.heartbeat(node, beat).await.unwrap();
+        };
+        let week = Some(Span::secs(7 * 86_400));
+        says(week).await;
+        let granted = w.stored(node).await.busy.unwrap();
+        assert_eq!((granted.since, granted.until), (START, START + MAX_BUSY));
+
+        let id = w.roll_out(Spec::new(bundle)).await;
+        let becomes = async |kind: NodeStateKind| {
+            w.eventually(kind.as_str(), async || {
+                let rows = w.plane.store().load_rollout(id).await.unwrap().planned;
+                (rows.members[0].state.kind() == kind).then_some(())
+            })
+            .await;
+        };
+        becomes(NodeStateKind::Owed).await;
+        let polled = async || w.plane.poll(node, Duration::ZERO, None).await.unwrap().answer;
+        let told = async || matches!(polled().await, PollAnswer::Update(_));
+        assert!(!told().await, "it is named nothing");
+
+        // It is free for a moment; what it is not told of in that moment is taken back again.
+        says(None).await;
+        becomes(NodeStateKind::Assigned).await;
+        says(week).await;
+        becomes(NodeStateKind::Owed).await;
+        let granted = w.stored(node).await.busy.unwrap();
+
+        // It goes on saying so, hour after hour.
+        while w.plane.now() + Span::secs(3_600) < granted.until {
+            w.hand.advance(Span::secs(3_600));
+            says(week).await;
+            becomes(NodeStateKind::Owed).await;
+        }
+        w.hand.advance(Span::secs(3_600));
+        says(week).await;
+        becomes(NodeStateKind::Assigned).await;
+        assert!(told().await, "its time is used up");
+        // Named: now it goes on.
+        says(None).await;
+        says(week).await;
+        assert!(w.stored(node).await.busy.unwrap().holds(w.plane.now()));
+        let body = ReportBody::default();
+        let staged = w.plane.report(node, BundleRef::Row(bundle), ReportKind::Staged, body).await.unwrap();
+        assert!(staged.proceed);
         w.end().await;
     })
     .await;

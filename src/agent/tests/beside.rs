@@ -37,6 +37,7 @@ sentences! {
         what_is_not_valid_or_too_deep_never_reaches_the_proxy,
         a_broken_download_goes_on_where_it_stopped,
         an_agent_killed_at_any_moment_ends_on_what_serves,
+        a_host_that_dies_at_any_moment_comes_back_on_what_was_begun_or_before,
         a_killed_proxy_is_started_again_and_found_by_the_next_agent,
         without_the_control_plane_the_last_configuration_serves,
         a_new_generation_of_what_runs_is_confirmed_without_a_switch,

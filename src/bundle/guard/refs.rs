@@ -42,8 +42,9 @@ impl References {
                         // As it is written: a node finds only the plain spelling.
                         self.shipped.insert(s.clone());
                     }
-                } else if let Some(name) = path.strip_prefix(SECRETS) {
-                    self.secrets.insert(name.to_string());
+                } else if path.starts_with(SECRETS) {
+                    // A node replaces only the plain spelling: another one names nothing.
+                    self.secrets.insert(s.strip_prefix(SECRETS).unwrap_or(s).to_string());
                 }
             }
             Value::Array(a) => a.iter().for_each(|v| self.collect(key, v)),
@@ -90,5 +91,9 @@ mod tests {
                 && faults[1].contains("trust/ca.pem")
                 && faults[2].contains("a-key")
         );
+        // Known, and spelt in a way that no node replaces.
+        let refs = References::of(&json!({"listeners": [{"tls": {"key_file": "./secrets/a-key"}}]}));
+        let faults = refs.faults(&BTreeSet::new(), &BTreeSet::from(["a-key"]));
+        assert!(faults.len() == 1 && faults[0].contains("./secrets/a-key"), "{faults:?}");
     }
 }

@@ -123,7 +123,7 @@ fn the_archive_of_the_demo_has_known_bytes() {
     );
 }
 const GOLDEN_ID: &str = "07ab2bcf66ca04cbef9c8f460187527dc530a23f4af132bd26f8ff53eea566c2";
-const GOLDEN_ARTIFACT: &str = "e042c5071b928822802a7d03505d0ca70e6c039875d996fd19cd1a01d57a1a7c";
+const GOLDEN_ARTIFACT: &str = "dc1a5920642f1a31dda31f1b2672b22f265c1ba047baf24fb674f82d83b2c117";
 
 #[test]
 fn the_id_does_not_depend_on_when_and_from_where_but_on_the_project() {
@@ -538,6 +538,8 @@ fn a_release_floor_keeps_old_bundles_out_also_as_a_fall_back() {
         let a = assignment(b"x", Some(r.bundle_id));
         t.accept_release(&Envelope::sign(&r, &[k]).unwrap(), &a, NOW).map_err(|r| r.code())
     };
+    let of_staging = Release { environment: Some("staging".into()), ..release(old, 1, 0, vec![]) };
+    assert_eq!(accept(&t, of_staging, &bundle_key()), Err("malformed"), "no node knows its environment");
     t.release = Some(accept(&t, release(old, 1, 0, vec![]), &bundle_key()).unwrap());
     assert_eq!(accept(&t, release(new, 2, 2, vec![]), &metadata_key()), Err("bad_signature"));
     t.release = Some(accept(&t, release(new, 2, 2, vec![]), &bundle_key()).unwrap());

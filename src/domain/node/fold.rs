@@ -3,7 +3,7 @@
 //! A gate answers pass, fail, unknown or no-traffic; unknown never advances. Only data measured after activation counts.
 //! Invariant: a steady heartbeat (same verdict, soak not ended) yields nothing to store.
 
-use super::{HealthClass, Metrics, Observation};
+use super::{HealthClass, Metrics, Observation, Probed};
 use crate::access::text_enum;
 use crate::id::NodeId;
 use crate::node::Generation;
@@ -275,6 +275,15 @@ impl Fold {
                 Some(HealthClass::Absent) | None => Answer::Pass,
             };
             take(answer, &|| format!("heartbeat_healthy: health {}", o.health.map_or("absent", |h| h.as_str_static())));
+        }
+        if !spec.probes.is_empty() {
+            // Asked since the activation, and lately: what was so before says nothing about this bundle.
+            let fresh = |p: &&Probed| p.at > self.activated && o.received.since(p.at) <= spec.freshness;
+            match o.probed.as_ref().filter(fresh) {
+                None => take(Answer::Unknown, &|| "probes: no answer yet".into()),
+                Some(Probed { failed: Some(which), .. }) => take(Answer::Fail, &|| format!("probes: {which}")),
+                Some(Probed { failed: None, .. }) => {}
+            }
         }
         let metric_gates =
             [g.max_error_rate, g.max_latency_ms, g.max_cpu_percent, g.max_memory_percent].iter().any(Option::is_some);

@@ -1,5 +1,6 @@
 //! Nodes: what they are, what they say, whether they are there, and which of them a selector means.
 
+pub mod busy;
 pub mod drift;
 pub mod fold;
 pub mod identity;
@@ -7,9 +8,10 @@ pub mod observation;
 pub mod selector;
 pub mod traffic;
 
+pub use busy::Busy;
 pub use fold::{Fold, GateVerdict, GateWindow};
 pub use identity::Instances;
-pub use observation::{HealthClass, Metrics, Observation};
+pub use observation::{HealthClass, Metrics, Observation, Probed};
 pub use selector::{Match, Op, Selector};
 pub use traffic::Traffic;
 
@@ -30,6 +32,11 @@ text_enum! {
     /// May it get bundles at all? Quarantined nodes came by open registration, conflicted ones are two processes with one credential:
     /// both wait to be adopted.
     Standing { Adopted = "adopted", Quarantined = "quarantined", Conflicted = "conflicted", Revoked = "revoked" }
+}
+
+text_enum! {
+    /// What a node pushes beside its heartbeats: counts by period, single requests, events of its firewall.
+    SampleKind { Metrics = "metrics", Request = "request", Waf = "waf" }
 }
 
 /// Counts up for each node and never goes down; a generation names one (bundle, weight) for ever. 0: nothing was ever assigned.
@@ -55,6 +62,8 @@ pub struct Node {
     pub presence: Presence,
     pub health: HealthClass,
     pub last_seen: Option<Timestamp>,
+    /// It says "not now".
+    pub busy: Option<Busy>,
     pub instance: Option<String>,
     pub generation: Generation,
     /// The newest generation that a poll answer has named to the node.

@@ -49,6 +49,17 @@ pub struct Observation {
     pub metrics: Option<Metrics>,
     /// From the report call `verified`: counts as a healthy observation for `heartbeat_healthy` only.
     pub verified_report: bool,
+    /// What the probes of the rollout said, where it has any.
+    pub probed: Option<Probed>,
+}
+
+/// The answers of all probes of a rollout together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probed {
+    /// When the oldest of them was asked, on our clock.
+    pub at: Timestamp,
+    /// Which one did not match, in words.
+    pub failed: Option<String>,
 }
 
 impl Observation {

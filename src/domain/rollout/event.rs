@@ -82,6 +82,9 @@ pub struct PresenceChange {
     pub online: bool,
     /// The newest generation a poll answer has named to the node.
     pub handed_over: Generation,
+    /// It says "not now", and is granted it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub busy: bool,
 }
 
 /// The input of a decision.

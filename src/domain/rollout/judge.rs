@@ -273,7 +273,13 @@ impl Draft<'_> {
 
     pub fn presence(&mut self, c: &PresenceChange) {
         let Some(m) = self.member(c.node) else { return };
-        if matches!(m.state, NodeState::Skipped { .. }) || m.online == c.online {
+        let (online, is_put_off) = (counts_as_online(m, c), c.online && !counts_as_online(m, c));
+        let known = m.online == online && !(is_put_off && m.silent_since.is_some());
+        if matches!(m.state, NodeState::Skipped { .. }) || known {
+            return;
+        }
+        if is_put_off {
+            self.put_off(c.node);
             return;
         }
         let told = m.told != Told::Nothing && c.handed_over >= m.generation;
@@ -308,6 +314,18 @@ impl Draft<'_> {
             (self.member(c.node).map(|m| m.state.clone()), bundle)
         {
             self.change(Change::DebtAdded { node: c.node, restore: true, bundle: to });
+        }
+    }
+
+    /// It says "not now" and was named nothing yet: owed like one that is away, but nothing is wrong with it.
+    fn put_off(&mut self, node: NodeId) {
+        self.edit(node, None, |m| {
+            m.online = false;
+            m.silent_since = None;
+        });
+        if self.member(node).is_some_and(|m| m.state == NodeState::Assigned) {
+            self.owe(node);
+            self.release_if_after(node);
         }
     }
 
@@ -372,9 +390,7 @@ impl Draft<'_> {
             } else {
                 // Nobody named the assignment to it.
                 self.owe(node);
-                if self.head.phase == Phase::Completed {
-                    self.change(Change::Release { node });
-                }
+                self.release_if_after(node);
             }
         }
     }

@@ -315,6 +315,25 @@ pub fn is_unavailable(m: &Member) -> bool {
     }
 }
 
+/// Is the node there, for this member? One that says "not now" is away for what it was not named yet. What it was named goes on,
+/// and what it runs is judged: nobody puts off a way back.
+pub fn counts_as_online(m: &Member, c: &PresenceChange) -> bool {
+    let untouched = match m.state {
+        NodeState::Pending | NodeState::Owed => true,
+        NodeState::Assigned => !m.handed_over && c.handed_over < m.generation,
+        NodeState::Downloaded
+        | NodeState::Staged
+        | NodeState::Activated { .. }
+        | NodeState::Verified { .. }
+        | NodeState::Failed { .. }
+        | NodeState::Skipped { .. }
+        | NodeState::RollingBack { .. }
+        | NodeState::RolledBack { .. }
+        | NodeState::RollbackFailed { .. } => false,
+    };
+    c.online && !(c.busy && untouched)
+}
+
 fn counts_online(m: &Member) -> bool {
     m.online && !matches!(m.state, NodeState::Skipped { .. })
 }

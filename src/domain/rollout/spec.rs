@@ -43,6 +43,51 @@ impl Default for HealthGates {
     }
 }
 
+text_enum! { ProbeMethod { Get = "GET", Head = "HEAD" } }
+
+/// A question to an HTTP server whose answer is a gate, the same for every node of the rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpProbe {
+    pub url: String,
+    pub method: ProbeMethod,
+    pub expected_status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_contains: Option<String>,
+    pub timeout_ms: u32,
+}
+
+impl Default for HttpProbe {
+    fn default() -> Self {
+        HttpProbe {
+            url: String::new(),
+            method: ProbeMethod::Get,
+            expected_status: 200,
+            body_contains: None,
+            timeout_ms: 2_000,
+        }
+    }
+}
+
+impl HttpProbe {
+    /// Probes of one rollout.
+    pub const MOST: usize = 8;
+
+    /// The address itself is read by whoever sends the probe.
+    fn check(&self) -> Option<&'static str> {
+        let body = self.body_contains.as_ref();
+        match () {
+            () if !(100..=599).contains(&self.expected_status) => Some("expected_status must be between 100 and 599"),
+            () if !(100..=10_000).contains(&self.timeout_ms) => Some("timeout_ms must be between 100 and 10000"),
+            () if body.is_some_and(|t| t.is_empty() || t.len() > 1_024) => {
+                Some("body_contains must have 1 to 1024 bytes")
+            }
+            () if body.is_some() && self.method == ProbeMethod::Head => Some("body_contains: HEAD answers no body"),
+            () => None,
+        }
+    }
+}
+
 /// Everything a node is judged by. Carried to whichever session the node talks to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GateSpec {
@@ -56,6 +101,8 @@ pub struct GateSpec {
     /// Error rate and latency are judged from this many requests up.
     pub min_requests: u64,
     pub on_no_traffic: OnNoTraffic,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<HttpProbe>,
 }
 
 impl Default for GateSpec {
@@ -67,6 +114,7 @@ impl Default for GateSpec {
             fail_after: Span::secs(30),
             min_requests: 20,
             on_no_traffic: OnNoTraffic::Pass,
+            probes: Vec::new(),
         }
     }
 }
@@ -170,6 +218,9 @@ pub struct Spec {
     /// Large batches are allowed although the proxies must restart.
     #[serde(default)]
     pub allow_restart: bool,
+    /// The bundle may be deprecated.
+    #[serde(default)]
+    pub allow_deprecated: bool,
     #[serde(default)]
     pub canary: Canary,
     #[serde(default)]
@@ -219,6 +270,7 @@ impl Spec {
             kind: RolloutKind::Rollout,
             supersede: false,
             allow_restart: false,
+            allow_deprecated: false,
             canary: Canary::default(),
             blue_green: BlueGreen::default(),
             seed: None,
@@ -250,6 +302,10 @@ impl Spec {
         if let Some(why) = self.blue_green.check() {
             e.push(("blue_green", why.into()));
         }
+        if j.probes.len() > HttpProbe::MOST {
+            e.push(("probes", format!("must be at most {}", HttpProbe::MOST)));
+        }
+        e.extend(j.probes.iter().filter_map(HttpProbe::check).take(1).map(|why| ("probes", why.to_string())));
         let week = Span::secs(7 * 86_400);
         for (field, span, least) in [
             ("progress_deadline_seconds", self.progress_deadline, Span::secs(1)),
@@ -287,6 +343,26 @@ impl Spec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn probes_are_checked_before_anything_is_asked() {
+        let wrong = |probes: Vec<HttpProbe>| {
+            let judge = GateSpec { probes, ..GateSpec::default() };
+            Spec { judge, ..Spec::new(BundleId::NIL) }.check().into_iter().map(|(f, _)| f).collect::<Vec<_>>()
+        };
+        let good = HttpProbe::default();
+        assert_eq!(wrong(vec![good.clone(); HttpProbe::MOST]), Vec::<&str>::new());
+        assert_eq!(wrong(vec![good.clone(); HttpProbe::MOST + 1]), ["probes"]);
+        for bad in [
+            HttpProbe { expected_status: 99, ..good.clone() },
+            HttpProbe { timeout_ms: 99, ..good.clone() },
+            HttpProbe { timeout_ms: 10_001, ..good.clone() },
+            HttpProbe { body_contains: Some(String::new()), ..good.clone() },
+            HttpProbe { body_contains: Some("ok".into()), method: ProbeMethod::Head, ..good },
+        ] {
+            assert_eq!(wrong(vec![bad.clone()]), ["probes"], "{bad:?}");
+        }
+    }
 
     #[test]
     fn proxies_restart_a_tenth_at_a_time_or_within_a_limit() {

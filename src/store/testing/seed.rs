@@ -119,6 +119,7 @@ pub fn node(p: &Project, name: &str) -> Node {
         desired_bundle: None,
         desired_rollout: None,
         traffic_weight: 100,
+        busy: None,
         active_bundle: None,
         staged_bundle: None,
         verified_bundle: None,

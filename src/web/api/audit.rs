@@ -1,17 +1,22 @@
 //! `/projects/:project/audit_logs` and `/audit/verify`
 
+use crate::artifact::Shared;
 use crate::call::Call;
 use crate::page::{listed, listing, page};
 use crate::problem::{Outcome, Refusal};
 use crate::query::Query;
 use crate::reply;
+use bytes::Bytes;
 use domain::access::{Actor, KeyScope};
-use domain::audit::Verdict;
+use domain::audit::{Entry, Verdict};
 use domain::{ProjectId, Scope, Timestamp};
+use futures_util::StreamExt;
+use http::header::{self, HeaderValue};
 use std::collections::HashMap;
-use store::AuditFilter;
+use std::sync::Mutex;
+use store::{AuditFilter, Page};
 use uuid::Uuid;
-use warp::reply::Response;
+use warp::reply::{Reply, Response};
 
 pub async fn list(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
@@ -20,6 +25,132 @@ pub async fn list(call: Call) -> Outcome<Response> {
     let store = call.app.plane.store();
     let found = listing(asked.cursor.is_some(), store.audit_entries(Scope::Project(project.id), filter, asked).await)?;
     Ok(reply::ok(&listed(found, |e| e).under("audit_logs")))
+}
+
+/// Entries of a page of an export.
+const EXPORT_PAGE: u32 = 500;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Json,
+    Csv,
+}
+
+/// Everything that the filters leave, newest first, page by page as the client takes it: an array of JSON, or CSV.
+pub async fn export(call: Call) -> Outcome<Response> {
+    let project = call.project().await?;
+    let filter = filter(&call.query)?;
+    let format = call.query.read("format", "json or csv", |f| match f {
+        "json" => Some(Format::Json),
+        "csv" => Some(Format::Csv),
+        _ => None,
+    })?;
+    let format = format.unwrap_or(Format::Json);
+    let export = Export {
+        store: call.app.plane.store().clone(),
+        scope: Scope::Project(project.id),
+        filter,
+        format,
+        page: Some(Page::first(EXPORT_PAGE)),
+        begun: false,
+    };
+    let pieces = futures_util::stream::unfold(export, |mut export| async move {
+        let text = export.next().await?;
+        // The status is sent already: an export that cannot go on breaks off, so that nobody takes it for whole.
+        let piece = text.map(Bytes::from).map_err(|e| std::io::Error::other(e.to_string()));
+        Some((piece, export))
+    });
+    let mut response = warp::reply::stream(Shared(Mutex::new(pieces.boxed()))).into_response();
+    let (kind, name) = match format {
+        Format::Json => ("application/json", "json"),
+        Format::Csv => ("text/csv; charset=utf-8", "csv"),
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    let disposition = format!("attachment; filename=\"audit-{}.{name}\"", project.slug);
+    if let Ok(value) = HeaderValue::from_str(&disposition) {
+        headers.insert(header::CONTENT_DISPOSITION, value);
+    }
+    Ok(response)
+}
+
+struct Export {
+    store: store::Store,
+    scope: Scope,
+    filter: AuditFilter,
+    format: Format,
+    /// `None`: all was sent.
+    page: Option<Page>,
+    begun: bool,
+}
+
+impl Export {
+    async fn next(&mut self) -> Option<store::Result<String>> {
+        let page = self.page.take()?;
+        let listing = match self.store.audit_entries(self.scope, self.filter.clone(), page).await {
+            Ok(listing) => listing,
+            Err(e) => return Some(Err(e)),
+        };
+        let last = listing.next_cursor.is_none();
+        let text = match self.format {
+            Format::Json => json_piece(&listing.rows, !self.begun, last),
+            Format::Csv => csv_piece(&listing.rows, !self.begun),
+        };
+        self.begun = true;
+        self.page = listing.next_cursor.map(|cursor| Page { limit: EXPORT_PAGE, cursor: Some(cursor) });
+        Some(Ok(text))
+    }
+}
+
+fn json_piece(entries: &[Entry], first: bool, last: bool) -> String {
+    let lines: Vec<String> = entries.iter().filter_map(|e| serde_json::to_string(e).ok()).collect();
+    let open = match (first, lines.is_empty()) {
+        (true, _) => "[\n",
+        (false, true) => "",
+        (false, false) => ",\n",
+    };
+    format!("{open}{}{}", lines.join(",\n"), if last { "\n]\n" } else { "" })
+}
+
+const COLUMNS: &str =
+    "seq,at,actor_type,actor_id,action,resource_type,resource_id,project_id,request_id,ip,changes,prev_hash,hash,id";
+
+fn csv_piece(entries: &[Entry], first: bool) -> String {
+    let mut out = if first { format!("{COLUMNS}\r\n") } else { String::new() };
+    let id = |id: Option<Uuid>| id.map(|u| u.to_string()).unwrap_or_default();
+    for e in entries {
+        let cells = [
+            e.seq.to_string(),
+            e.at.to_rfc3339(),
+            e.actor_type.clone(),
+            id(e.actor_id),
+            e.action.clone(),
+            e.resource_type.clone(),
+            id(e.resource_id),
+            id(e.project_id.map(|p| p.0)),
+            id(e.request_id.map(|r| r.0)),
+            e.ip.clone().unwrap_or_default(),
+            e.changes.to_string(),
+            e.prev_hash.to_string(),
+            e.hash.to_string(),
+            e.id.to_string(),
+        ];
+        out.push_str(&cells.map(|c| cell(&c)).join(","));
+        out.push_str("\r\n");
+    }
+    out
+}
+
+/// Quoted where it must be (RFC 4180), and never a formula: spreadsheets run what begins with `=`, `+`, `-` or `@`.
+fn cell(text: &str) -> String {
+    let tame = match text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        true => format!("'{text}"),
+        false => text.to_string(),
+    };
+    match tame.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", tame.replace('"', "\"\"")),
+        false => tame,
+    }
 }
 
 /// `actor` and `resource` are ids or kinds.
@@ -76,7 +207,7 @@ pub async fn verify(call: Call) -> Outcome<Response> {
         None => {
             let org = super::own_org(caller)?;
             crate::call::allowed(caller, KeyScope::AuditRead, org, None)?;
-            Ok(reply::ok(&Verdict { valid: true, entries: 0, first_bad_seq: None, reason: None }))
+            Ok(reply::ok(&Verdict { valid: true, entries: 0, first_bad_seq: None, reason: None, uncompared: 0 }))
         }
     }
 }
@@ -96,6 +227,7 @@ fn joined(before: Option<Verdict>, chain: Option<ProjectId>, next: Verdict) -> V
             entries: before.entries + next.entries,
             first_bad_seq: before.first_bad_seq.or(next.first_bad_seq),
             reason: before.reason.or(next.reason),
+            uncompared: before.uncompared + next.uncompared,
         },
     }
 }
@@ -121,9 +253,52 @@ mod tests {
     }
 
     #[test]
+    fn a_cell_is_quoted_where_it_must_be_and_never_a_formula() {
+        for (text, expect) in [
+            ("plain", "plain"),
+            ("a,b", "\"a,b\""),
+            ("say \"x\"", "\"say \"\"x\"\"\""),
+            ("a\r\nb", "\"a\r\nb\""),
+            ("=1+1", "'=1+1"),
+            ("@x,y", "\"'@x,y\""),
+            ("", ""),
+        ] {
+            assert_eq!(cell(text), expect, "{text:?}");
+        }
+        assert_eq!(COLUMNS.split(',').count(), 14);
+    }
+
+    #[test]
+    fn pieces_of_json_are_one_array_together() {
+        let entries = |n: i64| {
+            let new = domain::audit::NewEntry {
+                actor: Actor::System,
+                action: "rollout.paused",
+                resource_type: "rollout",
+                resource_id: None,
+                project: None,
+                changes: serde_json::json!({"reason": "=x, \"y\""}),
+                request_id: None,
+                ip: None,
+            };
+            let one = Entry::chain(new, domain::audit::Head::EMPTY, domain::AuditId::NIL, Timestamp(1));
+            (0..n).map(|_| one.clone()).collect::<Vec<_>>()
+        };
+        for pages in [vec![0], vec![1], vec![2, 3], vec![2, 2, 1]] {
+            let last = pages.len() - 1;
+            let text: String =
+                pages.iter().enumerate().map(|(i, n)| json_piece(&entries(*n), i == 0, i == last)).collect();
+            let read: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+            assert_eq!(read.len() as i64, pages.iter().sum::<i64>());
+        }
+        assert_eq!(csv_piece(&entries(2), true).lines().count(), 3);
+    }
+
+    #[test]
     fn chains_are_valid_together_only_when_each_is() {
-        let good = Verdict { valid: true, entries: 5, first_bad_seq: None, reason: None };
-        let bad = Verdict { valid: false, entries: 2, first_bad_seq: Some(3), reason: Some("cut".into()) };
+        let good = Verdict { valid: true, entries: 5, first_bad_seq: None, reason: None, uncompared: 0 };
+        let bad =
+            Verdict { valid: false, entries: 2, first_bad_seq: Some(3), reason: Some("cut".into()), uncompared: 0 };
         let v = joined(Some(joined(None, None, good)), Some(ProjectId::NIL), bad);
         assert_eq!((v.valid, v.entries, v.first_bad_seq), (false, 7, Some(3)));
         assert!(v.reason.unwrap().starts_with("project "));

@@ -187,8 +187,11 @@ pub async fn revoke(call: Call) -> Outcome<Response> {
     let (done, running_on) = call.app.plane.revoke_bundle(&caller, project.id, found.id, said.reason).await?;
     let now = bundle(&call, &project, &found.id.to_string()).await?;
     let suspended = call.app.plane.store().pinned_to(found.id).await?;
-    let mut answer = json!({"bundle": show::bundle(now, false), "changed": is_change(done), "running_on": running_on, "suspended_pins": suspended});
-    if let Some(with) = replacement.filter(|_| is_change(done)) {
+    let mut answer = json!({
+        "bundle": show::bundle(now, false), "changed": is_change(done), "running_on": running_on, "suspended_pins": suspended,
+    });
+    // Also when it was revoked before: the process may have died between the two.
+    if let Some(with) = replacement {
         let begun = call.app.plane.replace_bundle(&caller, project.id, found.id, with).await?;
         answer["rollout_ids"] = json!(begun.iter().map(|r| r.id).collect::<Vec<_>>());
     }

@@ -47,6 +47,8 @@ pub async fn both(call: Call) -> Outcome<Response> {
     let caller = call.commander()?;
     // One command to the client, two to the plane. The first is found again by its content, so only the second, which
     // completes the call, is remembered under the Idempotency-Key.
+    // What that key was used for before, with another body, is refused before anything is stored.
+    call.app.plane.check_repeat(&caller).await?;
     let mut first = caller.clone();
     first.idempotency = None;
     let source: Source = said.source.unwrap_or_default();

@@ -111,7 +111,7 @@ pub async fn node(call: Call) -> Outcome<Response> {
         owed,
         node,
     };
-    let mut causes = why(&about);
+    let mut causes = why(&about, call.app.plane.now());
     // `why` always ends with what the node runs, so there is a first one.
     let primary =
         if causes.is_empty() { cause("unknown", "nothing is known of this node", None) } else { causes.remove(0) };
@@ -119,7 +119,7 @@ pub async fn node(call: Call) -> Outcome<Response> {
 }
 
 /// Strongest first: what keeps the node from updates, what moves it, then where it stands.
-fn why(about: &About) -> Vec<Cause> {
+fn why(about: &About, now: Timestamp) -> Vec<Cause> {
     let node = &about.node;
     let mut out = Vec::new();
     match node.standing {
@@ -154,7 +154,11 @@ fn why(about: &About) -> Vec<Cause> {
     }
     if let Some((rollout, restore, at)) = &about.owed {
         let what = if *restore { "its earlier bundle, to be restored" } else { "its bundle" };
-        out.push(cause("owed", format!("rollout {rollout} owes it {what}, when it is back"), Some(*at)));
+        out.push(cause("owed", format!("rollout {rollout} owes it {what}, when it is back or free"), Some(*at)));
+    }
+    if let Some(busy) = node.busy.filter(|b| b.holds(now)) {
+        let text = format!("it says \"not now\", and is granted it until {}", busy.until);
+        out.push(cause("busy", text, Some(busy.since)));
     }
     match &about.pinned {
         Some((pin, BundleStatus::Revoked)) => {
@@ -205,7 +209,7 @@ fn why(about: &About) -> Vec<Cause> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use domain::node::HealthClass;
+    use domain::node::{Busy, HealthClass};
     use domain::{Digest, NodeId, OrgId, ProjectId};
 
     fn about() -> About {
@@ -233,6 +237,7 @@ mod tests {
                 desired_bundle: None,
                 desired_rollout: None,
                 traffic_weight: 100,
+                busy: None,
                 active_bundle: None,
                 staged_bundle: None,
                 verified_bundle: None,
@@ -250,7 +255,7 @@ mod tests {
     }
 
     fn codes(about: &About) -> Vec<String> {
-        why(about).into_iter().map(|c| c.code).collect()
+        why(about, Timestamp(0)).into_iter().map(|c| c.code).collect()
     }
 
     #[test]
@@ -267,6 +272,10 @@ mod tests {
         a.pinned = Some(("v1".into(), BundleStatus::Compiled));
         a.owed = Some((RolloutId::NIL, false, Timestamp(0)));
         assert_eq!(codes(&a), ["quarantined", "owed", "pinned", "offline", "never_assigned", "baseline"]);
+        a.node.busy = Some(Busy { since: Timestamp(-9), until: Timestamp(1) });
+        assert!(codes(&a).contains(&"busy".into()));
+        a.node.busy = Some(Busy { since: Timestamp(-9), until: Timestamp(0) });
+        assert!(!codes(&a).contains(&"busy".into()), "its time is over");
         a.pinned = Some(("v1".into(), BundleStatus::Revoked));
         assert_eq!(codes(&a)[2], "pin_suspended");
     }

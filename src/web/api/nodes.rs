@@ -6,10 +6,12 @@ use crate::page::{listed, listing, page};
 use crate::problem::{Outcome, Refusal};
 use crate::reply;
 use actors::commands::nodes::NodePatch as Patch;
+use api::credential::RotateKeyRequest;
 use api::fleet::{BundleCount, NodeLogLine, NodePatch, NodeStats};
-use domain::node::{Labels, Node, Presence, Standing, check_labels};
+use api::telemetry::{NodeSample, RunningConfig};
+use domain::node::{Labels, Node, Presence, SampleKind, Standing, check_labels};
 use domain::project::Project;
-use domain::{NodeId, Scope};
+use domain::{NodeId, Scope, Span};
 use http::StatusCode;
 use store::NodeFilter;
 use warp::reply::Response;
@@ -92,6 +94,45 @@ pub async fn events(call: Call) -> Outcome<Response> {
     Ok(reply::ok(&listed(found, line).under("events")))
 }
 
+pub async fn config(call: Call) -> Outcome<Response> {
+    let project = call.project().await?;
+    let node = named(&call, &project).await?;
+    let found = call.app.plane.store().node_config(Scope::Project(project.id), node.id).await;
+    let found = found.map_err(|e| match e {
+        store::Error::NotFound => Refusal::not_found("configuration of this node: it has told none"),
+        other => other.into(),
+    })?;
+    let shown = RunningConfig { config_hash: found.hash, config_kdl: found.config, received_at: found.at };
+    Ok(reply::one(StatusCode::OK, "config", &shown))
+}
+
+pub async fn metrics(call: Call) -> Outcome<Response> {
+    samples(call, SampleKind::Metrics, "metrics").await
+}
+
+pub async fn request_logs(call: Call) -> Outcome<Response> {
+    samples(call, SampleKind::Request, "request_logs").await
+}
+
+pub async fn waf_events(call: Call) -> Outcome<Response> {
+    samples(call, SampleKind::Waf, "waf_events").await
+}
+
+async fn samples(call: Call, kind: SampleKind, noun: &str) -> Outcome<Response> {
+    let project = call.project().await?;
+    let node = named(&call, &project).await?;
+    let asked = page(&call.query)?;
+    let store = call.app.plane.store();
+    let scope = Scope::Project(project.id);
+    let found = listing(asked.cursor.is_some(), store.samples(scope, node.id, kind, asked).await)?;
+    let shown = |s: store::StoredSample| NodeSample {
+        seq: s.seq,
+        at: s.at,
+        said: s.detail.as_object().cloned().unwrap_or_default(),
+    };
+    Ok(reply::ok(&listed(found, shown).under(noun)))
+}
+
 /// The node of the path. Errors: 404.
 pub async fn named(call: &Call, project: &Project) -> Outcome<Node> {
     let id: NodeId = call.id("id", "node")?;
@@ -142,8 +183,10 @@ pub async fn delete(call: Call) -> Outcome<Response> {
 pub async fn rotate_key(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
     let node = named(&call, &project).await?;
+    let said: RotateKeyRequest = call.json_or_empty()?;
     let caller = call.commander()?;
-    let key = call.app.plane.rotate_node_key(&caller, project.id, node.id).await?;
+    let grace = Span::secs(i64::from(said.grace_seconds.unwrap_or(0)));
+    let key = call.app.plane.rotate_node_key(&caller, project.id, node.id, grace).await?;
     let node = shown(&call, named(&call, &project).await?).await?;
     Ok(reply::ok(&serde_json::json!({"node": node, "key": key, "node_key": key})))
 }

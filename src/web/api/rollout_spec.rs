@@ -22,10 +22,8 @@ pub fn spec(said: &RolloutRequest, bundle: BundleId, stale_after: Span, now: Tim
     for (field, wanted) in [
         ("environment_id", given(&said.environment_id)),
         ("template_id", given(&said.template_id)),
-        ("probes", said.probes.as_ref().is_some_and(|p| !p.is_empty())),
         ("offline", given(&said.offline)),
         ("offline_grace_seconds", given(&said.offline_grace_seconds)),
-        ("allow_deprecated", said.allow_deprecated == Some(true)),
     ] {
         if wanted {
             errors.push((field.into(), "is not supported yet".into()));
@@ -38,6 +36,7 @@ pub fn spec(said: &RolloutRequest, bundle: BundleId, stale_after: Span, now: Tim
     spec.seed = said.seed;
     spec.supersede = said.supersede.unwrap_or(false);
     spec.allow_restart = said.allow_restart.unwrap_or(false);
+    spec.allow_deprecated = said.allow_deprecated.unwrap_or(false);
     if let Some(canary) = &said.canary {
         spec.canary = canary.clone();
     }
@@ -81,6 +80,12 @@ pub fn spec(said: &RolloutRequest, bundle: BundleId, stale_after: Span, now: Tim
     if let Some(gates) = &said.health_gates {
         judge.gates = gates.clone();
     }
+    judge.probes = said.probes.clone().unwrap_or_default();
+    for (i, probe) in judge.probes.iter().enumerate() {
+        if let Err(why) = egress::Egress::check_url(&probe.url) {
+            errors.push((format!("probes[{i}].url"), why.to_string()));
+        }
+    }
     spec.on_failure = match (said.on_failure, said.auto_rollback) {
         (Some(on_failure), Some(true)) if on_failure != OnFailure::Rollback => {
             errors.push(("auto_rollback".into(), format!("contradicts on_failure: {on_failure}")));
@@ -114,7 +119,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use domain::node::Selector;
-    use domain::rollout::OnNoTraffic;
+    use domain::rollout::{OnNoTraffic, ProbeMethod};
     use serde_json::json;
 
     const NOW: Timestamp = Timestamp(1_795_296_900_000_000);
@@ -175,11 +180,24 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_yet_is_refused_by_name() {
-        assert_eq!(
-            fields(json!({"allow_deprecated": true, "probes": [{"url": "http://x"}], "template_id": "t"})),
-            ["allow_deprecated", "probes", "template_id"]
-        );
+        assert_eq!(fields(json!({"offline": {"mode": "skip"}, "template_id": "t"})), ["offline", "template_id"]);
         assert!(read(json!({"supersede": false, "probes": [], "canary": null, "environment_id": null})).is_ok());
+    }
+
+    #[test]
+    fn probes_are_read_and_checked() {
+        let one = json!({"url": "https://a.example/health", "expected_status": 204, "timeout_ms": 500});
+        let spec = read(json!({"probes": [one, {"url": "http://b.example"}]})).unwrap();
+        let probes = spec.judge.probes;
+        assert_eq!((probes[0].expected_status, probes[0].timeout_ms), (204, 500));
+        assert_eq!((probes[1].expected_status, probes[1].timeout_ms, probes[1].method), (200, 2_000, ProbeMethod::Get));
+        assert_eq!(fields(json!({"probes": [{"url": "http://x"}, {"url": "file:///etc/passwd"}]})), ["probes[1].url"]);
+        assert_eq!(fields(json!({"probes": [{"url": "http://x", "timeout_ms": 1}]})), ["probes"]);
+        for bad in [json!([{"url": "http://x", "more": 1}]), json!([{"url": "http://x", "method": "POST"}]), json!("x")]
+        {
+            let named = fields(json!({"probes": bad}));
+            assert!(named[0].starts_with("probes"), "{named:?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::app::App;
 use crate::auth::SESSION_COOKIE;
 use crate::call::Call;
+use crate::limit::Attempt;
 use crate::problem::{Outcome, Refusal};
 use crate::reply;
 use actors::command::CommandError;
@@ -37,18 +38,23 @@ pub async fn attempt(app: &App, email: &str, password: &str, address: IpAddr, re
     if email.len() > MAX_EMAIL || password.len() > MAX_PASSWORD || email.is_empty() || password.is_empty() {
         return Err(wrong());
     }
-    let attempt = app.sign_ins.begin(email, address, app.plane.now()).map_err(|wait| {
-        tracing::warn!(request_id = %request, %address, "sign-in attempts are limited");
-        Refusal::too_many("too many attempts to sign in", wait.0)
-    })?;
-    match app.plane.sign_in(email, password, Some(address)).await {
+    let attempt = begin(app, email, address, request)?;
+    match app.plane.sign_in(email, password, Some(request), Some(address)).await {
         Ok(done) => {
-            app.sign_ins.succeeded(&attempt, app.plane.now());
+            app.sign_ins.succeeded(attempt);
             Ok(done)
         }
         Err(CommandError::Forbidden(_) | CommandError::NotFound(_)) => Err(wrong()),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Takes one attempt at this account from this address. Errors: 429.
+pub fn begin(app: &App, email: &str, address: IpAddr, request: RequestId) -> Outcome<Attempt> {
+    app.sign_ins.begin(email, address, app.plane.now()).map_err(|wait| {
+        tracing::warn!(request_id = %request, %address, "sign-in attempts are limited");
+        Refusal::too_many("too many attempts to sign in", wait.0)
+    })
 }
 
 /// The session cookie: not for scripts, not for other sites.
@@ -85,7 +91,7 @@ pub async fn sign_out(call: Call) -> Outcome<Response> {
     let Some(token) = &call.identity()?.session_token else {
         return Err(Refusal::bad_request("there is no session: this call was made with an API key"));
     };
-    call.app.plane.sign_out(token).await?;
+    call.app.plane.sign_out(token, Some(call.meta.request_id), Some(call.address)).await?;
     let mut response = reply::no_content();
     response.headers_mut().insert(header::SET_COOKIE, no_cookie(&call.app)?);
     Ok(response)

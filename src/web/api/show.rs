@@ -5,14 +5,14 @@ use actors::commands::projects::EnrolmentToken;
 use actors::commands::rollouts::RolloutView;
 use api::bundle::BundleBrief;
 use api::rollout::{BlueGreenRequest, Cause, RolloutNode, TrafficShift};
-use domain::access::{ApiKey, Org, User};
+use domain::access::{ApiKey, Invitation, Org, Purpose, User};
 use domain::bundle::{Bundle, BundleStatus, Diagnostic};
 use domain::node::Node;
 use domain::project::Project;
 use domain::rollout::{Head, NodeState, OnFailure, Spec, Step, StrategyKind};
 use domain::{BundleId, NodeId, Role};
 use std::collections::HashMap;
-use store::{MemberRow, RolloutSummary};
+use store::{MemberRow, NodeGroup, RolloutSummary};
 
 /// Nodes of a step are listed up to this many, unless they are asked for.
 const MAX_LISTED_NODES: usize = 100;
@@ -29,6 +29,35 @@ pub fn user(u: User) -> api::access::User {
 
 pub fn org(o: Org, role: Option<Role>) -> api::access::Org {
     api::access::Org { id: o.id, name: o.name, slug: o.slug, role, inserted_at: o.inserted_at }
+}
+
+/// Without its link, which is shown once.
+pub fn invitation(i: Invitation) -> api::people::Invitation {
+    let (org_id, role) = match i.purpose {
+        Purpose::Join { org, role } => (Some(org), Some(role)),
+        Purpose::Password { .. } => (None, None),
+    };
+    api::people::Invitation {
+        id: i.id,
+        email: i.email,
+        org_id,
+        role,
+        expires_at: i.expires_at,
+        inserted_at: i.inserted_at,
+        link: None,
+    }
+}
+
+pub fn node_group(g: NodeGroup) -> api::group::NodeGroup {
+    api::group::NodeGroup {
+        id: g.id,
+        project_id: g.project,
+        name: g.name,
+        selector: g.selector,
+        node_ids: g.node_ids,
+        inserted_at: g.inserted_at,
+        updated_at: g.updated_at,
+    }
 }
 
 pub fn api_key(k: ApiKey) -> api::access::ApiKey {
@@ -104,6 +133,7 @@ pub fn node(n: Node, names: &Named) -> api::fleet::Node {
         desired_rollout_id: n.desired_rollout,
         generation: n.generation,
         traffic_weight: n.traffic_weight,
+        busy_until: n.busy.map(|b| b.until),
         last_error: n.last_error,
         inserted_at: n.inserted_at,
         updated_at: n.updated_at,
@@ -242,6 +272,7 @@ fn rollout_of(spec: Spec, head: Head, frame: Frame) -> api::rollout::Rollout {
         kind: spec.kind,
         supersede: spec.supersede,
         allow_restart: spec.allow_restart,
+        allow_deprecated: spec.allow_deprecated,
         canary: (strategy == StrategyKind::Canary).then_some(spec.canary),
         analysis: head.analysis.and_then(|a| serde_json::to_value(a).ok()),
         blue_green: (strategy == StrategyKind::BlueGreen).then_some(blue_green),
@@ -273,6 +304,7 @@ fn rollout_of(spec: Spec, head: Head, frame: Frame) -> api::rollout::Rollout {
         min_requests: spec.judge.min_requests,
         on_no_traffic: spec.judge.on_no_traffic,
         health_gates: spec.judge.gates,
+        probes: spec.judge.probes,
         auto_rollback: spec.on_failure == OnFailure::Rollback,
         on_failure: spec.on_failure,
         allow_failed: spec.allow_failed,

@@ -35,11 +35,8 @@ struct Shape {
 
 fn parse(bytes: &[u8]) -> Outcome<Vec<NodeEvent>> {
     let bare = bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'[');
-    let events = if bare {
-        let wrapped = [b"{\"events\":", bytes, b"}"].concat();
-        body::json::<NodeEventsRequest>(&wrapped)?.events
-    } else if body::json::<Shape>(bytes)?.events.is_some() {
-        body::json::<NodeEventsRequest>(bytes)?.events
+    let events = if bare || body::json::<Shape>(bytes)?.events.is_some() {
+        body::json_or_list::<NodeEventsRequest>(bytes, "events")?.events
     } else {
         vec![body::json::<NodeEvent>(bytes)?]
     };

@@ -2,12 +2,12 @@
 
 use super::convert;
 use crate::app::App;
-use crate::auth::{self, NodeKey};
+use crate::auth::{self, NodeCredential};
 use crate::body;
 use crate::call::Call;
 use crate::problem::Outcome;
 use crate::reply::{Meta, for_node, raw_json};
-use crate::routes::HEARTBEAT;
+use crate::routes::{HEARTBEAT, table};
 use crate::stamp;
 use actors::node_api::{Heartbeat, HeartbeatAnswer, NodeAuth};
 use api::node::HeartbeatRequest;
@@ -22,12 +22,12 @@ pub async fn hot<B: Buf>(
     app: &App,
     meta: Meta,
     named: NodeId,
-    key: Option<NodeKey>,
+    credential: Option<NodeCredential>,
     body: impl Stream<Item = Result<B, warp::Error>>,
 ) -> Response {
     let outcome = async {
-        let auth = auth::node(app, key).await.map_err(|r| auth::count_stranger(app, meta.socket.ip(), r))?;
-        auth::same_node(&auth, named)?;
+        let auth = auth::node(app, meta, credential).await?;
+        auth::same_node(app, meta, &auth, named, &table()[HEARTBEAT]).await?;
         let body = body::read(body, app.settings.max_body_bytes).await?;
         answer(app, auth, &body).await
     }

@@ -1,12 +1,12 @@
 //! `GET /nodes/:id/bundles/latest?wait=`: what the node is to run, at once or when it changes.
 
 use crate::app::App;
-use crate::auth::{self, NodeKey};
+use crate::auth::{self, NodeCredential};
 use crate::call::Call;
 use crate::problem::Outcome;
 use crate::query::Query;
 use crate::reply::{self, Meta};
-use crate::routes::POLL;
+use crate::routes::{POLL, table};
 use actors::node_api::{NodeAuth, PollAnswer, Polled};
 use api::node::PollAnswer as Wire;
 use domain::NodeId;
@@ -17,17 +17,23 @@ use warp::reply::Response;
 const POLL_AFTER_DRAIN_S: u32 = 2;
 
 /// Straight from the filters. A poll that may be held leaves them at once: what waits is this answer and nothing else.
-pub async fn hot(app: App, meta: Meta, named: NodeId, key: Option<NodeKey>, query: String) -> Response {
-    match admit(&app, meta, named, key, &query).await {
+pub async fn hot(app: App, meta: Meta, named: NodeId, credential: Option<NodeCredential>, query: String) -> Response {
+    match admit(&app, meta, named, credential, &query).await {
         Ok((auth, asked)) if asked.wait.is_zero() => finish(&app, meta, answer(&app, auth, asked).await),
         Ok((auth, asked)) => reply::held(async move { finish(&app, meta, answer(&app, auth, asked).await) }),
         Err(refusal) => finish(&app, meta, Err(refusal)),
     }
 }
 
-async fn admit(app: &App, meta: Meta, named: NodeId, key: Option<NodeKey>, query: &str) -> Outcome<(NodeAuth, Asked)> {
-    let auth = auth::node(app, key).await.map_err(|r| auth::count_stranger(app, meta.socket.ip(), r))?;
-    auth::same_node(&auth, named)?;
+async fn admit(
+    app: &App,
+    meta: Meta,
+    named: NodeId,
+    credential: Option<NodeCredential>,
+    query: &str,
+) -> Outcome<(NodeAuth, Asked)> {
+    let auth = auth::node(app, meta, credential).await?;
+    auth::same_node(app, meta, &auth, named, &table()[POLL]).await?;
     let query = if query.is_empty() { Query::default() } else { Query::parse(query)? };
     Ok((auth, Asked::of(&query)?))
 }

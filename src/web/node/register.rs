@@ -20,6 +20,7 @@ const MAX_CAPABILITIES: usize = 64;
 const MAX_CAPABILITY: usize = 100;
 
 pub async fn register(call: Call) -> Outcome<Response> {
+    auth::certified(&call.app, call.meta)?;
     let token = auth::bearer(&call.headers)?;
     if token.is_none() {
         let now = call.app.plane.now();
@@ -27,13 +28,18 @@ pub async fn register(call: Call) -> Outcome<Response> {
             return Err(Refusal::too_many("too many registrations without a token from this address", wait.0));
         }
     }
+    let registration = check(call.json()?)?;
     let store = call.app.plane.store();
     let project = match store.project(Scope::System("registration names a project"), call.param("project")).await {
         Ok(project) => project,
+        // With a token of no matter what there is no telling which projects exist.
+        Err(store::Error::NotFound | store::Error::Invalid(_)) if token.is_some() => {
+            let refusal = Refusal::unauthorized("the enrolment token is not valid here");
+            return Err(auth::count_stranger(&call.app, call.address, refusal));
+        }
         Err(store::Error::NotFound | store::Error::Invalid(_)) => return Err(Refusal::not_found("project")),
         Err(e) => return Err(e.into()),
     };
-    let registration = check(call.json()?)?;
     let ctx = Ctx { actor: Actor::System, request_id: Some(call.meta.request_id), address: Some(call.address) };
     let done = call.app.plane.register_node(project.id, token, registration, &ctx).await;
     let done = done.map_err(|e| match e {

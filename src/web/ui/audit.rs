@@ -7,7 +7,7 @@ use crate::problem::{Outcome, Refusal};
 use actors::command::Grant;
 use domain::access::{Actor, KeyScope};
 use domain::audit::{Entry, Verdict};
-use domain::{OrgId, Scope, Span, Timestamp};
+use domain::{OrgId, Scope, Span, Timestamp, UserId};
 use std::collections::BTreeMap;
 use store::{AuditFilter, Page};
 use uuid::Uuid;
@@ -21,7 +21,8 @@ pub async fn project(ask: &Ask, project: &str) -> Outcome<Response> {
     let (project, frame) = ask.project(project, KeyScope::AuditRead).await?;
     let slug = project.slug.clone();
     let mut view = AuditView { path: ask.path.clone(), filter: typed(ask), ..AuditView::default() };
-    read(ask, Scope::Project(project.id), &mut view).await?;
+    let read = read(ask, Scope::Project(project.id), &[project.org], &mut view).await?;
+    view.exports = exports(&slug, &read);
     view.actors = people(ask, project.org, &view.entries).await?;
     view.projects.insert(project.id.to_string(), slug.clone());
     if ask.query.text("verify").is_some() {
@@ -49,7 +50,8 @@ pub async fn everything(ask: &Ask) -> Outcome<Response> {
         false => Scope::Org(org),
     };
     let mut view = AuditView { path: ask.path.clone(), filter: typed(ask), ..AuditView::default() };
-    read(ask, scope, &mut view).await?;
+    let orgs: Vec<OrgId> = roles.iter().map(|(org, _)| *org).filter(|org| readable(*org)).collect();
+    read(ask, scope, &orgs, &mut view).await?;
     for (org, _) in roles.iter().filter(|(org, _)| readable(*org)) {
         view.actors.extend(people(ask, *org, &view.entries).await?);
         let projects = ask.store().projects(Scope::Org(*org), Page::first(MAX_LOOKED_AT)).await?;
@@ -72,7 +74,7 @@ struct Heard {
 
 impl From<Heard> for Verdict {
     fn from(h: Heard) -> Verdict {
-        Verdict { valid: h.valid, entries: h.entries, first_bad_seq: h.first_bad_seq, reason: h.reason }
+        Verdict { valid: h.valid, entries: h.entries, first_bad_seq: h.first_bad_seq, reason: h.reason, uncompared: 0 }
     }
 }
 
@@ -86,18 +88,43 @@ fn typed(ask: &Ask) -> Typed {
     }
 }
 
-async fn read(ask: &Ask, scope: Scope, view: &mut AuditView) -> Outcome<()> {
-    let (filter, error) = filter(ask, &view.filter).await?;
+/// Fills in what the filters leave; answers how they were understood.
+async fn read(ask: &Ask, scope: Scope, orgs: &[OrgId], view: &mut AuditView) -> Outcome<AuditFilter> {
+    let (filter, error) = filter(ask, &view.filter, orgs).await?;
     view.error = error;
     let asked = ask.page(ROWS)?;
-    let mut found = listing(asked.cursor.is_some(), ask.store().audit_entries(scope, filter, asked).await)?;
+    let goes_on = asked.cursor.is_some();
+    let mut found = listing(goes_on, ask.store().audit_entries(scope, filter.clone(), asked).await)?;
     newest_first(&mut found.rows);
     let next = found.next_cursor.as_deref();
     view.next = next.map(|n| format!("{}{}", view.path, view.filter.query(&[("cursor", Some(n))])));
     view.first = ask.query.text("cursor").map(|_| format!("{}{}", view.path, view.filter.query(&[])));
     view.entries = found.rows;
     view.total = found.total;
-    Ok(())
+    Ok(filter)
+}
+
+/// The same filters for the export of the API.
+fn exports(slug: &str, filter: &AuditFilter) -> Vec<(&'static str, String)> {
+    let id = |id: Option<Uuid>| id.map(|u| u.to_string());
+    let (actor, resource) = (
+        id(filter.actor).or_else(|| filter.actor_type.clone()),
+        id(filter.resource).or_else(|| filter.resource_type.clone()),
+    );
+    let (since, until) = (filter.since.map(|t| t.to_rfc3339()), filter.until.map(|t| t.to_rfc3339()));
+    let link = |format| {
+        let pairs = [
+            ("format", Some(format)),
+            ("action", filter.action.as_deref()),
+            ("actor", actor.as_deref()),
+            ("resource", resource.as_deref()),
+            ("since", since.as_deref()),
+            ("until", until.as_deref()),
+        ];
+        let query = super::view::parts::query_string(&pairs);
+        format!("/api/v1/projects/{}/audit_logs/export{query}", super::view::parts::query(slug))
+    };
+    vec![("JSON", link("json")), ("CSV", link("csv"))]
 }
 
 /// Entries of one moment have ids in no order; their numbers are.
@@ -105,8 +132,18 @@ pub fn newest_first(entries: &mut [Entry]) {
     entries.sort_by(|a, b| b.at.cmp(&a.at).then(b.seq.cmp(&a.seq)));
 }
 
+async fn member_named(ask: &Ask, orgs: &[OrgId], email: &str) -> Outcome<Option<UserId>> {
+    for org in orgs {
+        let members = ask.plane().members(*org).await?;
+        if let Some(member) = members.into_iter().find(|m| m.user.email == email) {
+            return Ok(Some(member.user.id));
+        }
+    }
+    Ok(None)
+}
+
 /// What was typed, as far as it is understood, and what is wrong with the rest.
-async fn filter(ask: &Ask, typed: &Typed) -> Outcome<(AuditFilter, Option<String>)> {
+async fn filter(ask: &Ask, typed: &Typed, orgs: &[OrgId]) -> Outcome<(AuditFilter, Option<String>)> {
     let mut filter = AuditFilter::default();
     let mut wrong = Vec::new();
     filter.action = Some(typed.action.clone()).filter(|a| !a.is_empty());
@@ -126,12 +163,11 @@ async fn filter(ask: &Ask, typed: &Typed) -> Outcome<(AuditFilter, Option<String
         kind if kinds.contains(&kind) => filter.actor_type = Some(kind.to_string()),
         text => match (Uuid::parse_str(text), text.contains('@')) {
             (Ok(id), _) => filter.actor = Some(id),
-            (Err(_), true) => match ask.store().user_by_email(&text.to_lowercase()).await {
-                Ok(user) => filter.actor = Some(user.id.0),
-                // Who does not exist did nothing.
-                Err(store::Error::NotFound) => filter.actor = Some(Uuid::nil()),
-                Err(e) => return Err(e.into()),
-            },
+            (Err(_), true) => {
+                // Among those who can be known here: whether a stranger has an account is nobody's business.
+                let known = member_named(ask, orgs, &text.to_lowercase()).await?;
+                filter.actor = Some(known.map_or(Uuid::nil(), |id| id.0));
+            }
             (Err(_), false) => {
                 wrong.push("Actor must be an id, an email address, or user, api_key, node or system.".into());
             }

@@ -89,7 +89,7 @@ pub async fn login(
 
 pub async fn logout(ask: &Ask) -> Outcome<Response> {
     if let Some(token) = &ask.identity.session_token {
-        ask.plane().sign_out(token).await?;
+        ask.plane().sign_out(token, Some(ask.meta.request_id), Some(ask.address)).await?;
     }
     let mut response = see_other("/login", Some(Flash::SignedOut))?;
     if let Ok(value) = session::no_cookie(&ask.app)?.to_str() {
@@ -114,6 +114,8 @@ fn back(path: &str) -> String {
     let keep = match parts.as_slice() {
         ["projects", _, "nodes" | "bundles" | "rollouts", ..] => parts.len().min(4),
         ["projects", _, _, ..] => 3,
+        ["users" | "account", ..] => 1,
+        ["orgs", ..] => return "/people".into(),
         _ => 0,
     };
     let path = format!("/{}", parts[..keep].join("/"));

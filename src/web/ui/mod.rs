@@ -13,11 +13,13 @@ mod diff;
 mod drift;
 mod entry;
 mod instances;
+mod invitation;
 mod lines;
 mod live;
 mod nodes;
 mod overview;
 mod pages;
+mod people;
 mod policy;
 mod resources;
 mod retention;
@@ -33,7 +35,6 @@ use crate::app::App;
 use crate::auth::{CSRF_HEADER, identify};
 use crate::body;
 use crate::limit::Buckets;
-use crate::peer;
 use crate::problem::{Outcome, Refusal};
 use crate::query::{Query, decode};
 use crate::reply::Meta;
@@ -87,6 +88,11 @@ pub fn addresses() -> impl Iterator<Item = &'static str> {
     std::iter::once("/login").chain(pages::PAGES.iter().map(|p| p.path))
 }
 
+/// Addresses that take a form, the same way.
+pub fn forms() -> impl Iterator<Item = &'static str> {
+    pages::FORMS.iter().map(|p| p.path)
+}
+
 /// A request before it is known who makes it.
 struct Asked {
     meta: Meta,
@@ -107,7 +113,7 @@ impl Asked {
 
 async fn answer<B: Buf>(pages: &Pages, asked: Asked, body: impl Stream<Item = Result<B, warp::Error>>) -> Response {
     let (app, meta) = (pages.app.clone(), asked.meta);
-    let address = peer::client(meta.socket.ip(), &asked.headers, &app.settings.trusted_proxies);
+    let address = meta.address;
     let method = asked.method.clone();
     let path = asked.path.clone();
     let response = match page(pages, asked, address, body).await {
@@ -139,39 +145,53 @@ async fn page<B: Buf>(
         return if reads { assets::file(name, &asked.query, &asked.headers) } else { Err(not_found()) };
     }
     let query = Query::parse(&asked.query)?;
-    let form = if reads {
-        Query::default()
-    } else {
+    if !reads {
         same_site(&asked.headers)?;
         if !is_form(&asked.headers) {
             return Err(Refusal::bad_request("This address takes forms only."));
         }
-        let limit = if parts.last() == Some(&"new") { app.settings.max_body_bytes } else { MAX_SMALL_FORM };
-        let bytes = body::read(body, limit.min(app.settings.max_body_bytes)).await?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| Refusal::bad_request("The form is not UTF-8."))?;
-        Query::parse(text)?
-    };
-    if parts == ["login"] {
-        return entry::login(app, asked.meta, address, reads, &asked.headers, &query, &form).await;
+    }
+    if let ["login" | "invitation"] = parts.as_slice() {
+        let form = if reads { Query::default() } else { read_form(app, body, body::MAX_OPEN).await? };
+        return match parts[0] {
+            "login" => entry::login(app, asked.meta, address, reads, &asked.headers, &query, &form).await,
+            _ => invitation::page(app, asked.meta, address, reads, &query, &form).await,
+        };
     }
     if !pages::known(&parts) {
         return Err(not_found());
     }
 
-    // A form cannot set a header, so its field stands for the header that scripts send.
-    let mut headers = asked.headers;
-    if let Some(token) = form.text(CSRF_FIELD).and_then(|t| HeaderValue::from_str(t).ok()) {
-        headers.insert(CSRF_HEADER, token);
-    }
     // Pages are for people: a key in the header is not looked at.
+    let mut headers = asked.headers;
     headers.remove(header::AUTHORIZATION);
-    let identity = match identify(app, &asked.method, &headers, asked.meta.request_id, address).await {
+    let request = asked.meta.request_id;
+    // Who it is comes first, and what they send after it: nobody else's form is read.
+    let identity = match identify(app, &Method::GET, &headers, request, address).await {
         Ok(identity) => identity,
         Err(refusal) if refusal.problem.status == 401 && query.text("fragment").is_none() => {
             return entry::to_login(if reads { &asked.path } else { "/" }, if reads { &asked.query } else { "" });
         }
         Err(refusal) => return Err(refusal),
     };
+    let mut form = Query::default();
+    let mut identity = identity;
+    if !reads {
+        let limit = if parts.last() == Some(&"new") { app.settings.max_body_bytes } else { MAX_SMALL_FORM };
+        form = read_form(app, body, limit).await?;
+        // A form cannot set a header, so its field stands for the header that scripts send.
+        if let Some(token) = form.text(CSRF_FIELD).and_then(|t| HeaderValue::from_str(t).ok()) {
+            headers.insert(CSRF_HEADER, token);
+        }
+        let known = identity.caller.ctx.clone();
+        identity = match identify(app, &asked.method, &headers, request, address).await {
+            Err(refusal) if refusal.problem.status == 403 => {
+                app.plane.note_refusal(&known, "POST", "a form without its token").await;
+                return Err(refusal);
+            }
+            found => found?,
+        };
+    }
     let now = app.plane.now();
     let counted = match query.text("fragment") {
         Some(_) => pages.fragments.take(identity.counted_as, now),
@@ -184,8 +204,23 @@ async fn page<B: Buf>(
         Ok(None) if reads => Err(not_found()),
         Ok(None) => Err(Refusal::method_not_allowed(&[Method::GET, Method::HEAD])),
         // Who is signed in sees the refusal within the page they know.
-        Err(refusal) => Ok(entry::refused_to(&ask, refusal, reads)),
+        Err(refusal) => {
+            if refusal.problem.status == 403 {
+                let (method, route) = (if reads { "GET" } else { "POST" }, pages::template(&parts, reads));
+                app.plane.note_refusal(&ask.caller().ctx, method, route).await;
+            }
+            Ok(entry::refused_to(&ask, refusal, reads))
+        }
     }
+}
+
+async fn read_form<B: Buf>(
+    app: &App,
+    body: impl Stream<Item = Result<B, warp::Error>>,
+    limit: usize,
+) -> Outcome<Query> {
+    let bytes = body::read(body, limit.min(app.settings.max_body_bytes)).await?;
+    Query::parse(std::str::from_utf8(&bytes).map_err(|_| Refusal::bad_request("The form is not UTF-8."))?)
 }
 
 /// Browsers say where a form was sent from; another site's is not heard, not even to sign in.

@@ -5,7 +5,7 @@
 
 use super::ask::Ask;
 use super::{
-    access, audit, bundles, diff, drift, entry, instances, live, nodes, overview, policy, resources, retention,
+    access, audit, bundles, diff, drift, entry, instances, live, nodes, overview, people, policy, resources, retention,
     rollout_new, rollouts, settings, trust, view,
 };
 use crate::problem::Outcome;
@@ -39,6 +39,9 @@ pub static PAGES: &[Page] = &[
     page("/projects", |ask, _| shown!(overview::show(ask))),
     page("/audit", |ask, _| shown!(audit::everything(ask))),
     page("/instances", |ask, _| shown!(instances::show(ask))),
+    page("/people", |ask, _| shown!(people::show(ask))),
+    page("/users", |ask, _| shown!(people::users(ask))),
+    page("/account", |ask, _| shown!(people::account(ask))),
     page("/projects/:project", |ask, p| shown!(async { ask.redirect(&format!("/projects/{}/rollouts", view::parts::query(p[0])), None) })),
     page("/projects/:project/nodes", |ask, p| shown!(nodes::list(ask, p[0]))),
     page("/projects/:project/nodes/:id", |ask, p| shown!(nodes::show(ask, p[0], p[1]))),
@@ -66,6 +69,15 @@ pub static PAGES: &[Page] = &[
 pub static FORMS: &[Page] = &[
     page("/logout", |ask, _| shown!(entry::logout(ask))),
     page("/projects", |ask, _| shown!(overview::create(ask))),
+    page("/orgs/:id/members", |ask, p| shown!(people::add(ask, p[0]))),
+    page("/orgs/:id/members/:user/role", |ask, p| shown!(people::change(ask, p[0], p[1]))),
+    page("/orgs/:id/members/:user/remove", |ask, p| shown!(people::remove(ask, p[0], p[1]))),
+    page("/orgs/:id/invitations/:invitation/delete", |ask, p| shown!(people::withdraw(ask, p[0], p[1]))),
+    page("/users", |ask, _| shown!(people::make_user(ask))),
+    page("/users/:id/enable", |ask, p| shown!(people::set_disabled(ask, p[0], false))),
+    page("/users/:id/disable", |ask, p| shown!(people::set_disabled(ask, p[0], true))),
+    page("/users/:id/reset-password", |ask, p| shown!(people::reset_password(ask, p[0]))),
+    page("/account", |ask, _| shown!(people::change_password(ask))),
     page("/projects/:project/nodes/:id/adopt", |ask, p| shown!(nodes::adopt(ask, p[0], p[1]))),
     page("/projects/:project/nodes/:id/revoke", |ask, p| shown!(nodes::revoke(ask, p[0], p[1]))),
     page("/projects/:project/bundles/new", |ask, p| shown!(bundles::compile(ask, p[0]))),
@@ -125,6 +137,11 @@ impl Page {
 /// May there be something? So that strangers are not sent to sign in for what does not exist.
 pub fn known(parts: &[&str]) -> bool {
     find(PAGES, parts).is_some() || find(FORMS, parts).is_some()
+}
+
+/// The address as the table has it.
+pub fn template(parts: &[&str], reads: bool) -> &'static str {
+    find(if reads { PAGES } else { FORMS }, parts).map_or("a page", |(line, _)| line.path)
 }
 
 /// `None`: no such address.

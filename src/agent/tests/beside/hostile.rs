@@ -267,31 +267,34 @@ pub async fn a_server_that_was_taken_over_cannot_ship_an_old_genuine_bundle() {
     state(&one, 1, 0, &[]);
     w.plane.order(&one, 1);
     w.said(1, "verified").await;
+    // Once releases are stated, what was never stated is none, though nothing else speaks against it.
+    w.plane.honest();
+    w.refuses(&never, 2, "release_missing", "one").await;
     state(&two, 2, 2, &[]);
-    w.plane.order(&two, 2);
-    w.said(2, "verified").await;
+    w.plane.order(&two, 4);
+    w.said(4, "verified").await;
     w.serves("two").await;
     // With its old statement, with none, with one of its own making, and one that was never released at all.
     state(&one, 1, 0, &[]);
-    w.refuses(&one, 3, "below_floor", "two").await;
+    w.refuses(&one, 5, "below_floor", "two").await;
     w.plane.honest();
-    w.refuses(&one, 4, "below_floor", "two").await;
+    w.refuses(&one, 6, "below_floor", "two").await;
     let own = w.plane.statement(&one, 9, 0, &[], &metadata_key());
     w.plane.forge(move |f| f.say("release", own.clone()));
-    w.refuses(&one, 5, "bad_signature", "two").await;
+    w.refuses(&one, 7, "bad_signature", "two").await;
     w.plane.honest();
-    w.refuses(&never, 6, "below_floor", "two").await;
+    w.refuses(&never, 8, "below_floor", "two").await;
     // A statement about something else.
     state(&two, 3, 2, &[]);
-    w.refuses(&never, 7, "bundle_id", "two").await;
+    w.refuses(&never, 9, "bundle_id", "two").await;
     // `two` is revoked by what follows it. That one does not stay up: the fall-back is not `two` either.
     state(&three, 3, 2, &[&two]);
-    w.plane.order(&three, 8);
-    w.said(8, "verified").await;
+    w.plane.order(&three, 10);
+    w.said(10, "verified").await;
     w.serves("old").await;
-    w.said(8, "failed").await;
+    w.said(10, "failed").await;
     state(&two, 2, 2, &[]);
-    w.refuses(&two, 9, "revoked", "old").await;
+    w.refuses(&two, 11, "revoked", "old").await;
 }
 
 pub async fn another_root_is_not_enrolled_with() {

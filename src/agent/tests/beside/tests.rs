@@ -28,6 +28,13 @@ pub async fn a_good_bundle_is_proved_and_the_next_one_needs_no_new_process() {
     })
     .await;
     eq(beat["health"]["status"].as_str(), Some("healthy"), &w);
+    eq(beat["metadata"]["proxy_alive"].as_bool(), Some(true), &w);
+    assert!(beat["measured_at"].is_string() && beat["sent_at"].is_string(), "{beat:#}");
+    eventually("a heartbeat with what the proxy's process uses", async || {
+        let m = w.plane.last_beat()["metrics"].clone();
+        (m["memory_percent"].as_f64() > Some(0.0) && m["cpu_percent"].is_number()).then_some(())
+    })
+    .await;
     eq(beat["version"].as_str(), Some("0.6.45"), &w);
     // The verified files are there as they were signed, the previous release is pinned, and nothing else is left.
     let kept = std::fs::read_dir(w.state().join("releases")).unwrap().count();
@@ -180,6 +187,44 @@ pub async fn an_agent_killed_at_any_moment_ends_on_what_serves() {
         w.is_active(&made).await;
         eq(w.read("state.json")["intent"].is_null(), true, &w);
     }
+}
+
+pub async fn a_host_that_dies_at_any_moment_comes_back_on_what_was_begun_or_before() {
+    let mut w = World::new().await;
+    let mut good = w.bundle("// answer 0");
+    let mut serves = "0".to_string();
+    w.plane.order(&good, 1);
+    w.said(1, "verified").await;
+    let mut forward = 0;
+    for n in 1..=8u64 {
+        let made = w.bundle(&format!("// answer {n}"));
+        w.plane.order(&made, n + 1);
+        eventually("it has begun", async || (!w.plane.said(n + 1).is_empty()).then_some(())).await;
+        tokio::time::sleep(Duration::from_millis(n * 90)).await;
+        w.kill_agent().await;
+        let _ = std::process::Command::new("kill").args(["-9", &w.proxy_pid().to_string()]).output();
+        // The control plane is away at first: what the disk says must do.
+        w.plane.desk.lock().unwrap().down = true;
+        w.start(&[]);
+        eventually("it serves the old or the new", async || {
+            w.ask().await.filter(|a| *a == serves || *a == n.to_string())
+        })
+        .await;
+        w.plane.desk.lock().unwrap().down = false;
+        let end = eventually("the control plane is told how it ended", async || {
+            w.plane.said(n + 1).into_iter().find(|s| matches!(s.as_str(), "failed" | "verified"))
+        })
+        .await;
+        if end == "verified" {
+            (good, serves) = (made, n.to_string());
+            forward += 1;
+        }
+        w.serves(&serves).await;
+        w.is_active(&good).await;
+        eq(w.read("state.json")["intent"].is_null(), true, &w);
+    }
+    println!("    {forward} of 8 went forward, the others back");
+    assert!(forward > 0);
 }
 
 pub async fn a_killed_proxy_is_started_again_and_found_by_the_next_agent() {

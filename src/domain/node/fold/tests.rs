@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::rollout::spec::HealthGates;
+use crate::rollout::spec::{HealthGates, HttpProbe};
 
 /// The node runs the bundle since this second; its report call said so.
 const ACTIVATED: i64 = 1_000;
@@ -25,7 +25,15 @@ fn beat(s: i64) -> Observation {
         health: Some(HealthClass::Healthy),
         metrics: None,
         verified_report: false,
+        probed: None,
     }
+}
+/// With an answer of the probes, asked `s` seconds after activation.
+fn probed(beat: Observation, s: i64, failed: Option<&str>) -> Observation {
+    Observation { probed: Some(Probed { at: at(ACTIVATED + s), failed: failed.map(str::to_string) }), ..beat }
+}
+fn probing() -> GateSpec {
+    GateSpec { probes: vec![HttpProbe::default()], ..spec() }
 }
 fn sick(s: i64) -> Observation {
     Observation { health: Some(HealthClass::Unhealthy), ..beat(s) }
@@ -249,6 +257,30 @@ fn a_verified_report_is_a_healthy_observation_and_no_measurement() {
     let mut f = fold();
     let sick = Observation { health: Some(HealthClass::Unhealthy), ..report(1) };
     assert_eq!(told(&mut f, &spec(), &[sick]), vec![UNKNOWN], "what it says of its health counts more");
+}
+
+#[test]
+fn probes_count_when_they_were_asked_after_the_activation_and_lately() {
+    let mut f = fold();
+    assert_eq!(told(&mut f, &probing(), &[beat(1)]), vec![UNKNOWN], "nobody was asked yet");
+    assert_eq!(told(&mut f, &probing(), &[probed(beat(2), 0, None)]), vec![None], "asked before the switch");
+    assert_eq!(told(&mut f, &probing(), &[probed(beat(3), 2, None)]), vec![PASS]);
+    assert_eq!(told(&mut f, &probing(), &[probed(beat(90), 20, None)]), vec![UNKNOWN], "asked 70 s ago");
+    assert_eq!(told(&mut f, &probing(), &[probed(sick(91), 90, None)]), vec![None], "the other gates hold as well");
+    assert_eq!(
+        told(&mut f, &spec(), &[probed(beat(92), 91, Some("x"))]),
+        vec![PASS],
+        "not one of this rollout's gates"
+    );
+}
+
+#[test]
+fn a_probe_fails_the_node_after_a_while_and_says_which() {
+    let mut f = fold();
+    let failing = |s| probed(beat(s), s - 1, Some("probe 1 did not match"));
+    assert_eq!(told(&mut f, &probing(), &[failing(2), failing(20)]), vec![UNKNOWN, None]);
+    let w = f.observe(&failing(40), &probing()).unwrap();
+    assert_eq!((w.verdict, w.worst.as_str()), (GateVerdict::Fail, "probes: probe 1 did not match"));
 }
 
 #[test]

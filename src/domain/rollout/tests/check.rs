@@ -200,6 +200,9 @@ fn unrevoked(d: &Decision, a: &Rollout, db: &Db) -> Result<(), String> {
 /// 1. No serving node is assigned beyond the limit.
 fn limits(b: &Rollout, d: &Decision, a: &Rollout) -> Result<(), String> {
     let assigned: Vec<&Member> = assigned(d, a).collect();
+    let Ledger { updating, capacity } = a.head.budget;
+    let reserves = assigned.iter().any(|m| !m.first_config) && a.head.phase != Phase::RollingBack;
+    ensure!(1, !reserves || capacity.is_none_or(|k| updating <= k), "{updating} are updating, granted {capacity:?}");
     let serving = |m: &&&Member| !m.health.is_bad() && !m.first_config;
     let was_serving =
         |m: &&&Member| b.members.get(&m.node).is_none_or(|o| !is_unavailable(o) || o.told == Told::Target);

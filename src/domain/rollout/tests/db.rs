@@ -47,6 +47,8 @@ pub struct Row {
     /// The truth: what it runs.
     pub running: Option<BundleId>,
     pub online: bool,
+    /// It says "not now".
+    pub busy: bool,
     pub health: HealthClass,
 }
 
@@ -66,6 +68,7 @@ impl Row {
             failed: false,
             running,
             online: true,
+            busy: false,
             health: HealthClass::Healthy,
         }
     }
@@ -101,7 +104,7 @@ impl Db {
         Facts {
             node,
             generation: row.generation,
-            online: row.online,
+            online: row.online && !row.busy,
             health: row.health,
             previous: row.previous.iter().copied().filter(|b| !self.revoked.contains(b)).collect(),
             first_config: row.running.is_none() && row.generation == 0,

@@ -7,6 +7,7 @@ mod db;
 mod world;
 
 mod blue_green;
+mod busy;
 mod canary;
 mod ends;
 mod failures;

@@ -279,7 +279,7 @@ impl State {
         let changes = nodes.iter().map(|n| {
             let row = s.db.row_mut(id(*n));
             row.online = online;
-            PresenceChange { node: id(*n), online, handed_over: row.handed_over }
+            PresenceChange { node: id(*n), online, handed_over: row.handed_over, busy: row.busy }
         });
         let changes = changes.collect();
         s.then_feed(Event::Presence { changes })

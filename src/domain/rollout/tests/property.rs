@@ -42,6 +42,8 @@ enum Op {
     },
     Silent(Vec<u32>),
     Return(Vec<u32>),
+    /// Those that are here say "not now", or say so no more.
+    Busy(Vec<u32>, bool),
     Health(u32, u8),
     /// Requests served by everyone who is compared, and errors of the new bundle.
     Served(u64, u64),
@@ -66,6 +68,8 @@ enum Op {
     Rollback(Option<u32>),
     Freeze(bool),
     Blocked(bool),
+    /// The project's budget.
+    Granted(Option<u32>),
     Revoke(u32),
     Removed(u32, u8),
     Joined(bool, bool),
@@ -99,6 +103,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(n, verdict, generation, evidence)| Op::OddGate { n, verdict, generation, evidence }),
         4 => nodes().prop_map(Op::Silent),
         5 => nodes().prop_map(Op::Return),
+        4 => (nodes(), any::<bool>()).prop_map(|(nodes, busy)| Op::Busy(nodes, busy)),
         6 => (node(), 0..4u8).prop_map(|(n, c)| Op::Health(n, c)),
         6 => (0..130u64, prop_oneof![2 => Just(0u64), 1 => 1..60u64]).prop_map(|(n, x)| Op::Served(n, x)),
         4 => (1..200i64).prop_map(Op::Wait),
@@ -115,6 +120,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => prop::option::weighted(0.2, node()).prop_map(Op::Rollback),
         2 => any::<bool>().prop_map(Op::Freeze),
         2 => any::<bool>().prop_map(Op::Blocked),
+        2 => prop::option::weighted(0.5, 0..4u32).prop_map(Op::Granted),
         1 => (1..4u32).prop_map(Op::Revoke),
         2 => (node(), 0..6u8).prop_map(|(n, r)| Op::Removed(n, r)),
         2 => (any::<bool>(), any::<bool>()).prop_map(|(online, first)| Op::Joined(online, first)),
@@ -229,6 +235,12 @@ impl World {
             Op::OddGate { n, verdict, generation, evidence } => self.odd_gate(*n, *verdict, *generation, *evidence)?,
             Op::Silent(nodes) => self.presences(nodes, false)?,
             Op::Return(nodes) => self.presences(nodes, true)?,
+            Op::Busy(nodes, busy) => {
+                let here = |n: &&u32| self.db.rows.get(&id(**n)).is_some_and(|r| r.online);
+                let here: Vec<u32> = nodes.iter().filter(here).copied().collect();
+                here.iter().for_each(|n| self.db.row_mut(id(*n)).busy = *busy);
+                self.presences(&here, true)?;
+            }
             Op::Health(n, class) => {
                 let class = HealthClass::ALL[usize::from(*class)];
                 if let Some(row) = self.db.rows.get_mut(&id(*n)).filter(|r| r.online) {
@@ -278,6 +290,7 @@ impl World {
             Op::Freeze(false) => drop(self.try_feed(Event::FreezeEnded)?),
             Op::Blocked(true) => drop(self.try_feed(Event::WaitBegan { wait: Wait::Artifact })?),
             Op::Blocked(false) => drop(self.try_feed(Event::WaitEnded { wait: Wait::Artifact })?),
+            Op::Granted(k) => drop(self.try_feed(Event::CapacityGranted { k: *k })?),
             Op::Revoke(b) => drop(self.try_feed(Event::BundleRevoked { revoked: [bundle(*b)].into() })?),
             Op::Removed(n, reason) => {
                 const REASONS: [SkipReason; 6] = [

@@ -157,10 +157,15 @@ fn events(w: &World, kind: &Event) -> Vec<Event> {
         Event::Readings { .. } => vec![w.readings(2_000, 0), w.readings(2_000, 500)],
         Event::Presence { .. } => nodes
             .iter()
-            .map(|n| {
+            .flat_map(|n| {
                 let row = w.db.row(id(*n));
-                let change = PresenceChange { node: id(*n), online: !row.online, handed_over: row.handed_over };
-                Event::Presence { changes: vec![change] }
+                let is = |online: bool, busy: bool| PresenceChange {
+                    node: id(*n),
+                    online,
+                    handed_over: row.handed_over,
+                    busy,
+                };
+                [is(!row.online, false), is(true, true)].map(|change| Event::Presence { changes: vec![change] })
             })
             .collect(),
         Event::Joined { .. } => vec![Event::Joined { facts: vec![Facts::online(id(70))] }],

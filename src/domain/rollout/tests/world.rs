@@ -237,7 +237,13 @@ impl World {
     pub fn presence(&mut self, n: u32, online: bool) -> PresenceChange {
         let row = self.db.row_mut(id(n));
         row.online = online;
-        PresenceChange { node: id(n), online, handed_over: row.handed_over }
+        PresenceChange { node: id(n), online, handed_over: row.handed_over, busy: row.busy }
+    }
+    /// Its heartbeats say so, or say so no more.
+    pub fn says_busy(&mut self, n: u32, busy: bool) -> Decision {
+        self.db.row_mut(id(n)).busy = busy;
+        let change = self.presence(n, true);
+        self.feed(Event::Presence { changes: vec![change] })
     }
     pub fn goes_silent(&mut self, n: u32) -> Decision {
         let change = self.presence(n, false);

@@ -50,8 +50,7 @@ async fn people_sessions_and_memberships_come_back_as_stored() {
         s.set_disabled(user.id, Some(seed::now()), seed::write()).await.unwrap();
         assert_eq!(s.session_by_hash(session.token_hash).await, Err(Error::NotFound));
         assert_eq!(s.members(org.id).await.unwrap().len(), 1);
-        s.remove_member(user.id, org.id, seed::write()).await.unwrap();
-        assert_eq!(s.remove_member(user.id, org.id, seed::write()).await, Err(Error::NotFound));
+        assert_eq!(s.remove_member(user.id, org.id, seed::write()).await, Err(Error::Conflict("last_admin")));
     })
     .await;
 }

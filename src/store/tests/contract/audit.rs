@@ -104,3 +104,54 @@ async fn entries_of_one_moment_are_listed_in_the_order_of_their_chain() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn retention_keeps_what_is_behind_an_entry_that_is_not_old() {
+    testing::for_each_backend(|s| async move {
+        let at = |second: i64| Timestamp(seed::now().0 + second * 1_000_000);
+        // The clock of another instance was behind when it wrote the third.
+        for second in [0, 50, 1, 60] {
+            let (id, entry) = seed::entry(None, "rollout.paused");
+            s.append_audit(store::Write::at(at(second)).audit(id, entry)).await.unwrap();
+        }
+        assert_eq!(s.audit_prune(None, at(10), 100, seed::id(), at(70)).await.unwrap(), 1);
+        assert_eq!(s.audit_after(None, 0, 100).await.unwrap()[0].seq, 2);
+        assert!(s.audit_verify(None).await.unwrap().valid);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn retention_removes_old_entries_and_the_chain_holds_on() {
+    testing::for_each_backend(|s| async move {
+        let at = |second: i64| Timestamp(seed::now().0 + second * 1_000_000);
+        for second in 0..10 {
+            let (id, entry) = seed::entry(None, "rollout.paused");
+            s.append_audit(store::Write::at(at(second)).audit(id, entry)).await.unwrap();
+        }
+        let seen = s.audit_after(None, 0, 100).await.unwrap();
+        let witness = |i: usize| domain::audit::Witness {
+            chain: None,
+            head: domain::audit::Head { seq: seen[i].seq, hash: seen[i].hash },
+        };
+        assert_eq!(s.audit_prune(None, at(-1), 100, seed::id(), at(20)).await.unwrap(), 0, "nothing is that old");
+        assert_eq!(s.audit_prune(None, at(6), 4, seed::id(), at(20)).await.unwrap(), 4);
+        assert_eq!(s.audit_prune(None, at(6), 100, seed::id(), at(21)).await.unwrap(), 2);
+        let left = s.audit_after(None, 0, 100).await.unwrap();
+        assert_eq!(left.iter().map(|e| e.seq).collect::<Vec<_>>(), [7, 8, 9, 10, 11, 12]);
+        let verdict = s.audit_verify_against(None, vec![witness(1), witness(8)]).await.unwrap();
+        assert_eq!((verdict.valid, verdict.uncompared), (true, 1));
+        assert!(s.audit_verify_against(None, vec![witness(5)]).await.unwrap().valid, "the last one removed");
+        assert!(!s.audit_verify_against(None, vec![witness(1)]).await.unwrap().valid, "nothing is left to compare");
+        let mut forged = witness(8);
+        forged.head.hash = domain::Digest::of(b"other");
+        let verdict = s.audit_verify_against(None, vec![forged]).await.unwrap();
+        assert_eq!((verdict.valid, verdict.first_bad_seq), (false, Some(9)));
+        // However old it is, the newest stays.
+        s.audit_prune(None, at(1_000), 100, seed::id(), at(22)).await.unwrap();
+        assert!(s.audit_verify(None).await.unwrap().valid);
+        assert_eq!(s.audit_prune(None, at(1_000), 100, seed::id(), at(23)).await.unwrap(), 1);
+        assert!(s.audit_verify(None).await.unwrap().valid);
+    })
+    .await;
+}

@@ -1,9 +1,12 @@
-use domain::bundle::{BundleStatus, DesiredConfig, Diagnostic};
+use domain::bundle::{Bundle, BundleStatus, DesiredConfig, Diagnostic};
+use domain::rollout::Phase;
 use domain::{Digest, Scope, Timestamp};
 use store::testing::{self, seed};
 use store::{BundleFilter, BundleRef, ContentClaim, Error, Page};
 
 const SYSTEM: Scope = Scope::System("test");
+/// Whatever its age.
+const EVER: Timestamp = Timestamp(i64::MAX);
 
 #[tokio::test]
 async fn the_same_input_is_compiled_once() {
@@ -129,7 +132,8 @@ async fn an_offline_signature_is_added_once() {
         let planned = seed::planned(w.project.id, b.id, &[]);
         let new = store::NewRollout { planned, ..seed::new_rollout(&w) };
         s.insert_rollout(new, seed::write()).await.unwrap();
-        assert_eq!(s.replace_signature(SYSTEM, b.id, anew, seed::write()).await, Err(Error::Conflict("state")));
+        let refused = s.replace_signature(SYSTEM, b.id, anew, seed::write()).await;
+        assert_eq!(refused, Err(Error::Conflict("state")));
     })
     .await;
 }
@@ -297,13 +301,19 @@ async fn retention_takes_only_what_nobody_needs() {
         let mut change = store::NodeChange::of(w.nodes[0].id, w.project.id);
         change.active_bundle = Some(Some(all[0]));
         s.observe(vec![change], seed::write()).await.unwrap();
-        let free: Vec<_> = s.collectable_bundles(w.project.id, 2).await.unwrap().iter().map(|b| b.id).collect();
+        let ids = |free: Vec<Bundle>| free.iter().map(|b| b.id).collect::<Vec<_>>();
+        let free = ids(s.collectable_bundles(w.project.id, 2, EVER).await.unwrap());
         assert_eq!(free, vec![all[1], all[2]]);
+        assert_eq!(
+            s.collectable_bundles(w.project.id, 2, Timestamp(seed::now().0 - 1)).await.unwrap(),
+            vec![],
+            "young"
+        );
         // A node of a rollout that lives may go back to the third.
         let mut planned = seed::planned(w.project.id, all[4], &[w.nodes[0].id]);
         planned.members[0].previous = vec![all[2]];
         s.insert_rollout(store::NewRollout { planned, ..seed::new_rollout(&w) }, seed::write()).await.unwrap();
-        let free: Vec<_> = s.collectable_bundles(w.project.id, 2).await.unwrap().iter().map(|b| b.id).collect();
+        let free = ids(s.collectable_bundles(w.project.id, 2, EVER).await.unwrap());
         assert_eq!(free, vec![all[1]]);
         for needed in [all[0], all[2], all[4]] {
             assert_eq!(s.collect_bundle(needed, seed::write()).await, Err(Error::Conflict("state")));
@@ -317,7 +327,17 @@ async fn retention_takes_only_what_nobody_needs() {
         let again = seed::bundle(w.project.id, None);
         s.enqueue_compile(again.clone(), Digest::of(b"again"), seed::write()).await.unwrap();
         assert!(matches!(s.claim_content(again.id, content, seed::write()).await, Err(Error::Unavailable(_))));
-        s.collected_done(w.project.id, content).await.unwrap();
+        // One removes it; who was slower than the lease ends nothing.
+        let at = |n: i64| Timestamp(seed::now().0 + n);
+        let lease = async |now, before| s.lease_collected(w.project.id, content, at(now), at(before)).await.unwrap();
+        assert!(lease(100, 0).await);
+        assert!(!lease(105, 5).await, "somebody is at it");
+        assert!(lease(300, 200).await, "whoever was at it has died");
+        s.collected_done(w.project.id, content, at(100)).await.unwrap();
+        assert!(matches!(s.claim_content(again.id, content, seed::write()).await, Err(Error::Unavailable(_))));
+        s.collected_done(w.project.id, content, at(300)).await.unwrap();
+        assert_eq!(s.collected(10).await.unwrap(), vec![]);
+        assert!(!lease(900, 800).await, "done by another");
         assert!(matches!(s.claim_content(again.id, content, seed::write()).await, Ok(ContentClaim::Mine(_))));
         assert_eq!(s.delete_bundle(all[0], seed::write()).await, Err(Error::Conflict("state")));
         s.delete_bundle(all[1], seed::write()).await.unwrap();
@@ -325,6 +345,74 @@ async fn retention_takes_only_what_nobody_needs() {
         assert_eq!(s.running_on(all[0]).await.unwrap(), 1);
         assert_eq!(s.bundle_use(all[0]).await.unwrap().running_on, 1);
         assert_eq!(s.bundle_facts(vec![all[0], all[1]]).await.unwrap().len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_revocation_outlives_the_archive_and_what_the_engine_took_back_stays() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 0).await;
+        let content = w.bundle.content_id.unwrap();
+        s.revoke_bundle(SYSTEM, w.bundle.id, Some("leak".into()), seed::write()).await.unwrap();
+        let ids = |free: Vec<Bundle>| free.iter().map(|b| b.id).collect::<Vec<_>>();
+        let free = async || ids(s.collectable_bundles(w.project.id, 0, EVER).await.unwrap());
+        assert_eq!(free().await, vec![w.bundle.id]);
+        s.collect_bundle(w.bundle.id, seed::write()).await.unwrap();
+        assert_eq!(s.collected(10).await.unwrap(), vec![(w.project.id, content)], "its archive goes");
+        let row = s.bundle_by_id(SYSTEM, w.bundle.id).await.unwrap();
+        assert_eq!((row.status, row.artifact_hash, row.manifest), (BundleStatus::Revoked, None, None));
+        assert_eq!(free().await, vec![], "once");
+        // From other input, also while the archive is being removed: the same content is still the revoked one.
+        for removed in [false, true] {
+            let again = seed::bundle(w.project.id, None);
+            s.enqueue_compile(again.clone(), Digest::of(&[removed as u8]), seed::write()).await.unwrap();
+            match s.claim_content(again.id, content, seed::write()).await.unwrap() {
+                ContentClaim::Existing(old) => assert_eq!((old.id, old.status), (w.bundle.id, BundleStatus::Revoked)),
+                ContentClaim::Mine(_) => panic!("revoked content was compiled again"),
+            }
+            assert!(s.lease_collected(w.project.id, content, seed::now(), Timestamp::ZERO).await.unwrap() != removed);
+            s.collected_done(w.project.id, content, seed::now()).await.unwrap();
+        }
+        let (bad, done) =
+            (seed::compiled_bundle(&s, w.project.id, None).await, seed::compiled_bundle(&s, w.project.id, None).await);
+        let other = seed::compiled_bundle(&s, w.project.id, None).await;
+        for (bundle, phase) in [(&bad, Phase::RolledBack), (&done, Phase::Completed)] {
+            let mut planned = seed::planned(w.project.id, bundle.id, &[]);
+            planned.head = seed::head(phase);
+            (planned.head.auto_rollback, planned.head.ended_at) = (phase == Phase::RolledBack, Some(seed::now()));
+            s.insert_rollout(store::NewRollout { planned, ..seed::new_rollout(&w) }, seed::write()).await.unwrap();
+        }
+        // A newcomer would be given what was completed last, though nobody runs it now.
+        assert_eq!(free().await, vec![other.id]);
+        assert_eq!(s.collect_bundle(done.id, seed::write()).await, Err(Error::Conflict("state")));
+        assert_eq!(s.collect_bundle(bad.id, seed::write()).await, Err(Error::Conflict("state")));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_claim_at_once_with_the_removal_finds_the_row_or_the_note() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 0).await;
+        for round in 0..40u8 {
+            let old = seed::compiled_bundle(&s, w.project.id, None).await;
+            let content = old.content_id.unwrap();
+            let new = seed::bundle(w.project.id, None);
+            s.enqueue_compile(new.clone(), Digest::of(&[round]), seed::write()).await.unwrap();
+            let claim = s.claim_content(new.id, content, seed::write());
+            let (claim, collected) = tokio::join!(claim, s.collect_bundle(old.id, seed::write()));
+            collected.unwrap();
+            match claim {
+                // It came first: what it stands for went with what it stood for.
+                Ok(ContentClaim::Existing(found)) => {
+                    assert_eq!(found.id, old.id);
+                    assert_eq!(s.bundle_by_id(SYSTEM, new.id).await, Err(Error::NotFound), "round {round}");
+                }
+                Err(Error::Unavailable(_)) => {}
+                other => panic!("round {round}: claimed while its archive is removed: {other:?}"),
+            }
+        }
     })
     .await;
 }

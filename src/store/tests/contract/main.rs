@@ -11,6 +11,7 @@ mod feed;
 mod hand_over;
 mod nodes;
 mod owner;
+mod people;
 mod readings;
 mod rollouts;
 mod schema;

@@ -1,7 +1,10 @@
-use domain::node::{HealthClass, Labels, Presence, Standing};
+use domain::node::{Busy, HealthClass, Labels, Presence, SampleKind, Standing};
 use domain::{Digest, Scope, Timestamp};
 use store::testing::{self, seed};
-use store::{EnrolmentToken, Error, NodeChange, NodeEvent, NodeFilter, NodePatch, Page, ReplaceNode, StoreConfig};
+use store::{
+    EnrolmentToken, Error, NodeChange, NodeConfig, NodeEvent, NodeFilter, NodePatch, Page, ReplaceNode, Sample,
+    StoreConfig,
+};
 
 const SYSTEM: Scope = Scope::System("test");
 
@@ -173,7 +176,7 @@ async fn credentials_change_their_epoch_and_void_what_was_issued() {
     testing::for_each_backend(|s| async move {
         let w = seed::world(&s, 2).await;
         let id = w.nodes[0].id;
-        assert_eq!(s.rotate_node_key(SYSTEM, id, Digest::of(b"k2"), seed::write()).await.unwrap(), 2);
+        assert_eq!(s.rotate_node_key(SYSTEM, id, Digest::of(b"k2"), None, seed::write()).await.unwrap(), 2);
         let mut stale = NodeChange::of(id, w.project.id);
         stale.expect_epoch = Some(1);
         stale.health = Some(HealthClass::Degraded);
@@ -312,6 +315,74 @@ async fn of_what_a_node_says_of_itself_the_newest_lines_stay() {
         let said: Vec<_> = listed.rows.iter().map(|e| e.event.detail["message"].as_str().unwrap()).collect();
         assert_eq!((said, listed.total), (vec!["4", "3", "2"], 3));
         assert_eq!(s.node_events(SYSTEM, b.id, Page::first(10)).await.unwrap().total, 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn that_a_node_says_not_now_is_stored_and_taken_back() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 2).await;
+        let id = w.nodes[0].id;
+        let busy = Busy { since: seed::now(), until: Timestamp(seed::now().0 + 7) };
+        for said in [Some(busy), None] {
+            let mut change = NodeChange::of(id, w.project.id);
+            change.busy = Some(said);
+            s.observe(vec![change], seed::write()).await.unwrap();
+            assert_eq!(s.node(SYSTEM, id).await.unwrap().busy, said);
+            let until = said.map(|b| b.until);
+            let fleet = s.fleet_nodes(vec![id]).await.unwrap();
+            let candidates = s.candidates_of(vec![id]).await.unwrap();
+            assert_eq!((fleet[0].busy_until, candidates[0].busy_until), (until, until));
+        }
+        assert_eq!(s.node(SYSTEM, w.nodes[1].id).await.unwrap().busy, None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_what_a_node_counts_and_sees_the_newest_of_each_kind_stay() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 2).await;
+        let (a, b, p) = (w.nodes[0].id, w.nodes[1].id, w.project.id);
+        let sample = |kind, n: u32| Sample { kind, detail: serde_json::json!({"n": n}) };
+        let kept = async |node, kind| -> (Vec<u64>, i64) {
+            let l = s.samples(SYSTEM, node, kind, Page::first(10)).await.unwrap();
+            (l.rows.iter().map(|r| r.detail["n"].as_u64().unwrap()).collect(), l.total)
+        };
+        s.put_samples(b, p, vec![sample(SampleKind::Waf, 9)], 3, seed::write()).await.unwrap();
+        s.put_samples(a, p, vec![sample(SampleKind::Request, 7)], 3, seed::write()).await.unwrap();
+        for part in [[1, 2], [3, 4]] {
+            let all = part.map(|n| sample(SampleKind::Waf, n)).to_vec();
+            s.put_samples(a, p, all, 3, seed::write()).await.unwrap();
+        }
+        assert_eq!(kept(a, SampleKind::Waf).await, (vec![4, 3, 2], 3));
+        assert_eq!(kept(a, SampleKind::Request).await, (vec![7], 1));
+        assert_eq!(kept(b, SampleKind::Waf).await, (vec![9], 1));
+        assert_eq!(kept(b, SampleKind::Metrics).await, (vec![], 0));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_the_configurations_of_a_node_the_last_is_kept_until_it_is_deleted() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 1).await;
+        let (node, p) = (w.nodes[0].id, w.project.id);
+        assert_eq!(s.node_config(SYSTEM, node).await, Err(Error::NotFound));
+        let mut later = seed::write();
+        later.at = Timestamp(seed::now().0 + 5);
+        for (text, write, changed) in
+            [("a", seed::write(), true), ("a", later.clone(), false), ("b", seed::write(), true), ("b", later, false)]
+        {
+            let hash = Digest::of(text.as_bytes());
+            assert_eq!(s.put_node_config(node, p, hash, text.into(), write).await.unwrap(), changed, "{text}");
+        }
+        let kept = NodeConfig { hash: Digest::of(b"b"), config: "b".into(), at: seed::now() };
+        assert_eq!(s.node_config(SYSTEM, node).await.unwrap(), kept);
+        assert_eq!(s.node_config(Scope::Project(seed::id()), node).await, Err(Error::NotFound));
+        s.delete_node(SYSTEM, node, seed::write()).await.unwrap();
+        assert_eq!(s.node_config(SYSTEM, node).await, Err(Error::NotFound));
     })
     .await;
 }

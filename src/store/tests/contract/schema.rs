@@ -29,7 +29,7 @@ fn skeleton(sql: &str) -> Vec<String> {
         .replace("PRIMARY KEY NOT NULL", "PRIMARY KEY")
         .replace(" WITH (fillfactor = 80)", "")
         .replace("DEFAULT (pg_current_xact_id()::text::bigint)", "DEFAULT 0");
-    let words = text.split_whitespace().map(|w| match w.trim_end_matches(',') {
+    let words = text.split_whitespace().map(|w| match w.trim_end_matches([',', ';']) {
         "UUID" | "BYTEA" | "BLOB" => w.replace("UUID", "T").replace("BYTEA", "T").replace("BLOB", "T"),
         "JSON" | "TEXT" => w.replace("JSON", "T").replace("TEXT", "T"),
         _ => w.to_string(),

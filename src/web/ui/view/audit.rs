@@ -23,6 +23,8 @@ pub struct AuditView {
     pub actors: BTreeMap<String, String>,
     /// Slugs of the projects that entries are about.
     pub projects: BTreeMap<String, String>,
+    /// What the filters leave, as files: what each is called, and where it is. None for several chains at once.
+    pub exports: Vec<(&'static str, String)>,
 }
 
 /// As typed.
@@ -81,6 +83,12 @@ pub fn page(frame: &Frame, view: &AuditView) -> Markup {
         @if let Some(error) = &view.error { p .alert.bad role="alert" { (error) } }
         @if view.entries.is_empty() { (empty("No entry matches.")) } @else { (entries(frame, view)) }
         (pager(view.entries.len(), view.total, "entry", view.next.as_deref(), view.first.as_deref()))
+        @if !view.exports.is_empty() {
+            p .muted {
+                "All that match, as a file:"
+                @for (name, href) in &view.exports { " " a href=(href) download { (name) } }
+            }
+        }
     };
     document(&Frame { tab: Tab::Audit, ..frame.clone() }, "Audit log", &body)
 }

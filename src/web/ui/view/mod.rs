@@ -13,11 +13,13 @@ pub mod drift;
 pub mod entry;
 pub mod events;
 pub mod instances;
+pub mod invitation;
 pub mod node;
 pub mod nodes;
 pub mod outcome;
 pub mod overview;
 pub mod parts;
+pub mod people;
 pub mod policy;
 pub mod resources;
 pub mod retention;
@@ -87,6 +89,7 @@ pub enum Tab {
     Trust,
     Settings,
     Instances,
+    People,
 }
 
 macro_rules! flashes {
@@ -103,6 +106,7 @@ macro_rules! flashes {
 }
 flashes! {
     SignedOut = "signed_out", "You are signed out.";
+    PasswordSet = "password_set", "The password is set. Sign in with it.";
     ProjectSaved = "project_saved", "The settings are saved.";
     ProjectDeleted = "project_deleted", "The project was deleted.";
     ProjectCreated = "project_created", "The project was created.";
@@ -133,6 +137,12 @@ flashes! {
     NodeAdopted = "node_adopted", "The node is adopted and can get bundles.";
     NodeRevoked = "node_revoked", "The node is revoked. Its key is void.";
     TokenDeleted = "token_deleted", "The enrolment token was deleted.";
+    MemberChanged = "member_changed", "The role was changed.";
+    MemberRemoved = "member_removed", "The member was removed. Keys that they made stay.";
+    InvitationWithdrawn = "invitation_withdrawn", "The invitation is void.";
+    UserDisabled = "user_disabled", "The user is disabled. Keys that they made stay.";
+    UserEnabled = "user_enabled", "The user can sign in again.";
+    PasswordChanged = "password_changed", "The password is changed. Your other sessions have ended.";
     KeyRevoked = "key_revoked", "The API key is revoked.";
     ResourcePut = "resource_put", "The file is in every bundle that is compiled from now on.";
     ResourceDeleted = "resource_deleted", "The resource was deleted. Bundles that have it keep it.";
@@ -190,7 +200,7 @@ fn header(frame: &Frame) -> Markup {
                 @if let Some(user) = &frame.user {
                     div .who {
                         span #live-status .live-status role="status" hidden {}
-                        span .email { (user) }
+                        a .email href="/account" title="Your password" { (user) }
                         form method="post" action="/logout" {
                             (parts::csrf(frame))
                             button .plain type="submit" { "Sign out" }
@@ -219,6 +229,7 @@ fn header(frame: &Frame) -> Markup {
                         None => {
                             (tab(Tab::Projects, "/".into(), "Projects"))
                             (tab(Tab::Audit, "/audit".into(), "Audit"))
+                            (tab(Tab::People, "/people".into(), "People"))
                             @if frame.may.instances { (tab(Tab::Instances, "/instances".into(), "Instances")) }
                             a href="/api/docs" { "API" }
                         }

@@ -2,7 +2,7 @@
 
 use super::parts::*;
 use super::*;
-use domain::access::{ApiKey, KeyScope};
+use domain::access::{ApiKey, KeyScope, Role};
 use domain::audit::{Entry, Head as AuditHead, NewEntry, Verdict};
 use domain::bundle::{Bundle, BundleStatus, Diagnostic, RiskLevel, Source};
 use domain::node::{HealthClass, HistoryEntry, HistoryOutcome, Labels, Node, Presence, Standing};
@@ -79,6 +79,7 @@ pub fn node_row() -> Node {
         desired_bundle: Some(BundleId(uuid(4))),
         desired_rollout: Some(RolloutId(uuid(5))),
         traffic_weight: 100,
+        busy: None,
         active_bundle: Some(BundleId(uuid(6))),
         staged_bundle: Some(BundleId(uuid(4))),
         verified_bundle: Some(BundleId(uuid(6))),
@@ -251,6 +252,22 @@ fn entry() -> Entry {
     Entry::chain(new, AuditHead::EMPTY, AuditId::NIL, NOW)
 }
 
+pub fn organisation(may: bool) -> people::OrgView {
+    let member = |role| people::MemberLine { id: EVIL.into(), email: EVIL.into(), role, disabled: true, since: NOW };
+    people::OrgView {
+        id: EVIL.into(),
+        name: EVIL.into(),
+        may,
+        members: vec![member(Role::Admin), member(Role::Reader)],
+        invitations: vec![people::InvitationLine {
+            id: EVIL.into(),
+            email: EVIL.into(),
+            role: Role::Operator,
+            expires_at: NOW,
+        }],
+    }
+}
+
 fn compared() -> crate::compare::Compared {
     use ::bundle::diff::{Change, Field, Kind};
     let change = |change| Change {
@@ -354,7 +371,8 @@ pub fn trust_view(may_admin: bool) -> trust::TrustView {
 pub fn pages() -> Vec<(&'static str, String)> {
     let f = frame();
     let s = |m: Markup| m.into_string();
-    let verdict = Verdict { valid: false, entries: 3, first_bad_seq: Some(4), reason: Some(EVIL.into()) };
+    let verdict =
+        Verdict { valid: false, entries: 3, first_bad_seq: Some(4), reason: Some(EVIL.into()), uncompared: 0 };
     let filter = audit::AuditFilter {
         action: EVIL.into(),
         actor: EVIL.into(),
@@ -363,6 +381,7 @@ pub fn pages() -> Vec<(&'static str, String)> {
         resource: EVIL.into(),
     };
     let made = access::Made { name: EVIL.into(), text: EVIL.into() };
+    let link = people::Link { email: EVIL.into(), url: EVIL.into() };
     let messages = vec![Diagnostic { text: EVIL.into(), file: None, line: Some(1), column: None }];
     vec![
         (
@@ -568,6 +587,7 @@ pub fn pages() -> Vec<(&'static str, String)> {
                     verdict: Some(verdict),
                     actors: [(uuid(9).to_string(), EVIL.into())].into(),
                     projects: [(uuid(3).to_string(), EVIL.into())].into(),
+                    exports: vec![("JSON", EVIL.into())],
                 },
             )),
         ),
@@ -590,6 +610,30 @@ pub fn pages() -> Vec<(&'static str, String)> {
                 },
             )),
         ),
+        (
+            "people",
+            s(people::people(&f, &people::PeopleView { orgs: vec![organisation(true)], made: Some(link.clone()) })),
+        ),
+        (
+            "users",
+            s(people::users(
+                &f,
+                &people::UsersView {
+                    users: vec![people::UserLine {
+                        id: EVIL.into(),
+                        email: EVIL.into(),
+                        instance_admin: true,
+                        disabled: true,
+                        inserted_at: NOW,
+                    }],
+                    total: 1,
+                    next: Some(EVIL.into()),
+                    first: Some(EVIL.into()),
+                    made: Some(link),
+                },
+            )),
+        ),
+        ("account", s(people::account(&f, Some(EVIL)))),
         (
             "policy",
             s(policy::page(

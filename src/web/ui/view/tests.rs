@@ -3,7 +3,7 @@
 
 use super::parts::*;
 use super::samples::*;
-use super::{Flash, Frame, May, access, bundle, node, outcome, overview, resources, retention, rollout, trust};
+use super::{Flash, Frame, May, access, bundle, node, outcome, overview, people, resources, retention, rollout, trust};
 use domain::bundle::BundleStatus;
 use domain::node::Labels;
 use domain::rollout::{Counts, PauseCause, Phase, Step, allowed_commands};
@@ -102,6 +102,7 @@ fn a_reader_is_offered_no_form_that_changes_anything() {
         access::tokens(&reader, &Default::default()),
         access::keys(&reader, &Default::default()),
         overview::page(&reader, &Default::default()),
+        people::people(&reader, &people::PeopleView { orgs: vec![organisation(false)], made: None }),
         resources::resources(&reader, &resources_view()),
         resources::rules(&reader, &rules_view()),
         retention::page(&reader, &retention_view(), None, &[]),

@@ -1,0 +1,2 @@
+ALTER TABLE nodes DROP COLUMN previous_key_own;
+DROP TABLE sign_in_networks;

@@ -1,0 +1,2 @@
+ALTER TABLE nodes DROP COLUMN busy_until;
+ALTER TABLE nodes DROP COLUMN busy_since;

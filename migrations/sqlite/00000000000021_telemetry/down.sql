@@ -1,0 +1,2 @@
+DROP TABLE node_configs;
+DROP TABLE node_samples;
