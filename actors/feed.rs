@@ -113,7 +113,6 @@ fn apply(plane: &ControlPlane, row: &store::ChangeRow) {
             })
             .detach();
         }
-        ChangeKind::ApiKey => plane.forget_api_key(ApiKeyId(row.id)),
         ChangeKind::Freeze => plane.inner.freezes.forget(),
         ChangeKind::Bundle => {
             plane.forget_bundle(BundleId(row.id));
@@ -125,6 +124,7 @@ fn apply(plane: &ControlPlane, row: &store::ChangeRow) {
         ChangeKind::Project => plane.inner.sessions.forget_project(ProjectId(row.id)),
         ChangeKind::Key => plane.inner.keys.forget(OrgId(row.id)),
         ChangeKind::Org
+        | ChangeKind::ApiKey
         | ChangeKind::User
         | ChangeKind::Member
         | ChangeKind::EnrolmentToken

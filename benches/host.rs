@@ -91,6 +91,7 @@ impl Host {
             // Benches ask more often than people do.
             rate_limit_per_key: 0,
             rate_limit_per_node: 0,
+            rate_limit_per_address: 0,
             tls: None,
             metrics_here: true,
             metrics_token: None,

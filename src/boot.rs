@@ -121,6 +121,7 @@ pub async fn start(config: &Config) -> Result<Instance, Failure> {
         max_body_bytes: config.max_body_bytes,
         rate_limit_per_key: config.rate_limit_per_key,
         rate_limit_per_node: config.rate_limit_per_node,
+        rate_limit_per_address: config.rate_limit_per_address,
         tls: config.tls.clone().map(|(cert, key)| web::TlsFiles { cert, key, client_ca: config.client_ca.clone() }),
         metrics_here: config.metrics_listen.is_none(),
         metrics_token: config.metrics_token.clone(),

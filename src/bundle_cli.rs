@@ -134,7 +134,7 @@ pub fn run(command: BundleCommand) -> Result<(), Failure> {
             let signature = sign(&args)?;
             if let Some(out) = &args.attach {
                 let packed = bundle::archive::pack(&archive(&args.file)?, Some(&signature))?;
-                std::fs::write(&out, packed.bytes).map_err(|e| format!("{}: {e}", out.display()))?;
+                std::fs::write(out, packed.bytes).map_err(|e| format!("{}: {e}", out.display()))?;
             }
             serde_json::to_value(signature)?
         }

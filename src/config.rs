@@ -101,6 +101,9 @@ pub struct Written {
     /// Requests a minute of one node [default: 1200]
     #[arg(long, env = "SENTINEL_CP_RATE_LIMIT_PER_NODE")]
     pub rate_limit_per_node: Option<u32>,
+    /// Requests a minute of one address without a good credential [default: 600]
+    #[arg(long, env = "SENTINEL_CP_RATE_LIMIT_PER_ADDRESS")]
+    pub rate_limit_per_address: Option<u32>,
     /// Certificate chain, PEM: serve HTTPS; taken anew when the file changes or on SIGHUP
     #[arg(long, env = "SENTINEL_CP_TLS_CERT")]
     pub tls_cert: Option<PathBuf>,
@@ -161,6 +164,7 @@ pub struct Config {
     pub max_body_bytes: usize,
     pub rate_limit_per_key: u32,
     pub rate_limit_per_node: u32,
+    pub rate_limit_per_address: u32,
     /// Certificate and key: both or neither.
     pub tls: Option<(PathBuf, PathBuf)>,
     pub client_ca: Option<PathBuf>,
@@ -198,7 +202,7 @@ impl Written {
             database_pooler, storage, s3_endpoint, s3_region, s3_access_key_id,
             s3_secret_access_key, s3_force_path_style, public_url, master_key, admin_email, admin_password,
             bootstrap_api_key, log, log_format, trusted_proxies, stale_after, lease_seconds, max_body_bytes,
-            rate_limit_per_key, rate_limit_per_node, tls_cert, tls_key, client_ca, probe_allow, audit_keep_days, metrics_listen, metrics_token, compile_concurrency)
+            rate_limit_per_key, rate_limit_per_node, rate_limit_per_address, tls_cert, tls_key, client_ca, probe_allow, audit_keep_days, metrics_listen, metrics_token, compile_concurrency)
     }
 
     /// Flags and environment are in `self` already (clap); the file and the defaults are added.
@@ -279,6 +283,12 @@ impl Written {
             rate_limit_per_node: in_range(
                 "rate_limit_per_node",
                 w.rate_limit_per_node.unwrap_or(1_200),
+                1,
+                10_000_000,
+            )?,
+            rate_limit_per_address: in_range(
+                "rate_limit_per_address",
+                w.rate_limit_per_address.unwrap_or(600),
                 1,
                 10_000_000,
             )?,
@@ -394,6 +404,7 @@ impl Config {
         put("max_body_bytes", number(self.max_body_bytes as i64));
         put("rate_limit_per_key", number(self.rate_limit_per_key.into()));
         put("rate_limit_per_node", number(self.rate_limit_per_node.into()));
+        put("rate_limit_per_address", number(self.rate_limit_per_address.into()));
         let path = |p: &Path| p.display().to_string();
         put("tls_cert", self.tls.as_ref().and_then(|t| text(&path(&t.0))));
         put("tls_key", self.tls.as_ref().and_then(|t| text(&path(&t.1))));

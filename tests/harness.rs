@@ -221,6 +221,8 @@ pub struct Options {
     pub stale_after: i64,
     pub lease: i64,
     pub rate_limit_per_key: u32,
+    /// Of calls without a good credential; a table of refusals makes many.
+    pub rate_limit_per_address: u32,
     pub max_body_bytes: usize,
     /// May probes reach this machine? (Never this instance.)
     pub probe_loopback: bool,
@@ -232,6 +234,7 @@ impl Default for Options {
             stale_after: 120,
             lease: 5,
             rate_limit_per_key: 1_000_000,
+            rate_limit_per_address: 1_000_000,
             max_body_bytes: 4 * 1024 * 1024,
             probe_loopback: false,
         }
@@ -293,6 +296,7 @@ impl Instance {
             max_body_bytes: options.max_body_bytes,
             rate_limit_per_key: options.rate_limit_per_key,
             rate_limit_per_node: 0,
+            rate_limit_per_address: options.rate_limit_per_address,
             tls: None,
             metrics_here: true,
             metrics_token: None,

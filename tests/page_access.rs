@@ -121,7 +121,7 @@ impl Things {
         let key = made("/api/v1/api-keys", json!({"name": "k", "scopes": [], "project_id": "p"}), "api_key").await;
         let user = made("/api/v1/users", json!({"email": "spare@example.org"}), "user").await;
         let members = format!("/api/v1/orgs/{org}/members");
-        people::join(&w, &user, &org, domain::Role::Operator).await;
+        people::join(w, &user, org, domain::Role::Operator).await;
         let invitation = made(&members, json!({"email": "invited@example.org", "role": "reader"}), "invitation").await;
         let pem = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
         let body = json!({"path": "certs/a.pem", "text": pem});

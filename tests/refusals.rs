@@ -10,6 +10,7 @@ everywhere!(
     who_is_not_known_sends_64_kib_at_most_and_a_form_of_nobody_is_not_read,
     the_same_idempotency_key_does_it_once,
     too_many_requests_are_429_and_say_when_to_come_back,
+    wrong_credentials_are_slowed_by_their_address_and_good_ones_are_not,
 );
 
 /// Everything that a refused request could have stored.
@@ -347,6 +348,26 @@ async fn the_same_idempotency_key_does_it_once(ground: Ground) {
     let audit = w.op.get("/api/v1/projects/p/audit_logs?action=rollout.started").await.expect(200);
     assert_eq!(audit["total"], 1, "{audit:#}");
     w.end().await;
+}
+
+async fn wrong_credentials_are_slowed_by_their_address_and_good_ones_are_not(ground: Ground) {
+    let w = World::on(ground, Options { rate_limit_per_address: 6, ..Options::default() }).await;
+    let wrong = Client::new(&w.at, Some("scp_nobody_has_this_key"));
+    let instances = w.at.all().len();
+    let mut answers = Vec::new();
+    for _ in 0..10 * instances {
+        answers.push(wrong.get("/api/v1/projects").await);
+    }
+    let unauthorized = answers.iter().filter(|a| a.status == 401).count();
+    // One more may have been refilled on the way.
+    assert!((6 * instances..10 * instances).contains(&unauthorized), "{unauthorized} of {}", answers.len());
+    let refused = answers.iter().find(|a| a.status == 429).unwrap();
+    is_problem(refused, 429, None);
+    let wait: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((1..=10).contains(&wait), "{wait}");
+    // Who has a key is let in from the same address.
+    w.op.get("/api/v1/projects").await.expect(200);
+    w.stop().await;
 }
 
 async fn too_many_requests_are_429_and_say_when_to_come_back(ground: Ground) {

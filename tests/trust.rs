@@ -294,7 +294,8 @@ async fn an_offline_root_signs_what_the_server_cannot(ground: Ground) {
     let pairs: Vec<&bundle::KeyPair> = pairs.iter().collect();
     let doc: TrustDoc = envelope(&whole).decode().unwrap();
     let foreign = bundle::KeyPair::from_secret(bundle::Role::Metadata, &[3; 32]).public();
-    let spoilt: [(&str, fn(&mut TrustDoc, bundle::PublicKey)); 4] = [
+    type Spoil = fn(&mut TrustDoc, bundle::PublicKey);
+    let spoilt: [(&str, Spoil); 4] = [
         ("metadata: ", |d, foreign| d.roles.metadata = RoleKeys::one(foreign)),
         ("expires_at: ", |d, _| d.expires_at = now()),
         ("artifact_origins: must list ", |d, _| d.artifact_origins.clear()),

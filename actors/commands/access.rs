@@ -23,10 +23,6 @@ pub const SESSION_IDLE: Span = Span::secs(12 * 3600);
 pub const SESSION_LIFE: Span = Span::secs(7 * 24 * 3600);
 /// How often a session's use is written: a page load is several requests.
 const SESSION_TOUCH: Span = Span::secs(60);
-/// How long a looked-up API key is believed without asking the store again.
-const KEY_CACHED: Span = Span::secs(1);
-/// Keys (also unknown ones) in the cache; about 300 bytes each.
-const KEYS_CACHED: usize = 10_000;
 /// Who and from where of failed sign-ins that are being counted.
 const FAILURES_JOINED: usize = 10_000;
 /// Failed sign-ins of one user and address within this are one audit entry after the first.
@@ -88,16 +84,9 @@ pub(crate) struct Doorman {
     pub(crate) token_keys: TokenKeys,
     pub(crate) refusals: Refusals,
     pub(crate) networks: Networks,
-    keys: DashMap<Digest, CachedKey>,
     uses: DashMap<ApiKeyId, Timestamp>,
     failures: DashMap<(Option<UserId>, Option<IpAddr>), Failures>,
     bootstrap_key: OnceLock<ApiKeyId>,
-}
-
-struct CachedKey {
-    /// `None`: no such key.
-    key: Option<(ApiKey, bool)>,
-    at: Timestamp,
 }
 
 /// Failed sign-ins since the entry that was written at `since`.
@@ -290,43 +279,27 @@ impl ControlPlane {
 
     /// By the key's text; remembers its use lazily, but for the first, which is audited. `None`: unknown, revoked or expired.
     /// `true`: the bootstrap key, which is for every organisation.
+    ///
+    /// Asked of the store each time: another instance, or the command line beside a server, may have revoked it a moment ago.
     pub async fn api_key(&self, key: &str, address: Option<IpAddr>) -> CommandResult<Option<(ApiKey, bool)>> {
-        let (now, hash, doorman) = (self.now(), secret_hash(key), self.inner.keys.doorman());
-        let cached =
-            doorman.keys.get(&hash).filter(|c| now.since(c.at) < KEY_CACHED && c.at <= now).map(|c| c.key.clone());
-        let found = match cached {
-            Some(found) => found,
-            None => {
-                let found = match self.inner.store.api_key_by_hash(hash).await {
-                    Ok(key) => {
-                        let bootstrap = self.bootstrap_key().await? == Some(key.id);
-                        self.first_use(&key, now, address).await?;
-                        Some((key, bootstrap))
-                    }
-                    Err(store::Error::NotFound) => None,
-                    Err(e) => return Err(e.into()),
-                };
-                if doorman.keys.len() >= KEYS_CACHED {
-                    doorman.keys.retain(|_, c| now.since(c.at) < KEY_CACHED);
-                }
-                // Still full: somebody tries keys. Then only those that exist are worth remembering.
-                if found.is_some() || doorman.keys.len() < KEYS_CACHED {
-                    doorman.keys.insert(hash, CachedKey { key: found.clone(), at: now });
-                }
-                found
-            }
+        let now = self.now();
+        let key = match self.inner.store.api_key_by_hash(secret_hash(key)).await {
+            Ok(key) => key,
+            Err(store::Error::NotFound) => return Ok(None),
+            Err(e) => return Err(e.into()),
         };
-        let valid = |k: &ApiKey| k.revoked_at.is_none() && k.expires_at.is_none_or(|at| now < at);
-        let found = found.filter(|(key, _)| valid(key));
-        if let Some((key, _)) = &found {
-            doorman.uses.insert(key.id, now);
+        if key.revoked_at.is_some() || key.expires_at.is_some_and(|at| at <= now) {
+            return Ok(None);
         }
-        Ok(found)
+        self.first_use(&key, now, address).await?;
+        self.inner.keys.doorman().uses.insert(key.id, now);
+        let bootstrap = self.bootstrap_key().await? == Some(key.id);
+        Ok(Some((key, bootstrap)))
     }
 
     /// Who gets hold of a key shows by using it: the first time is told, with where it came from.
     async fn first_use(&self, key: &ApiKey, now: Timestamp, address: Option<IpAddr>) -> CommandResult<()> {
-        if key.last_used_at.is_some() || key.revoked_at.is_some() || key.expires_at.is_some_and(|at| at <= now) {
+        if key.last_used_at.is_some() {
             return Ok(());
         }
         let ctx = Ctx { actor: Actor::ApiKey(key.id), request_id: None, address };
@@ -340,16 +313,6 @@ impl ControlPlane {
         };
         let write = Write::at(now).audit(self.fresh().id(now), said.entry(&ctx));
         Ok(self.inner.store.first_use_of_api_key(key.id, write).await?)
-    }
-
-    /// The change feed says that this key is not what it was.
-    pub fn forget_api_key(&self, id: ApiKeyId) {
-        self.inner.keys.doorman().keys.retain(|_, c| c.key.as_ref().is_none_or(|(key, _)| key.id != id));
-    }
-
-    /// The change feed may have been missed: every key is looked up again.
-    pub(crate) fn forget_api_keys(&self) {
-        self.inner.keys.doorman().keys.clear();
     }
 
     /// To be called every few seconds and at the end: writes when keys were used, and the failed sign-ins of the minutes
@@ -459,7 +422,6 @@ impl ControlPlane {
         let write = self.key_write(caller, "api_key.revoked", &key, 200);
         let changed =
             self.inner.store.revoke_api_key(Scope::Org(key.org), id, write).await.map_err(missing("api key"))?;
-        self.forget_api_key(id);
         Ok(if changed.changed { Done::Changed } else { Done::Already })
     }
 
@@ -472,7 +434,6 @@ impl ControlPlane {
         let key = self.key_to_change(caller, id).await?;
         let write = self.key_write(caller, "api_key.deleted", &key, 204);
         self.inner.store.delete_api_key(Scope::Org(key.org), id, write).await.map_err(missing("api key"))?;
-        self.forget_api_key(id);
         Ok(())
     }
 

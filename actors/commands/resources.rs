@@ -145,7 +145,7 @@ fn whole_sequence(der: &[u8]) -> Option<&[u8]> {
 fn sequence(der: &[u8]) -> Option<(&[u8], &[u8])> {
     let [0x30, length, rest @ ..] = der else { return None };
     let (length, rest) = match length {
-        0..0x80 => (usize::from(*length), rest),
+        0..=0x7f => (usize::from(*length), rest),
         0x81..=0x84 => {
             let (bytes, rest) = rest.split_at_checked(usize::from(length & 0x7f))?;
             (bytes.iter().fold(0, |n, b| n << 8 | usize::from(*b)), rest)

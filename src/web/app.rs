@@ -2,7 +2,7 @@
 //!
 //! Owns: limits, metrics, names of bundles. Rebuilt from: nothing, all of it may be lost.
 
-use crate::limit::{ANONYMOUS_PER_MINUTE, Buckets, MAX_NODE_BUCKETS, SignIns};
+use crate::limit::{Buckets, MAX_NODE_BUCKETS, SignIns};
 use crate::metrics::HttpMetrics;
 use crate::names::Names;
 use crate::routes;
@@ -45,6 +45,7 @@ pub struct Settings {
     pub max_body_bytes: usize,
     pub rate_limit_per_key: u32,
     pub rate_limit_per_node: u32,
+    pub rate_limit_per_address: u32,
     /// There is an authority for clients: nodes come with a certificate.
     pub nodes_need_certificates: bool,
     /// `/metrics` is served here; else only on its own address.
@@ -59,7 +60,7 @@ impl App {
         Ok(App(Arc::new(Inner {
             limits: Buckets::new(settings.rate_limit_per_key),
             nodes: Buckets::keeping(settings.rate_limit_per_node, MAX_NODE_BUCKETS),
-            anonymous: Buckets::new(ANONYMOUS_PER_MINUTE),
+            anonymous: Buckets::new(settings.rate_limit_per_address),
             sign_ins: SignIns::default(),
             names: Names::default(),
             plane,

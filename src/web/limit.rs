@@ -13,8 +13,6 @@ use std::net::IpAddr;
 const MAX_BUCKETS: usize = 65_536;
 /// The same for nodes, of which an installation has more than keys: 262,144 x about 64 bytes = 16 MB.
 pub const MAX_NODE_BUCKETS: usize = 262_144;
-/// Calls without a credential that one address may make in a minute (sign-in, registration, wrong keys).
-pub const ANONYMOUS_PER_MINUTE: u32 = 600;
 /// Sign-in attempts of one network in a minute; people mistype, offices share an address.
 pub const SIGN_INS_PER_ADDRESS: u32 = 20;
 /// The same of one site of IPv6, which has 65,536 networks to come from.

@@ -57,6 +57,8 @@ pub struct WebConfig {
     pub rate_limit_per_key: u32,
     /// Requests a minute of one node; 0 is no limit.
     pub rate_limit_per_node: u32,
+    /// Requests a minute of one address without a good credential; 0 is no limit.
+    pub rate_limit_per_address: u32,
     /// `None`: plain HTTP, for behind a proxy.
     pub tls: Option<TlsFiles>,
     /// Serve `/metrics` here; `false` when [`serve_metrics`] has an address of its own.
@@ -81,6 +83,7 @@ pub async fn serve(
         max_body_bytes: config.max_body_bytes,
         rate_limit_per_key: config.rate_limit_per_key,
         rate_limit_per_node: config.rate_limit_per_node,
+        rate_limit_per_address: config.rate_limit_per_address,
         nodes_need_certificates: tls.as_ref().is_some_and(|t| t.asks_for_client_certificates()),
         metrics_here: config.metrics_here,
         metrics_token: config.metrics_token,

@@ -227,6 +227,7 @@ impl Plant {
                     metrics_here: true,
                     metrics_token: None,
                     rate_limit_per_node: 0,
+                    rate_limit_per_address: 0,
                     nodes_need_certificates: false,
                 };
                 let door = web::Inside::open(tree.plane.clone(), settings).unwrap();
