@@ -72,8 +72,9 @@ async fn head(plane: &ControlPlane) -> store::ChangeCursor {
 fn start_over(plane: &ControlPlane) {
     tracing::warn!("the change feed was not read for too long; everything is read again");
     plane.inner.sessions.forget_all_credentials();
-    plane.forget_api_keys();
     plane.inner.freezes.forget();
+    plane.forget_bundles();
+    plane.inner.keys.forget_all();
     for (_, session) in plane.inner.sessions.family.directory().snapshot() {
         let _ = session.cast(SessionMsg::Reload);
     }

@@ -337,6 +337,12 @@ impl Keyring {
         self.inner.news.send_modify(|n| *n += 1);
     }
 
+    /// After the change feed may have been missed: the keys of every organisation.
+    pub(crate) fn forget_all(&self) {
+        self.inner.orgs.clear();
+        self.inner.news.send_modify(|n| *n += 1);
+    }
+
     /// The key of a row, where its private half is here.
     pub(crate) fn unsealed(&self, row: &SigningKey) -> CommandResult<Option<KeyPair>> {
         let Some(sealed) = &row.private else { return Ok(None) };

@@ -194,7 +194,7 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
 
     let mut active = match beat.active {
         Some(r) => {
-            let heard = s.unknown == Some(r);
+            let heard = s.unknown.is_some_and(|(known, _)| known == r);
             let found = resolve(s, r, now).await?;
             if found.is_none() && !heard {
                 // Assigned by a control plane that knew more than this one, before a restore; or by hand.

@@ -13,6 +13,7 @@ use diesel::sqlite::Sqlite;
 use diesel_async::AsyncPgConnection;
 use diesel_async::async_connection_wrapper::AsyncConnectionWrapper;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use std::time::Duration;
 
 const SQLITE: EmbeddedMigrations = embed_migrations!("../../migrations/sqlite");
 const POSTGRES: EmbeddedMigrations = embed_migrations!("../../migrations/postgres");
@@ -55,6 +56,7 @@ fn up<DB: Backend>(conn: &mut impl MigrationHarness<DB>, source: EmbeddedMigrati
 
 /// How often a connection through a pooler is tried: two of them that are set up at once disturb each other, thirty seldom do.
 const ATTEMPTS: u32 = 30;
+const AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 fn migrate_postgres(url: &str) -> Result<Vec<String>> {
     use diesel::Connection as _;
@@ -87,22 +89,18 @@ impl Store {
             (Backing::Pg(_), Database::Postgres { url }) => {
                 let url = url.clone();
                 // A connection of its own: no statement timeout may cut a long migration short.
-                let work = move || {
-                    let mut attempt = 1;
-                    loop {
-                        match migrate_postgres(&url) {
-                            // Behind a pooler another session may be asked than the one that prepared; nothing was done.
-                            Err(Error::Unavailable(why))
-                                if why.contains("prepared statement") && attempt < ATTEMPTS =>
-                            {
-                                attempt += 1;
-                                std::thread::sleep(std::time::Duration::from_millis(50));
-                            }
-                            done => return done,
+                let mut attempt = 1;
+                loop {
+                    let url = url.clone();
+                    match tokio::task::spawn_blocking(move || migrate_postgres(&url)).await.map_err(invalid)? {
+                        // Behind a pooler another session may be asked than the one that prepared; nothing was done.
+                        Err(Error::Unavailable(why)) if why.contains("prepared statement") && attempt < ATTEMPTS => {
+                            attempt += 1;
+                            tokio::time::sleep(AGAIN_AFTER).await;
                         }
+                        done => return done,
                     }
-                };
-                tokio::task::spawn_blocking(work).await.map_err(invalid)?
+                }
             }
             (Backing::Pg(_), Database::Sqlite { .. }) => Err(Error::Invalid("the configuration does not fit".into())),
         }

@@ -71,7 +71,7 @@ pub struct Several {
     pub witness: Arc<Witness>,
     pub sql: Sql,
     pub pg: Postgres,
-    pub dir: tempfile::TempDir,
+    _dir: tempfile::TempDir,
     watcher: JoinHandle<()>,
     looks: Arc<AtomicUsize>,
 }
@@ -121,7 +121,7 @@ impl Several {
         let fleet = fleet(&op, &urls, nodes, SCRIPT, &witness).await;
         let looks = Arc::new(AtomicUsize::new(0));
         let watcher = tokio::spawn(watch(pg.url("postgres"), looks.clone()));
-        Several { all, op, fleet, witness, sql, pg, dir, watcher, looks }
+        Several { all, op, fleet, witness, sql, pg, _dir: dir, watcher, looks }
     }
 
     /// A rollout of a bundle of its own to all nodes.
