@@ -84,14 +84,27 @@ impl Several {
         change: impl FnOnce(&mut Plan),
         dice: &mut Dice,
     ) -> Several {
-        let (dir, pg) = (tempfile::tempdir().unwrap(), Postgres::start(dice).await);
+        Several::start_with(Postgres::start(dice).await, instances, nodes, wire, change, dice).await
+    }
+
+    pub async fn start_with(
+        pg: Postgres,
+        instances: usize,
+        nodes: u32,
+        wire: impl AsyncFn(u16) -> Wire,
+        change: impl FnOnce(&mut Plan),
+        dice: &mut Dice,
+    ) -> Several {
+        let dir = tempfile::tempdir().unwrap();
         let mut plan = Plan::new(pg.port, dir.path());
         change(&mut plan);
         let mut all = Vec::new();
         for i in 0..instances {
             all.push(Process::start(&format!("cp-{}", i + 1), &plan, wire(pg.port).await, dice).await);
         }
-        Several::with(dir, pg, all, nodes).await
+        // From a bucket each node fetches by its own link.
+        let share = plan.storage.starts_with("file:");
+        Several::with(dir, pg, all, nodes, share).await
     }
 
     /// All on one database URL.
@@ -110,15 +123,15 @@ impl Several {
         for i in 0..instances {
             all.push(Process::start_on(&format!("cp-{}", i + 1), &plan, database, dice).await);
         }
-        Several::with(dir, pg, all, nodes).await
+        Several::with(dir, pg, all, nodes, true).await
     }
 
-    async fn with(dir: tempfile::TempDir, pg: Postgres, all: Vec<Process>, nodes: u32) -> Several {
+    async fn with(dir: tempfile::TempDir, pg: Postgres, all: Vec<Process>, nodes: u32, share: bool) -> Several {
         let urls: Vec<String> = all.iter().map(|p| p.url.clone()).collect();
         let op = Client::operator(Addresses::of(urls.clone()));
         open_project(&op, "p").await;
         let (witness, sql) = (Arc::new(Witness::default()), pg.sql("postgres").await);
-        let fleet = fleet(&op, &urls, nodes, SCRIPT, &witness).await;
+        let fleet = fleet(&op, &urls, nodes, SCRIPT, share, &witness).await;
         let looks = Arc::new(AtomicUsize::new(0));
         let watcher = tokio::spawn(watch(pg.url("postgres"), looks.clone()));
         Several { all, op, fleet, witness, sql, pg, _dir: dir, watcher, looks }

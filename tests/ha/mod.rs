@@ -8,4 +8,5 @@ mod pooler;
 mod postgres;
 mod process;
 mod proxy;
+mod storage;
 mod upgrade;

@@ -89,8 +89,15 @@ pub fn spread(urls: &[String], witness: Arc<Witness>) -> Transport {
     })
 }
 
-/// `n-1` ... on project `p`.
-pub async fn fleet(op: &Client, urls: &[String], nodes: u32, script: &str, witness: &Arc<Witness>) -> Fleet {
+/// `n-1` ... on project `p`. `share`: what one has fetched serves all.
+pub async fn fleet(
+    op: &Client,
+    urls: &[String],
+    nodes: u32,
+    script: &str,
+    share: bool,
+    witness: &Arc<Witness>,
+) -> Fleet {
     let config = FleetConfig {
         project: "p".into(),
         nodes,
@@ -98,7 +105,7 @@ pub async fn fleet(op: &Client, urls: &[String], nodes: u32, script: &str, witne
         behaviour: Behaviour::default(),
         scenario: Scenario::parse(script).unwrap(),
         profile: Profile { long_poll_s: POLL_S, ..Profile::default() },
-        share_downloads: Some(true),
+        share_downloads: Some(share),
         ..FleetConfig::default()
     };
     let fleet = Fleet::start(config, spread(urls, witness.clone())).await.unwrap();

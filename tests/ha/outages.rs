@@ -1,4 +1,4 @@
-//! The database is killed, restarted, failed over, held up and full while a rollout is under way: the rollout goes on by itself,
+//! The database is killed, restarted, failed over and held up while a rollout is under way: the rollout goes on by itself,
 //! what needs no decision is answered from memory, what does is answered 503 with Retry-After, and no process ends or storms.
 
 use super::drills::{Several, long, seeded};
@@ -13,15 +13,15 @@ use tokio::time::Instant;
 
 /// An answer from memory takes a hundredth of this; waiting for a database takes longer.
 const AT_ONCE: Duration = Duration::from_secs(3);
-const NODES: u32 = 40;
-const BATCH: u32 = 4;
+pub(super) const NODES: u32 = 40;
+pub(super) const BATCH: u32 = 4;
 
-async fn direct(_: u16) -> Wire {
+pub(super) async fn direct(_: u16) -> Wire {
     Wire::Direct
 }
 
 /// A quiet node that both processes know, in a project of its own.
-async fn quiet_node(w: &Several) -> Hand {
+pub(super) async fn quiet_node(w: &Several) -> Hand {
     open_project(&w.op, "q").await;
     let hand = Hand::register(&w.all[0].url, "q", "quiet").await;
     for p in &w.all {
@@ -33,7 +33,7 @@ async fn quiet_node(w: &Several) -> Hand {
 }
 
 /// What a quiet node hears from every process, and what an operator does, while there is no database to ask.
-async fn served_from_memory(w: &Several, quiet: &Hand) {
+pub(super) async fn served_from_memory(w: &Several, quiet: &Hand) {
     for p in &w.all {
         let http = Client::node(&p.url, &quiet.key);
         let headers = [("content-type", "application/json")];
@@ -48,7 +48,7 @@ async fn served_from_memory(w: &Several, quiet: &Hand) {
     }
 }
 
-async fn refused_with_retry_after(w: &Several) {
+pub(super) async fn refused_with_retry_after(w: &Several) {
     for p in &w.all {
         let op = Client::operator(&p.url);
         let answer = op.post("/api/v1/projects", json!({"name": "late", "slug": "late"})).await;
@@ -73,7 +73,7 @@ async fn restarts(all: &[Process]) -> f64 {
 }
 
 /// Nobody ended; whoever was started again can be counted on two hands.
-async fn no_storm(w: &mut Several) -> f64 {
+pub(super) async fn no_storm(w: &mut Several) -> f64 {
     for p in &mut w.all {
         assert!(p.is_running(), "{} has ended", p.name);
     }
@@ -82,7 +82,7 @@ async fn no_storm(w: &mut Several) -> f64 {
     restarted
 }
 
-async fn under_way(w: &Several, id: &str) {
+pub(super) async fn under_way(w: &Several, id: &str) {
     eventually("the rollout is under way", async || {
         (rollout(&w.op, id).await["progress"]["verified"].as_u64() >= Some(u64::from(BATCH))).then_some(())
     })

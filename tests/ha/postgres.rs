@@ -15,7 +15,7 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 const GUARDIAN: &str = r#"dir="$1"; trap '' INT TERM HUP; cat >/dev/null
 for f in "$dir"/*/postmaster.pid; do [ -f "$f" ] && kill -QUIT "$(head -1 "$f")" 2>/dev/null; done
-sleep 1; rm -rf "$dir""#;
+sleep 1; [ -d "$dir/small" ] && umount -l "$dir/small"; rm -rf "$dir""#;
 
 struct Place {
     dir: PathBuf,
@@ -140,6 +140,27 @@ impl Postgres {
         replica
     }
 
+    /// Whatever is created from now on is kept on a disk of so many megabytes. The log of what is committed stays where it was: a server
+    /// that cannot write it ends, which is another fault. Errors: a tmpfs cannot be mounted here.
+    pub async fn on_small_disk(&self, megabytes: u32) -> Result<SmallDisk, String> {
+        let dir = self.place.dir.join("small");
+        std::fs::create_dir(&dir).unwrap();
+        let size = format!("size={megabytes}m");
+        let out = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&dir).output();
+        let out = out.map_err(|e| format!("mount: {e}"))?;
+        if !out.status.success() {
+            return Err(format!("mount: {}", String::from_utf8_lossy(&out.stderr).trim()));
+        }
+        let tables = dir.join("tables");
+        std::fs::create_dir(&tables).unwrap();
+        programs::give(&tables);
+        let sql = self.sql("postgres").await;
+        sql.rows(&format!("CREATE TABLESPACE small LOCATION '{}'", tables.display())).await;
+        sql.rows("ALTER SYSTEM SET default_tablespace = 'small'").await;
+        sql.rows("SELECT pg_reload_conf()").await;
+        Ok(SmallDisk { ballast: dir.join("ballast") })
+    }
+
     /// The whole database by `pg_dump`, as README says.
     pub async fn dump(&self, database: &str) -> PathBuf {
         let to = self.place.dir.join("dump");
@@ -167,6 +188,30 @@ impl Drop for Postgres {
             super::process::signal(server.id(), libc::SIGQUIT);
             let _ = server.wait();
         }
+    }
+}
+
+/// Unmounted by the guardian.
+pub struct SmallDisk {
+    ballast: PathBuf,
+}
+
+impl SmallDisk {
+    /// Not a byte is left.
+    pub fn fill(&self) {
+        use std::io::Write as _;
+        let mut file = std::fs::File::create(&self.ballast).unwrap();
+        let block = [0u8; 4096];
+        let full = loop {
+            if let Err(e) = file.write_all(&block) {
+                break e;
+            }
+        };
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull, "{full}");
+    }
+
+    pub fn clear(&self) {
+        std::fs::remove_file(&self.ballast).unwrap();
     }
 }
 

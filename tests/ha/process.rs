@@ -30,12 +30,13 @@ pub struct Plan {
     pub lease: u32,
     pub stale_after: u32,
     pub more: Vec<String>,
+    pub secrets: Vec<(&'static str, String)>,
 }
 
 impl Plan {
     pub fn new(database_port: u16, dir: &Path) -> Plan {
         let storage = format!("file://{}", dir.join("artifacts").display());
-        Plan { database_port, storage, dir: dir.into(), lease: 2, stale_after: 120, more: Vec::new() }
+        Plan { database_port, storage, dir: dir.into(), lease: 2, stale_after: 120, more: Vec::new(), secrets: Vec::new() }
     }
 }
 
@@ -118,6 +119,7 @@ impl Process {
             .arg("--data-dir")
             .arg(self.plan.dir.join(&self.name))
             .args(&self.plan.more)
+            .envs(self.plan.secrets.iter().cloned())
             .env("SENTINEL_CP_DATABASE_URL", self.database_url())
             .env("SENTINEL_CP_MASTER_KEY", MASTER_KEY)
             .env("SENTINEL_CP_BOOTSTRAP_API_KEY", KEY)
