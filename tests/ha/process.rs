@@ -184,14 +184,14 @@ impl Process {
 
     pub fn cut(&self) {
         match &self.wire {
-            Wire::Namespace(n) => n.link("down"),
+            Wire::Namespace(n) => n.cut(),
             Wire::Proxy(p) => p.cut(),
             Wire::Direct => panic!("{} cannot be cut off", self.name),
         }
     }
     pub fn mend(&self) {
         match &self.wire {
-            Wire::Namespace(n) => n.link("up"),
+            Wire::Namespace(n) => n.mend(),
             Wire::Proxy(p) => p.mend(),
             Wire::Direct => {}
         }
@@ -239,6 +239,9 @@ pub struct Namespace {
     inside: String,
 }
 
+/// A hardware address that no interface has.
+const NOBODYS: &str = "02:00:00:00:00:01";
+
 static NETWORKS: AtomicU32 = AtomicU32::new(0);
 
 fn ip(args: &str) -> Result<(), String> {
@@ -268,8 +271,19 @@ impl Namespace {
         Ok(made)
     }
 
-    fn link(&self, state: &str) {
-        ip(&format!("link set {} {state}", self.device)).unwrap();
+    /// What is sent to the other end goes to nobody, silently, both ways. The link stays up: without it our packets would leave by the
+    /// default route, and somebody else might answer.
+    fn cut(&self) {
+        let Namespace { name, device, outside, inside } = self;
+        ip(&format!("neigh replace {inside} lladdr {NOBODYS} dev {device} nud permanent")).unwrap();
+        ip(&format!("-n {name} neigh replace {outside} lladdr {NOBODYS} dev {device}i nud permanent")).unwrap();
+    }
+
+    /// The other end is asked for its address again.
+    fn mend(&self) {
+        let Namespace { name, device, outside, inside } = self;
+        ip(&format!("neigh del {inside} dev {device}")).unwrap();
+        ip(&format!("-n {name} neigh del {outside} dev {device}i")).unwrap();
     }
 }
 
