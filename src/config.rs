@@ -277,7 +277,7 @@ impl Written {
             log_json,
             trusted_proxies: listed(w.trusted_proxies),
             stale_after: in_range("stale_after", w.stale_after.unwrap_or(120), 1, 86_400)?,
-            lease_seconds: in_range("lease_seconds", w.lease_seconds.unwrap_or(5), 1, 600)?,
+            lease_seconds: in_range("lease_seconds", w.lease_seconds.unwrap_or(3), 1, 600)?,
             max_body_bytes: w.max_body_bytes.unwrap_or(4 * 1024 * 1024),
             rate_limit_per_key: in_range("rate_limit_per_key", w.rate_limit_per_key.unwrap_or(600), 1, 10_000_000)?,
             rate_limit_per_node: in_range(

@@ -230,7 +230,8 @@ impl Store {
             if let Link::Pg(c) = &mut conn.link {
                 AnsiTransactionManager::begin_transaction_sql(&mut **c, begin).await?;
                 if !config.statement_cache {
-                    c.batch_execute(&pg::session_settings(config, true)).await?;
+                    let settings = format!("{}; {}", pg::FRESH_SESSION, pg::session_settings(config, true));
+                    c.batch_execute(&settings).await?;
                 }
             }
             let done = f(&mut conn, args).await.and_then(|r| fate.before_commit().map(|after| (r, after)));

@@ -5,7 +5,7 @@
 //! running goes on when a newer one has migrated. It may only not be *started* on a schema it does not know.
 
 use crate::error::{Error, Result};
-use crate::{Backing, Database, Store};
+use crate::{Backing, Database, Store, pg};
 use diesel::backend::Backend;
 use diesel::migration::MigrationSource;
 use diesel::pg::Pg;
@@ -13,7 +13,6 @@ use diesel::sqlite::Sqlite;
 use diesel_async::AsyncPgConnection;
 use diesel_async::async_connection_wrapper::AsyncConnectionWrapper;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
-use std::time::Duration;
 
 const SQLITE: EmbeddedMigrations = embed_migrations!("../../migrations/sqlite");
 const POSTGRES: EmbeddedMigrations = embed_migrations!("../../migrations/postgres");
@@ -54,16 +53,15 @@ fn up<DB: Backend>(conn: &mut impl MigrationHarness<DB>, source: EmbeddedMigrati
     Ok(done.iter().map(ToString::to_string).collect())
 }
 
-/// How often a connection through a pooler is tried: two of them that are set up at once disturb each other, thirty seldom do.
-const ATTEMPTS: u32 = 30;
-const AGAIN_AFTER: Duration = Duration::from_millis(50);
-
-fn migrate_postgres(url: &str) -> Result<Vec<String>> {
+fn migrate_postgres(conn: AsyncPgConnection, pooler: bool) -> Result<Vec<String>> {
     use diesel::Connection as _;
     use diesel::connection::SimpleConnection as _;
-    let mut c = AsyncConnectionWrapper::<AsyncPgConnection>::establish(url).map_err(invalid)?;
+    let mut c = AsyncConnectionWrapper::<AsyncPgConnection>::from(conn);
     // In a transaction, so that a pooler that gives each transaction another session does no harm.
     c.transaction(|c| {
+        if pooler {
+            c.batch_execute(pg::FRESH_SESSION)?;
+        }
         let lock = format!("SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({LOCK})");
         c.batch_execute(&lock)?;
         up::<Pg>(c, POSTGRES).map_err(Undone)
@@ -87,20 +85,10 @@ impl Store {
                 answer.await.map_err(|_| Error::Unavailable("the store is closed".into()))?
             }
             (Backing::Pg(_), Database::Postgres { url }) => {
-                let url = url.clone();
                 // A connection of its own: no statement timeout may cut a long migration short.
-                let mut attempt = 1;
-                loop {
-                    let url = url.clone();
-                    match tokio::task::spawn_blocking(move || migrate_postgres(&url)).await.map_err(invalid)? {
-                        // Behind a pooler another session may be asked than the one that prepared; nothing was done.
-                        Err(Error::Unavailable(why)) if why.contains("prepared statement") && attempt < ATTEMPTS => {
-                            attempt += 1;
-                            tokio::time::sleep(AGAIN_AFTER).await;
-                        }
-                        done => return done,
-                    }
-                }
+                let pooler = !self.inner.config.statement_cache;
+                let conn = pg::connect(url, pooler).await.map_err(invalid)?;
+                tokio::task::spawn_blocking(move || migrate_postgres(conn, pooler)).await.map_err(invalid)?
             }
             (Backing::Pg(_), Database::Sqlite { .. }) => Err(Error::Invalid("the configuration does not fit".into())),
         }

@@ -68,6 +68,46 @@ pub(crate) fn session_settings(config: &StoreConfig, local: bool) -> String {
     )
 }
 
+/// At the start of each transaction behind a pooler: the session may have been another one's, who prepared statements under the names
+/// that ours will have. Nobody needs them any more.
+pub(crate) const FRESH_SESSION: &str = "DEALLOCATE ALL";
+
+/// A connection as diesel wants it, by prepared statements: behind a pooler within one transaction, whose session nobody else has
+/// meanwhile. What it sets there is undone with it; none of it is needed, for times are numbers here and text is always UTF-8.
+pub(crate) async fn connect(url: &str, pooler: bool) -> diesel::ConnectionResult<AsyncPgConnection> {
+    if !pooler {
+        return AsyncPgConnection::establish(url).await;
+    }
+    let bad = |why: String| diesel::ConnectionError::BadConnection(why);
+    let (client, mut link) =
+        tokio_postgres::connect(url, tokio_postgres::NoTls).await.map_err(|e| bad(e.to_string()))?;
+    let begin = format!("BEGIN; {FRESH_SESSION}");
+    driven(&mut link, client.batch_execute(&begin)).await.map_err(bad)?;
+    let mut c = AsyncPgConnection::try_from_client_and_connection(client, link).await?;
+    c.batch_execute("ROLLBACK").await.map_err(diesel::ConnectionError::CouldntSetupConfiguration)?;
+    Ok(c)
+}
+
+pub(crate) type Link = tokio_postgres::Connection<tokio_postgres::Socket, tokio_postgres::tls::NoTlsStream>;
+
+/// `work` of a client, while its connection moves. Errors: what the server says, or that the connection is closed.
+pub(crate) async fn driven<T>(
+    link: &mut Link,
+    work: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+) -> std::result::Result<T, String> {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done.map_err(|e| e.to_string()),
+            message = std::future::poll_fn(|cx| link.poll_message(cx)) => match message {
+                Some(Ok(_)) => {}
+                Some(Err(e)) => return Err(e.to_string()),
+                None => return Err("the connection is closed".into()),
+            },
+        }
+    }
+}
+
 /// Connections: a server with the default `max_connections = 100` less 3 reserved and one LISTEN each carries 5 instances of 16
 /// (80 + 5) with room for migrations and people. One operation holds one connection for about a millisecond:
 /// 16 connections carry 16,000 operations a second, several times what the server commits.
@@ -82,7 +122,7 @@ pub(crate) async fn pool(config: &StoreConfig, url: &str) -> Result<Pool> {
         let (url, settings) = (url.to_string(), settings.clone());
         let reach = learning.clone();
         async move {
-            let made = AsyncPgConnection::establish(&url).await;
+            let made = connect(&url, !cache).await;
             reach.learn(made.as_ref().map(|_| ()).map_err(ToString::to_string));
             let mut c = made?;
             if cache {

@@ -1,8 +1,8 @@
 //! The owner of a rollout is killed, frozen and cut off, again and again, seeded: another one goes on within 5 s, nothing is decided
 //! twice, nothing acknowledged is lost, and what the old one still wanted to commit fails when it wakes.
 //!
-//! With `SENTINEL_LONG=1` only: 15 of each kind over two and over three processes, 1,000 nodes; fewer with `SENTINEL_DRILLS=N`. The
-//! seed is printed and may be given as `SENTINEL_SEED`.
+//! One of each kind over two processes; with `SENTINEL_LONG=1` 30 of each kind, half over two and half over three processes, with 1,000
+//! nodes; `SENTINEL_DRILLS=N` runs N of each kind over both with few nodes. The seed is printed and may be given as `SENTINEL_SEED`.
 
 use super::nodes::{Witness, asked, fleet, promises_hold};
 use super::postgres::{Postgres, Sql};
@@ -21,8 +21,8 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-/// From the fault to the next decision (issue 7). Lease 2 s, looked after every half second, and a lock that the old owner may hold
-/// is freed after 2 s.
+/// From the fault to the next decision (issue 7), with the default lease of 3 s: looked after every quarter of it, and a lock that the
+/// old owner may hold is freed after 2 s. Asserted where the machine is ours, in the long form.
 const NEXT_DECISION: Duration = Duration::from_secs(5);
 const SCRIPT: &str = "[default]\napply_delay = \"300ms\"\n";
 
@@ -240,7 +240,31 @@ async fn own_network(database: u16) -> Wire {
     }
 }
 
-async fn drill(instances: usize, nodes: u32, batch: u32, each: u32, dice: &mut Dice) {
+#[derive(Clone, Copy)]
+struct Drill {
+    each: u32,
+    nodes: u32,
+    batch: u32,
+    /// The most from a fault to the next decision.
+    within: Duration,
+}
+
+/// Faults of each kind, nodes and batch. `None`: what the short form leaves out.
+fn asked_for(instances: usize) -> Option<Drill> {
+    let few = |each, within| Drill { each, nodes: 48, batch: 3, within };
+    match std::env::var("SENTINEL_DRILLS").ok().and_then(|n| n.parse().ok()) {
+        Some(each) => Some(few(each, NEXT_DECISION)),
+        None if long() => Some(Drill { each: 15, nodes: 1_000, batch: 20, within: NEXT_DECISION }),
+        None if instances == 2 => Some(few(1, PATIENCE)),
+        None => {
+            println!("{instances} PROCESSES: ONLY IN THE LONG FORM (SENTINEL_LONG=1, or SENTINEL_DRILLS=1 for one fault of each kind)");
+            None
+        }
+    }
+}
+
+async fn drill(instances: usize, dice: &mut Dice) {
+    let Some(Drill { each, nodes, batch, within }) = asked_for(instances) else { return };
     let begun = Instant::now();
     let mut w = Several::start(instances, nodes, own_network, |_| {}, dice).await;
     let first = w.roll_out("v0", nodes).await;
@@ -271,6 +295,7 @@ async fn drill(instances: usize, nodes: u32, batch: u32, each: u32, dice: &mut D
         };
         let fault = left.swap_remove(below(left.len() as u64, dice) as usize);
         let decided = befall(&mut w, owner, fault, &id, &before).await;
+        assert!(decided < within, "{fault:?}: the next decision came after {decided:?}");
         took.entry(fault).or_default().push(decided.as_secs_f64());
         tokio::time::sleep(Duration::from_millis(below(800, dice))).await;
         restore(&mut w, owner, fault).await;
@@ -348,7 +373,6 @@ async fn befall(w: &mut Several, owner: usize, fault: Fault, id: &str, before: &
     }
     let took = at.elapsed();
     let after = standing(&w.sql, id).await;
-    assert!(took < NEXT_DECISION, "{when}: the next decision, by {}, came after {took:?}", after.owner);
     assert_ne!(w.owner(&after), Some(owner), "{when}: it owns the rollout all the same");
     took
 }
@@ -369,28 +393,12 @@ async fn restore(w: &mut Several, owner: usize, fault: Fault) {
     }
 }
 
-/// Faults of each kind, nodes and batch; nothing unless it is asked for.
-fn asked_for() -> Option<(u32, u32, u32)> {
-    match std::env::var("SENTINEL_DRILLS").ok().and_then(|n| n.parse().ok()) {
-        Some(each) => Some((each, 48, 3)),
-        None if long() => Some((15, 1_000, 20)),
-        None => {
-            println!(
-                "THE FAILOVER DRILLS SKIP THEMSELVES: SENTINEL_DRILLS=1 runs one fault of each kind, SENTINEL_LONG=1 all"
-            );
-            None
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_processes_the_other_goes_on_whatever_befalls_the_owner() {
-    let Some((each, nodes, batch)) = asked_for() else { return };
-    drill(2, nodes, batch, each, &mut seeded(11)).await;
+    drill(2, &mut seeded(11)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_three_processes_one_goes_on_whatever_befalls_the_owner() {
-    let Some((each, nodes, batch)) = asked_for() else { return };
-    drill(3, nodes, batch, each, &mut seeded(12)).await;
+    drill(3, &mut seeded(12)).await;
 }

@@ -106,7 +106,7 @@ async fn postgres_is_killed_and_comes_back_and_the_rollout_goes_on_by_itself() {
         let away = Instant::now();
         served_from_memory(&w, &quiet).await;
         refused_with_retry_after(&w).await;
-        // Long enough for a lease to run out twice.
+        // Longer than a lease.
         tokio::time::sleep(Duration::from_secs(4).saturating_sub(away.elapsed())).await;
         served_from_memory(&w, &quiet).await;
         w.pg.up().await;

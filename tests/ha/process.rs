@@ -13,6 +13,9 @@ use tokio::time::Instant;
 /// 32 bytes, base64: all instances on one database share it.
 const MASTER_KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
 
+/// Seconds, as it is without the setting.
+pub const DEFAULT_LEASE: u32 = 3;
+
 pub fn signal(pid: u32, signal: i32) {
     #[allow(unsafe_code)] // a signal to a process that we started
     let sent = unsafe { libc::kill(pid as i32, signal) };
@@ -36,7 +39,7 @@ pub struct Plan {
 impl Plan {
     pub fn new(database_port: u16, dir: &Path) -> Plan {
         let storage = format!("file://{}", dir.join("artifacts").display());
-        Plan { database_port, storage, dir: dir.into(), lease: 2, stale_after: 120, more: Vec::new(), secrets: Vec::new() }
+        Plan { database_port, storage, dir: dir.into(), lease: DEFAULT_LEASE, stale_after: 120, more: Vec::new(), secrets: Vec::new() }
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 /// For the tables of a new installation with 40 nodes, three times over.
 const SMALL_DISK_MB: u32 = 64;
-/// A fault lasts at least so long: twice a lease.
+/// A fault lasts at least so long: longer than a lease.
 const AWAY: Duration = Duration::from_secs(4);
 
 #[tokio::test(flavor = "multi_thread")]
