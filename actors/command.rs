@@ -119,9 +119,18 @@ impl From<store::Error> for CommandError {
             store::Error::Conflict(what) => CommandError::Conflict { code: what, detail: format!("conflict: {what}") },
             store::Error::Claimed(nodes) => CommandError::Conflict { code: "overlap", detail: overlap_text(&nodes) },
             store::Error::Unavailable(text) => CommandError::Unavailable(text),
+            newer @ store::Error::Newer { .. } => CommandError::Unavailable(newer.to_string()),
             store::Error::Unknown(text) => CommandError::Unknown(text),
             store::Error::Invalid(text) => CommandError::invalid("value", text),
         }
+    }
+}
+
+/// For a `pre_start`: a database that is away is no failure of the actor.
+pub(crate) fn start_failed(e: store::Error) -> ractor::ActorProcessingErr {
+    match e {
+        store::Error::Unavailable(why) => crate::supervision::Away(why).into(),
+        other => other.into(),
     }
 }
 

@@ -4,11 +4,14 @@
 
 use crate::bus::Notice;
 use crate::node_session::SessionMsg;
+use crate::periodic::KEEP_CHANGES;
 use crate::plane::ControlPlane;
 use crate::rollout::RolloutMsg;
+use crate::supervision::spawn_task;
 use domain::*;
 use std::time::Duration;
 use store::ChangeKind;
+use tokio::time::Instant;
 
 /// A lost wake-up costs at most this.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -19,18 +22,20 @@ const AFTER_ERROR: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(plane: ControlPlane) {
     let mut listener = plane.store().listen();
-    let mut cursor = loop {
-        match plane.store().changes_head().await {
-            Ok(head) => break head,
-            Err(e) => {
-                tracing::warn!(error = %e, "the change feed cannot be read yet");
-                tokio::time::sleep(AFTER_ERROR).await;
-            }
-        }
-    };
+    let mut cursor = head(&plane).await;
+    let mut read_at = Instant::now();
+    // Half the time for which rows are kept: a reader that was away for longer may have missed some.
+    let longest_gap = KEEP_CHANGES.to_std() / 2;
     loop {
         match plane.store().changes_after(cursor, BATCH).await {
+            Ok(_) if read_at.elapsed() > longest_gap => {
+                cursor = head(&plane).await;
+                start_over(&plane);
+                read_at = Instant::now();
+                continue;
+            }
             Ok(rows) => {
+                read_at = Instant::now();
                 let full = rows.len() as u32 == BATCH;
                 for row in rows {
                     cursor = row.cursor;
@@ -40,14 +45,41 @@ pub(crate) async fn run(plane: ControlPlane) {
                     continue;
                 }
             }
+            // What is remembered stays good for what is answered from memory alone: that names nothing, and whatever does is read
+            // from the database, which is away. The place in the feed is kept, so nothing will have been missed.
             Err(e) => {
-                // What was remembered may be wrong now; nothing of it is an authority, but keys are checked again.
-                plane.inner.sessions.forget_all_credentials();
                 tracing::warn!(error = %e, "the change feed could not be read");
                 tokio::time::sleep(AFTER_ERROR).await;
             }
         }
         listener.wait(LOOK_EVERY).await;
+    }
+}
+
+async fn head(plane: &ControlPlane) -> store::ChangeCursor {
+    loop {
+        match plane.store().changes_head().await {
+            Ok(head) => return head,
+            Err(e) => {
+                tracing::warn!(error = %e, "the change feed cannot be read yet");
+                tokio::time::sleep(AFTER_ERROR).await;
+            }
+        }
+    }
+}
+
+/// Rows may have been pruned before they were read: nothing that the feed keeps current is trusted any more.
+fn start_over(plane: &ControlPlane) {
+    tracing::warn!("the change feed was not read for too long; everything is read again");
+    plane.inner.sessions.forget_all_credentials();
+    plane.inner.freezes.forget();
+    plane.forget_bundles();
+    plane.inner.keys.forget_all();
+    for (_, session) in plane.inner.sessions.family.directory().snapshot() {
+        let _ = session.cast(SessionMsg::Reload);
+    }
+    for (_, rollout) in plane.inner.rollouts.family.directory().snapshot() {
+        let _ = rollout.cast(RolloutMsg::Reconcile);
     }
 }
 
@@ -72,6 +104,16 @@ fn apply(plane: &ControlPlane, row: &store::ChangeRow) {
                 let _ = actor.cast(RolloutMsg::Wake);
             }
         }
+        // Another one handed its rollouts over: the sweep would find them a little later.
+        ChangeKind::Instance => {
+            let plane = plane.clone();
+            spawn_task("take over", async move {
+                if let Err(e) = plane.acquire_rollouts().await {
+                    tracing::warn!(error = ?e, "what was handed over was not taken yet");
+                }
+            })
+            .detach();
+        }
         ChangeKind::Freeze => plane.inner.freezes.forget(),
         ChangeKind::Bundle => {
             plane.forget_bundle(BundleId(row.id));
@@ -94,7 +136,6 @@ fn apply(plane: &ControlPlane, row: &store::ChangeRow) {
         | ChangeKind::Template
         | ChangeKind::Drift
         | ChangeKind::Setting
-        | ChangeKind::Instance
         | ChangeKind::Audit => {}
     }
     plane.inner.bus.publish(Notice {

@@ -179,6 +179,30 @@ async fn artifact_origins(artifacts: &ArtifactStore, public_url: &str, now: Time
     origins
 }
 
+/// How many signing keys the database keeps sealed, and that `master` opens every one. Changes nothing.
+/// Errors: a text for the operator.
+pub async fn unsealable(store: &Store, master: &MasterKey) -> Result<usize, String> {
+    let sealing = MasterKey::new(derive(master, SEALING));
+    let (mut opened, mut page) = (0, store::Page::first(PAGE));
+    loop {
+        let orgs = store.orgs(None, page.clone()).await.map_err(|e| e.to_string())?;
+        for org in orgs.rows {
+            for row in store.signing_keys(Some(org.id), None).await.map_err(|e| e.to_string())? {
+                let role = [Role::Root, Role::Bundle, Role::Metadata].into_iter().find(|r| r.as_str() == row.role);
+                let public = <[u8; 32]>::try_from(row.public.as_slice()).ok().map(PublicKey);
+                let (Some(sealed), Some(role), Some(public)) = (row.private, role, public) else { continue };
+                KeyPair::unseal(&sealing, role, &public, &sealed)
+                    .map_err(|e| format!("the master key is not the one of this database: key {}: {e}", row.key_id))?;
+                opened += 1;
+            }
+        }
+        match orgs.next_cursor {
+            Some(cursor) => page.cursor = Some(cursor),
+            None => return Ok(opened),
+        }
+    }
+}
+
 /// `scheme://host[:port]` of a URL.
 fn origin(url: &str) -> String {
     let after_scheme = url.find("://").map_or(0, |at| at + 3);
@@ -310,6 +334,12 @@ impl Keyring {
     /// Keys or trust changed, here or on another instance: read them again when they are next needed.
     pub fn forget(&self, org: OrgId) {
         self.inner.orgs.remove(&org);
+        self.inner.news.send_modify(|n| *n += 1);
+    }
+
+    /// After the change feed may have been missed: the keys of every organisation.
+    pub(crate) fn forget_all(&self) {
+        self.inner.orgs.clear();
         self.inner.news.send_modify(|n| *n += 1);
     }
 

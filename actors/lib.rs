@@ -16,6 +16,7 @@ mod node_session;
 mod periodic;
 pub mod plane;
 mod probes;
+mod restored;
 mod rollout;
 mod sound;
 pub mod supervision;

@@ -17,7 +17,7 @@ const LOOK_AT_ARTIFACTS: Span = Span::secs(5);
 /// How late a freeze window begins and ends for rollouts that are doing nothing at the time.
 const LOOK_AT_FREEZES: Span = Span::secs(1);
 /// How long the change feed is kept; a reader that is further behind starts anew.
-const KEEP_CHANGES: Span = Span::secs(3600);
+pub(crate) const KEEP_CHANGES: Span = Span::secs(3600);
 
 type Work = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 

@@ -233,6 +233,16 @@ impl ControlPlane {
         self.inner.bundles.contents.remove(&id);
     }
 
+    /// Everything that is remembered of bundles: their contents, archives and release statements.
+    pub(crate) fn forget_bundles(&self) {
+        let index = &self.inner.bundles;
+        index.contents.clear();
+        index.least.clear();
+        index.rows.clear();
+        self.inner.sound.forget_all();
+        self.inner.releases.forget_all();
+    }
+
     pub(crate) async fn download_url(
         &self,
         project: ProjectId,

@@ -41,6 +41,8 @@ const ROLLOUT_DEADLINE: Duration = Duration::from_secs(8);
 const MAX_ATTEMPTS: u32 = 8;
 /// With the back-off below these take about eight minutes: a database that is away for less pauses no rollout.
 const CHILD_BUDGET: Budget = Budget { restarts: 15, within: Span::secs(900) };
+/// 5,000 rollouts (FIELD section 4) may each lose the answer to a commit when the database dies: once is no reason to end the family.
+const FAMILY_BUDGET: Budget = Budget { restarts: 10_000, within: Span::secs(60) };
 const BACKOFF: Backoff = Backoff { base: Span::millis(200), cap: Span::secs(60), jitter_percent: 25 };
 /// Rollouts taken over in one go.
 const ACQUIRE_BATCH: u32 = 500;
@@ -153,6 +155,7 @@ impl Rollouts {
         });
         let mut spec = spec;
         spec.child_budget = CHILD_BUDGET;
+        spec.family_budget = FAMILY_BUDGET;
         spec.backoff = BACKOFF;
         let metrics = RolloutMetrics::register(registry)?;
         Ok(Rollouts { family: Family::new(spec, env), unstored: DashSet::new(), metrics, limits: DashMap::new() })
@@ -183,6 +186,13 @@ impl ControlPlane {
             }
         }
         Ok(started)
+    }
+
+    /// Each finishes the decision it is in.
+    pub(crate) async fn stop_rollouts(&self) {
+        let family = &self.inner.rollouts.family;
+        let all = family.directory().snapshot();
+        futures_util::future::join_all(all.iter().map(|(id, _)| family.stop_child(id))).await;
     }
 
     /// Rollouts with work that are, or now become, this instance's.

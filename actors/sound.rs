@@ -66,6 +66,10 @@ impl Soundness {
     pub(crate) fn forget(&self, id: BundleId) {
         self.known.remove(&id);
     }
+
+    pub(crate) fn forget_all(&self) {
+        self.known.clear();
+    }
 }
 
 impl ControlPlane {

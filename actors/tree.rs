@@ -34,6 +34,8 @@ const BACKOFF: Backoff = Backoff { base: Span::millis(100), cap: Span::secs(10),
 pub const STOP: Duration = Duration::from_secs(4);
 /// Of it, from the kill to the end.
 const KILL: Duration = Duration::from_millis(500);
+/// Handing rollouts over, beside the end of the web server, which has as long.
+const HAND_OVER: Duration = Duration::from_secs(4);
 /// What is written after that: last-seen times, and that nobody has to wait for our lease.
 pub const LAST_WRITES: Duration = Duration::from_secs(1);
 
@@ -118,6 +120,7 @@ impl Tree {
             }
         });
         let plane = ControlPlane { inner };
+        plane.end_what_was_restored().await.map_err(|e| format!("after a restore: {e:?}"))?;
         let mut children = vec![
             plane.inner.sessions.family.child_spec(FAMILY_RESTARTS),
             plane.inner.rollouts.family.child_spec(FAMILY_RESTARTS),
@@ -135,6 +138,30 @@ impl Tree {
         self.root.ended().await
     }
 
+    /// Before the stop, while requests that came in are still answered: whoever else lives takes our rollouts over now, instead of
+    /// waiting for our end. What nodes still report here goes through the inbox.
+    pub async fn hand_over(&self) {
+        let plane = self.plane.clone();
+        let handed = async {
+            let (store, me) = (plane.store(), plane.instance());
+            let others = store.live_instances().await?.into_iter().any(|i| i.id != me && !i.draining);
+            // Shown to people in any case; without another one the rollouts are best kept until the end.
+            store.drain_instance(me).await?;
+            if others {
+                plane.stop_rollouts().await;
+                let freed = store.release_all(me, plane.now()).await?;
+                tracing::info!(rollouts = freed, "handed over");
+            }
+            store::Result::Ok(())
+        };
+        match tokio::time::timeout(HAND_OVER, handed).await {
+            Ok(Ok(())) => {}
+            // The end of the lease hands them over.
+            Ok(Err(e)) => tracing::warn!(error = %e, "rollouts could not be handed over early"),
+            Err(_) => tracing::warn!("handing rollouts over took too long"),
+        }
+    }
+
     /// Stop: rollouts first finish the decision they are in; last-seen times are flushed; ownership is handed back.
     pub async fn stop(self) -> Result<(), String> {
         let Tree { plane, root } = self;
@@ -144,7 +171,7 @@ impl Tree {
         let (store, me) = (plane.store(), plane.instance());
         let last = async {
             // Without these two the next instance waits one lease: worth a try, not an error.
-            let _ = store.release_all(me).await;
+            let _ = store.release_all(me, plane.now()).await;
             let _ = store.remove_instance(me).await;
             plane.inner.sessions.writer.flush().await;
             plane.flush_api_key_uses().await;

@@ -285,9 +285,14 @@ impl Helper {
     }
 
     pub async fn ask(&mut self, line: &str) -> Result<Value, Failure> {
-        let stdin = self.stdin.as_mut().ok_or("the helper process was told to end")?;
-        stdin.write_all(format!("{line}\n").as_bytes()).await?;
+        self.tell(line).await?;
         self.hear().await
+    }
+
+    /// Its answer is heard later.
+    pub async fn tell(&mut self, line: &str) -> Result<(), Failure> {
+        let stdin = self.stdin.as_mut().ok_or("the helper process was told to end")?;
+        Ok(stdin.write_all(format!("{line}\n").as_bytes()).await?)
     }
 
     /// The next line, which is JSON.

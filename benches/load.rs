@@ -27,6 +27,11 @@ pub struct LoadArgs {
     active: String,
     #[arg(long, default_value_t = 64)]
     connections: usize,
+    /// The first of the nodes, by line, and how many
+    #[arg(long, default_value_t = 0)]
+    first: usize,
+    #[arg(long, default_value_t = usize::MAX)]
+    count: usize,
 }
 
 /// Longest latency that is told apart, microseconds: a minute.
@@ -99,9 +104,10 @@ impl Lane {
 
 async fn open(address: SocketAddr, args: &LoadArgs, ids: &[String]) -> Result<Vec<Lane>, Failure> {
     let (body, at) = body(&args.active);
+    let end = ids.len().min(args.first.saturating_add(args.count));
     let mut lanes = Vec::with_capacity(args.connections);
     for lane in 0..args.connections {
-        let requests = (lane..ids.len())
+        let requests = (args.first + lane..end)
             .step_by(args.connections)
             .map(|i| {
                 let path = format!("/api/v1/nodes/{}/heartbeat", ids[i]);

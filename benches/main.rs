@@ -19,6 +19,8 @@ mod plan;
 mod process;
 mod rollout;
 mod scale;
+#[cfg(feature = "postgres")]
+mod several;
 mod sign;
 mod sign_in;
 mod table;
@@ -43,13 +45,13 @@ struct Cli {
     /// Longer rounds, larger fleets (about five minutes)
     #[arg(long)]
     long: bool,
-    /// The rollouts on PostgreSQL too
+    /// The rollouts on PostgreSQL too, and several processes on one database
     #[arg(long)]
     postgres: bool,
     /// The table as JSON, into a file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Only these: heartbeat, memory, rollout, scale, compile, sign, plan, process, restart, decision, sign_in
+    /// Only these: heartbeat, memory, rollout, scale, compile, sign, plan, process, restart, several, decision, sign_in
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// The product's binary [default: sentinel-cp beside this program]
@@ -164,6 +166,9 @@ async fn all(cli: Cli) -> Result<(), Failure> {
             None => table.note("process, restart: not measured, there is no sentinel-cp beside this program"),
         }
     }
+    if wanted("several") && cli.postgres {
+        several_processes(&mut table, &cli).await?;
+    }
     if wanted("decision") {
         decision::run(&mut table)?;
     }
@@ -176,6 +181,22 @@ async fn all(cli: Cli) -> Result<(), Failure> {
         0 => Ok(()),
         n => Err(format!("{n} figures fall short of their floor").into()),
     }
+}
+
+#[cfg(feature = "postgres")]
+async fn several_processes(table: &mut Table, cli: &Cli) -> Result<(), Failure> {
+    match cli.product.clone().or_else(process::product) {
+        Some(product) => several::run(table, &product, cli.long).await,
+        None => {
+            table.note("several: not measured, there is no sentinel-cp beside this program");
+            Ok(())
+        }
+    }
+}
+
+#[cfg(not(feature = "postgres"))]
+async fn several_processes(_: &mut Table, _: &Cli) -> Result<(), Failure> {
+    Err("--postgres needs: cargo run --release -p benches --features postgres".into())
 }
 
 fn explain(table: &mut Table) {

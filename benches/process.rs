@@ -28,15 +28,20 @@ async fn free_port() -> Result<SocketAddr, Failure> {
 }
 
 /// A running product.
-struct Running {
-    child: Child,
-    address: SocketAddr,
+pub struct Running {
+    pub child: Child,
+    pub address: SocketAddr,
     /// From its start until `/ready` said 200, milliseconds.
-    ready_ms: f64,
+    pub ready_ms: f64,
 }
 
 /// Starts it on `data`.
 async fn start(product: &Path, data: &Path) -> Result<Running, Failure> {
+    start_with(product, data, &[]).await
+}
+
+/// With more settings, by the names of their variables.
+pub async fn start_with(product: &Path, data: &Path, settings: &[(&str, &str)]) -> Result<Running, Failure> {
     let address = free_port().await?;
     let begun = Instant::now();
     let mut child = Command::new(product)
@@ -45,6 +50,7 @@ async fn start(product: &Path, data: &Path) -> Result<Running, Failure> {
         .arg(format!("--data-dir={}", data.display()))
         .arg("--log=error")
         .env("SENTINEL_CP_BOOTSTRAP_API_KEY", KEY)
+        .envs(settings.iter().copied())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true)

@@ -219,14 +219,17 @@ impl Instance {
         Ok(())
     }
 
-    /// Readiness turns 503, long polls are answered, writes are flushed.
+    /// Readiness turns 503, long polls are answered, rollouts are handed over, writes are flushed.
     pub async fn shut_down(self) -> Result<(), Failure> {
         let Instance { tree, stop, web, .. } = self;
         let _ = stop.send(true);
         let drained = async {
-            if let Some(web) = web {
-                let _ = web.await;
-            }
+            let answered = async {
+                if let Some(web) = web {
+                    let _ = web.await;
+                }
+            };
+            tokio::join!(answered, tree.hand_over());
             tree.stop().await
         };
         match tokio::time::timeout(DRAIN, drained).await {
@@ -246,8 +249,35 @@ async fn stop_signal() -> std::io::Result<&'static str> {
 }
 
 pub async fn open_store(config: &Config, registry: &prometheus::Registry) -> Result<Store, Failure> {
-    let store = StoreConfig::from_url(&config.database_url)?;
-    Ok(Store::open(store, registry).await?)
+    Ok(Store::open(store_config(config)?, registry).await?)
+}
+
+pub fn store_config(config: &Config) -> Result<StoreConfig, Failure> {
+    let mut store = StoreConfig::from_url(&config.database_url)?;
+    store.pool_size = config.database_pool_size;
+    store.op_timeout = std::time::Duration::from_secs(config.database_timeout_seconds.into());
+    store.statement_cache = !config.database_pooler;
+    Ok(store)
+}
+
+/// The artifact store alone, for who serves nothing.
+pub fn artifacts(config: &Config) -> Result<ArtifactStore, Failure> {
+    artifact_store(config, "http://localhost", [0; 32])
+}
+
+/// Does the master key open what the database keeps sealed? Changes nothing.
+pub async fn unseal(config: &Config, store: &Store) -> Result<usize, String> {
+    let master = MasterKey::new(master_key(config).map_err(|e| e.to_string())?);
+    actors::keys::unsealable(store, &master).await
+}
+
+/// Base64, as it is kept.
+pub fn master_key_text(config: &Config) -> Result<String, Failure> {
+    Ok(format!("{}\n", BASE64.encode(master_key(config)?)))
+}
+
+pub fn has_master_key(config: &Config) -> bool {
+    config.master_key.is_some() || config.data_dir.join("master.key").is_file()
 }
 
 fn artifact_store(config: &Config, public_url: &str, secret: [u8; 32]) -> Result<ArtifactStore, Failure> {

@@ -40,6 +40,15 @@ pub struct Written {
     /// sqlite://PATH or postgres://... [default: SQLite in the data directory]
     #[arg(long, env = "SENTINEL_CP_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
+    /// Connections to PostgreSQL at most; their sum over all instances stays below its max_connections [default: 16]
+    #[arg(long, env = "SENTINEL_CP_DATABASE_POOL_SIZE")]
+    pub database_pool_size: Option<u32>,
+    /// Seconds an operation on the database may take; a lock is waited for a third of it [default: 10]
+    #[arg(long, env = "SENTINEL_CP_DATABASE_TIMEOUT_SECONDS")]
+    pub database_timeout_seconds: Option<u32>,
+    /// A pooler that gives each transaction another session (pgbouncer in transaction mode) stands before PostgreSQL
+    #[arg(long, env = "SENTINEL_CP_DATABASE_POOLER")]
+    pub database_pooler: Option<bool>,
     /// file://DIR or s3://BUCKET/PREFIX [default: artifacts in the data directory]
     #[arg(long, env = "SENTINEL_CP_STORAGE")]
     pub storage: Option<String>,
@@ -133,6 +142,9 @@ pub struct Config {
     pub listen: SocketAddr,
     pub data_dir: PathBuf,
     pub database_url: String,
+    pub database_pool_size: u32,
+    pub database_timeout_seconds: u32,
+    pub database_pooler: bool,
     pub storage: Storage,
     pub s3_endpoint: Option<String>,
     pub s3_region: String,
@@ -186,7 +198,8 @@ macro_rules! lay_over {
 impl Written {
     /// What `self` leaves open is taken from `below`.
     fn over(self, below: Written) -> Written {
-        lay_over!(self over below: listen, data_dir, database_url, storage, s3_endpoint, s3_region, s3_access_key_id,
+        lay_over!(self over below: listen, data_dir, database_url, database_pool_size, database_timeout_seconds,
+            database_pooler, storage, s3_endpoint, s3_region, s3_access_key_id,
             s3_secret_access_key, s3_force_path_style, public_url, master_key, admin_email, admin_password,
             bootstrap_api_key, log, log_format, trusted_proxies, stale_after, lease_seconds, max_body_bytes,
             rate_limit_per_key, rate_limit_per_node, rate_limit_per_address, tls_cert, tls_key, client_ca, probe_allow, audit_keep_days, metrics_listen, metrics_token, compile_concurrency)
@@ -228,7 +241,20 @@ impl Written {
         {
             return Err(bad("database_url", "must start with sqlite:// or postgres://"));
         }
+        let database_pooler = w.database_pooler.unwrap_or(false);
+        if database_pooler && database_url.starts_with("sqlite://") {
+            return Err(bad("database_pooler", "there is no pooler before SQLite"));
+        }
         Ok(Config {
+            // Two at least: the lease is renewed while another operation waits. 500 is five times PostgreSQL's own default for all.
+            database_pool_size: in_range("database_pool_size", w.database_pool_size.unwrap_or(16), 2, 500)?,
+            database_timeout_seconds: in_range(
+                "database_timeout_seconds",
+                w.database_timeout_seconds.unwrap_or(10),
+                1,
+                120,
+            )?,
+            database_pooler,
             listen: address("listen", w.listen.as_deref().unwrap_or("127.0.0.1:4000"))?,
             storage: storage(w.storage.as_deref(), &data_dir)?,
             s3_endpoint: w.s3_endpoint,
@@ -251,7 +277,7 @@ impl Written {
             log_json,
             trusted_proxies: listed(w.trusted_proxies),
             stale_after: in_range("stale_after", w.stale_after.unwrap_or(120), 1, 86_400)?,
-            lease_seconds: in_range("lease_seconds", w.lease_seconds.unwrap_or(5), 1, 600)?,
+            lease_seconds: in_range("lease_seconds", w.lease_seconds.unwrap_or(3), 1, 600)?,
             max_body_bytes: w.max_body_bytes.unwrap_or(4 * 1024 * 1024),
             rate_limit_per_key: in_range("rate_limit_per_key", w.rate_limit_per_key.unwrap_or(600), 1, 10_000_000)?,
             rate_limit_per_node: in_range(
@@ -356,6 +382,9 @@ impl Config {
         put("listen", text(&self.listen.to_string()));
         put("data_dir", text(&self.data_dir.display().to_string()));
         put("database_url", text(&hide_password(&self.database_url)));
+        put("database_pool_size", number(self.database_pool_size.into()));
+        put("database_timeout_seconds", number(self.database_timeout_seconds.into()));
+        put("database_pooler", Some(toml::Value::Boolean(self.database_pooler)));
         put("storage", text(&storage));
         put("s3_endpoint", self.s3_endpoint.as_deref().and_then(text));
         put("s3_region", text(&self.s3_region));
@@ -437,6 +466,12 @@ mod tests {
         assert!(named(Written { tls_cert: Some("c.pem".into()), ..Default::default() }, &[]).contains("tls_key"));
         assert!(named(Written { client_ca: Some("c.pem".into()), ..Default::default() }, &[]).contains("client_ca"));
         assert!(named(Written { stale_after: Some(0), ..Default::default() }, &[]).contains("stale_after"));
+        let pool = Written { database_pool_size: Some(1), ..Default::default() };
+        assert!(named(pool, &[]).contains("database_pool_size"));
+        let timeout = Written { database_timeout_seconds: Some(0), ..Default::default() };
+        assert!(named(timeout, &[]).contains("database_timeout_seconds"));
+        let pooler = Written { database_pooler: Some(true), ..Default::default() };
+        assert!(named(pooler, &[]).contains("database_pooler"));
         let late = named(Written::default(), &[("SENTINEL_CP_VALIDATOR", "/usr/bin/zentinel")]);
         assert!(late.contains("SENTINEL_CP_VALIDATOR") && late.contains("not supported"), "{late}");
         let log = named(Written { log: Some("store=loud".into()), ..Default::default() }, &[]);

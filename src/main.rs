@@ -1,6 +1,7 @@
 //! `sentinel-cp`: one binary for the control plane, its demo, the simulated fleet and administration.
 
 mod admin_cli;
+mod backup_cli;
 mod boot;
 mod bundle_cli;
 mod config;
@@ -63,6 +64,20 @@ enum Command {
         #[command(flatten)]
         settings: Written,
     },
+    /// Copy the database and the archives into a directory, beside a running server
+    Backup {
+        #[command(flatten)]
+        settings: Written,
+        #[command(flatten)]
+        args: backup_cli::BackupArgs,
+    },
+    /// Put a backup back, check everything, and leave nodes that know more in peace
+    Restore {
+        #[command(flatten)]
+        settings: Written,
+        #[command(flatten)]
+        args: backup_cli::RestoreArgs,
+    },
     /// Users, in the database
     User(admin_cli::On<admin_cli::UserCommand>),
     /// API keys, in the database
@@ -103,6 +118,11 @@ fn main() -> ExitCode {
         Command::Migrate { settings } => resolve(settings).and_then(|config| {
             log_as(&config);
             block_on(migrate(config))
+        }),
+        Command::Backup { settings, args } => resolve(settings).and_then(|config| backup_cli::backup(&config, &args)),
+        Command::Restore { settings, args } => resolve(settings).and_then(|config| {
+            log_as(&config);
+            block_on(async { backup_cli::restore(&config, &args).await })
         }),
         Command::User(on) => resolve(on.settings).and_then(|c| block_on(admin_cli::user(c, on.command))),
         Command::ApiKey(on) => resolve(on.settings).and_then(|c| block_on(admin_cli::api_key(c, on.command))),

@@ -17,6 +17,7 @@ mod ctl;
 mod delivery;
 mod drift;
 mod escalation;
+mod ha;
 mod history;
 mod instances;
 mod kill9;

@@ -13,7 +13,7 @@ everywhere!(
 );
 
 /// Runs the binary over a log; its output, or what it complains of.
-fn replayed(log: &[u8]) -> Result<String, String> {
+pub fn replayed(log: &[u8]) -> Result<String, String> {
     let mut child = Command::new(env!("CARGO_BIN_EXE_sentinel-cp"))
         .args(["rollout", "replay", "-"])
         .stdin(Stdio::piped())

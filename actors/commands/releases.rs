@@ -30,6 +30,10 @@ impl ReleaseIndex {
     pub(crate) fn forget(&self, project: ProjectId) {
         self.0.remove(&project);
     }
+
+    pub(crate) fn forget_all(&self) {
+        self.0.clear();
+    }
 }
 
 impl ControlPlane {

@@ -2,7 +2,7 @@
 
 use super::beat;
 use super::poll;
-use crate::command::{CommandError, CommandResult};
+use crate::command::{CommandError, CommandResult, start_failed};
 use crate::node_api::*;
 use crate::plane::{ControlPlane, Inner};
 use crate::rollout::Delivery;
@@ -153,7 +153,7 @@ impl Actor for SessionActor {
         (plane, node): Self::Arguments,
     ) -> Result<Session, ActorProcessingErr> {
         let plane = ControlPlane { inner: plane.upgrade().ok_or("the control plane has ended")? };
-        let view = plane.inner.store.session_view(node).await?;
+        let view = plane.inner.store.session_view(node).await.map_err(start_failed)?;
         let now = plane.now();
         let mut session = Session {
             node,

@@ -35,8 +35,7 @@ pub(super) async fn heartbeat(s: &mut Session, beat: &Heartbeat) -> CommandResul
     }
     if s.is_engaged() && now.since(s.viewed) > VIEW_AGE {
         // The rollout may live on another instance, which does not tell us when it has ended.
-        let view = Box::pin(s.plane.inner.store.session_view(s.node)).await?;
-        s.take_view(view);
+        look_again(s, now).await;
         if let Some(fold) = s.fold.as_mut() {
             // Not verified yet: what was said of its gates may have reached the owner too old to count. Said again.
             fold.retell();
@@ -55,6 +54,18 @@ pub(super) async fn heartbeat(s: &mut Session, beat: &Heartbeat) -> CommandResul
         s.seq = beat.seq;
     }
     Ok(answer(s, now))
+}
+
+/// A heartbeat waits no longer for what is only looked up for good measure: without it, it is answered from memory.
+pub(super) const LOOK_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
+
+async fn look_again(s: &mut Session, now: Timestamp) {
+    let view = Box::pin(s.plane.inner.store.session_view(s.node));
+    match tokio::time::timeout(LOOK_WAIT, view).await {
+        Ok(Ok(view)) => s.take_view(view),
+        // The database is away or slow; a node that was deleted meanwhile is told by the feed.
+        Ok(Err(_)) | Err(_) => s.viewed = now,
+    }
 }
 
 /// How often what a node served is written, at most.
@@ -182,7 +193,16 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
     let mut worth = false;
 
     let mut active = match beat.active {
-        Some(r) => resolve(s, r, now).await?,
+        Some(r) => {
+            let heard = s.unknown.is_some_and(|(known, _)| known == r);
+            let found = resolve(s, r, now).await?;
+            if found.is_none() && !heard {
+                // Assigned by a control plane that knew more than this one, before a restore; or by hand.
+                change.events.push(runs_unknown(s, r, now));
+                worth = true;
+            }
+            found
+        }
         None => None,
     };
     // It runs something that this project does not know. Whatever it measures is then no evidence for what it was sent.
@@ -323,6 +343,16 @@ async fn change(s: &mut Session, beat: &Heartbeat, now: Timestamp) -> CommandRes
     }
     s.fold = fold;
     Ok(!doubted)
+}
+
+fn runs_unknown(s: &Session, named: BundleRef, now: Timestamp) -> store::NodeEvent {
+    let bundle = match named {
+        BundleRef::Content(c) => c.to_string(),
+        BundleRef::Row(id) => id.to_string(),
+        BundleRef::Baseline => "baseline".into(),
+    };
+    let detail = serde_json::json!({"bundle": bundle, "message": "the node runs a bundle that is not known here"});
+    store::NodeEvent { node: s.node, project: s.project, at: now, kind: "unknown_bundle".into(), detail, rollout: None }
 }
 
 /// The word that the node is there. Whether it was named its assignment matters only to one that says "not now".

@@ -1,7 +1,7 @@
 //! Polls: answered from memory when there is nothing new; an answer that names an artifact re-reads what it promises.
 
 use super::actor::{PollStep, Session};
-use super::beat::{came_back, spread};
+use super::beat::{LOOK_WAIT, came_back, spread};
 use crate::command::{CommandError, CommandResult};
 use crate::loader::Answer;
 use crate::node_api::*;
@@ -56,7 +56,8 @@ pub(super) async fn poll(s: &mut Session, waiter: Option<oneshot::Sender<()>>) -
         return Ok(PollStep::Parked { withheld });
     }
     // "No update" needs nothing from outside: a signature that cannot be had now comes with a later answer.
-    let assignment = current_envelope(s, now).await.unwrap_or_default();
+    let envelope = tokio::time::timeout(LOOK_WAIT, current_envelope(s, now)).await;
+    let assignment = envelope.ok().and_then(Result::ok).flatten();
     let poll_after_s = spread(s, QUIET_POLL_S, MOST_POLL_S);
     Ok(PollStep::Answer(Box::new(PollAnswer::NoUpdate { assignment, poll_after_s })))
 }

@@ -2,8 +2,9 @@
 
 use super::commit::{Attempt, Extra, Failure, Lost, NO_ROOM};
 use super::measure::Bases;
+use super::time::RETRY_AFTER;
 use super::{Delivered, Delivery, Taken, rollout_of};
-use crate::command::{CommandError, CommandResult};
+use crate::command::{CommandError, CommandResult, start_failed};
 use crate::plane::{ControlPlane, Inner};
 use crate::supervision::TaskGuard;
 use domain::rollout::*;
@@ -84,8 +85,9 @@ impl Actor for RolloutActor {
 
     async fn pre_start(&self, _: Me, (plane, id): Self::Arguments) -> Result<Option<Brain>, ActorProcessingErr> {
         let plane = ControlPlane { inner: plane.upgrade().ok_or("the control plane has ended")? };
-        let Some(mine) = plane.inner.store.acquire_rollout(plane.inner.instance, id).await? else { return Ok(None) };
-        let loaded = plane.inner.store.load_rollout(id).await?;
+        let (store, me) = (&plane.inner.store, plane.inner.instance);
+        let Some(mine) = store.acquire_rollout(me, id).await.map_err(start_failed)? else { return Ok(None) };
+        let loaded = store.load_rollout(id).await.map_err(start_failed)?;
         plane.inner.rollouts.unstored.remove(&id);
         let org = loaded.org;
         Ok(Some(Brain {
@@ -117,22 +119,32 @@ impl Actor for RolloutActor {
 
     async fn handle(&self, me: Me, message: RolloutMsg, brain: &mut Option<Brain>) -> Done {
         let Some(b) = brain else { return Ok(()) };
+        let done = match b.take(&me, message).await {
+            Ok(()) => b.rest(&me).await,
+            failed => failed,
+        };
+        b.live_on(&me, done)
+    }
+}
+
+impl Brain {
+    async fn take(&mut self, me: &Me, message: RolloutMsg) -> Done {
         match message {
             RolloutMsg::Input { node, delivery, begun, reply } => {
-                b.inputs.push(Input { node, delivery: *delivery, begun, reply });
-                b.gather(&me);
+                self.inputs.push(Input { node, delivery: *delivery, begun, reply });
+                self.gather(me);
             }
             RolloutMsg::Presence(change) => {
-                b.presence.push(change);
-                b.gather(&me);
+                self.presence.push(change);
+                self.gather(me);
             }
             RolloutMsg::Flush => {
-                b.flush_sent = false;
-                b.flush(&me).await?;
+                self.flush_sent = false;
+                self.flush(me).await?;
             }
             RolloutMsg::Command { event, attempt, reply } => {
-                b.flush(&me).await?;
-                match b.step(&me, &event, &attempt, Extra::default()).await {
+                self.flush(me).await?;
+                match self.step(me, &event, &attempt, Extra::default()).await {
                     Ok(decision) => {
                         let _ = reply.send(Ok(Ok(decision)));
                     }
@@ -150,23 +162,36 @@ impl Actor for RolloutActor {
                 }
             }
             RolloutMsg::Reconcile => {
-                let found = b.reconcile(&me).await?;
-                b.plane.inner.rollouts.metrics.sweep_corrections.inc_by(found);
+                let found = self.reconcile(me).await?;
+                self.plane.inner.rollouts.metrics.sweep_corrections.inc_by(found);
             }
             RolloutMsg::Wake => {
-                b.flush(&me).await?;
-                b.read_mail(&me).await?;
-                b.look(&me).await?;
+                self.flush(me).await?;
+                self.read_mail(me).await?;
+                self.look(me).await?;
             }
-            RolloutMsg::Starved => b.take_room(&me).await?,
+            RolloutMsg::Starved => self.take_room(me).await?,
             RolloutMsg::Newer(version) => {
-                if version > b.rollout.head.version {
-                    b.reload().await?;
-                    b.look(&me).await?;
+                if version > self.rollout.head.version {
+                    self.reload().await?;
+                    self.look(me).await?;
                 }
             }
         }
-        b.rest(&me).await
+        Ok(())
+    }
+
+    /// A question to a database that is away changed nothing, here or there: it is asked again. Everything else ends the actor.
+    fn live_on(&mut self, me: &Me, done: Done) -> Done {
+        match done.as_ref().err().and_then(|e| e.downcast_ref::<store::Error>()) {
+            Some(store::Error::Unavailable(why)) => {
+                self.not_taken(&CommandError::Unavailable(why.clone()));
+                self.more = true;
+                self.wake_at(me, self.plane.now() + RETRY_AFTER);
+                Ok(())
+            }
+            Some(_) | None => done,
+        }
     }
 }
 
@@ -230,7 +255,12 @@ impl Brain {
                 }
                 Err(Failure::Moved(_)) if tries < MAX_RELOADS => {
                     tries += 1;
-                    self.reload().await.map_err(|e| Failure::Reload(e.to_string()))?;
+                    self.reload().await.map_err(|e| match e.downcast_ref::<store::Error>() {
+                        Some(store::Error::Unavailable(why)) => {
+                            Failure::Refused(CommandError::Unavailable(why.clone()))
+                        }
+                        Some(_) | None => Failure::Reload(e.to_string()),
+                    })?;
                 }
                 Err(Failure::Budget) if tries < MAX_RELOADS => {
                     tries += 1;

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 /// An ended rollout's actor stays for this long, so that no question to it is lost with its mailbox.
 const LINGER: Span = Span::secs(10);
 /// When the database did not take a decision, the next try is made after this.
-const RETRY_AFTER: Span = Span::secs(1);
+pub(super) const RETRY_AFTER: Span = Span::secs(1);
 /// A vote and the end of a freeze wake whoever waits for them; this is for what no wake-up told.
 const HELD_AFTER: Span = Span::secs(30);
 

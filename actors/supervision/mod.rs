@@ -39,6 +39,7 @@ pub use task::{TaskGuard, spawn_task};
 
 use crate::clock::Clock;
 use crate::fresh::Fresh;
+use domain::Span;
 use ractor::{ActorCell, SupervisionEvent};
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ const FAMILY_STOP_DEADLINE: Duration = Duration::from_secs(STOP_DEADLINE.as_secs
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// A family waits for its former children and lists the keys to start: `STOP_DEADLINE` + two loads.
 const FAMILY_START_DEADLINE: Duration = Duration::from_secs(STOP_DEADLINE.as_secs() + 2 * START_DEADLINE.as_secs());
+/// How soon a child whose start found its surroundings [`Away`] is started again.
+const AWAY_RETRY: Span = Span::secs(1);
 /// After a kill an actor is gone at its next await; who does not await for so long is stuck for good.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -63,6 +66,12 @@ pub struct Env {
     pub fresh: Fresh,
     pub metrics: Metrics,
 }
+
+/// What a `pre_start` answers when something outside this process that it needs does not answer. Nobody's fault: it counts
+/// against no budget, and the child is started again every second until it is back (a temporary one when it is asked for again).
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Away(pub String);
 
 /// How a child ended.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ pub mod bundle;
 pub mod credential;
 pub mod fleet;
 pub mod group;
+pub mod instance;
 pub mod node;
 pub mod people;
 pub mod plans;

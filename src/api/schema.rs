@@ -127,8 +127,8 @@ pub fn schemas() -> BTreeMap<String, Value> {
         })+};
     }
     use crate::{
-        access, bundle, credential, fleet, group, node, people, plans, problem, project, resource, rollout, stream,
-        telemetry, trust,
+        access, bundle, credential, fleet, group, instance, node, people, plans, problem, project, resource, rollout,
+        stream, telemetry, trust,
     };
     derived!(
         problem::Problem,
@@ -159,6 +159,7 @@ pub fn schemas() -> BTreeMap<String, Value> {
         project::Project,
         project::EnrolmentTokenRequest,
         project::EnrolmentToken,
+        instance::Instance,
         fleet::Node,
         fleet::NodePatch,
         fleet::NodeStats,

@@ -7,7 +7,7 @@ use crate::conn::Conn;
 use crate::error::{Q, Result};
 use crate::types::ChangeKind;
 use crate::value::{Cells, p};
-use crate::{Database, Store};
+use crate::{Database, Store, pg};
 use domain::{ProjectId, Timestamp};
 use std::fmt;
 use std::str::FromStr;
@@ -120,21 +120,20 @@ impl Store {
         let mut bell = self.inner.bell.subscribe();
         bell.mark_unchanged();
         let url = match &self.inner.config.database {
-            Database::Postgres { url } => Some(url.clone()),
+            // Behind a pooler LISTEN would be somebody else's: the feed is read every so often.
+            Database::Postgres { url } => self.inner.config.statement_cache.then(|| url.clone()),
             Database::Sqlite { .. } => None,
         };
         Listener { bell, url, link: None, retry: None }
     }
 }
 
-type PgLink = tokio_postgres::Connection<tokio_postgres::Socket, tokio_postgres::tls::NoTlsStream>;
-
 /// Wake-ups carry no data and may be lost: read the feed after each, and every 500 ms anyhow.
 /// Owns: one connection to PostgreSQL beside the pool, made anew when it breaks.
 pub struct Listener {
     bell: tokio::sync::watch::Receiver<u64>,
     url: Option<String>,
-    link: Option<(tokio_postgres::Client, PgLink)>,
+    link: Option<(tokio_postgres::Client, pg::Link)>,
     /// Not before this time is another connection tried.
     retry: Option<tokio::time::Instant>,
 }
@@ -193,17 +192,8 @@ impl Listener {
     }
 }
 
-async fn connect(url: &str) -> Option<(tokio_postgres::Client, PgLink)> {
+async fn connect(url: &str) -> Option<(tokio_postgres::Client, pg::Link)> {
     let (client, mut link) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.ok()?;
-    let listening = {
-        let listen = client.batch_execute("LISTEN sentinel_changes");
-        tokio::pin!(listen);
-        loop {
-            tokio::select! {
-                done = &mut listen => break done.is_ok(),
-                message = std::future::poll_fn(|cx| link.poll_message(cx)) => if !matches!(message, Some(Ok(_))) { break false },
-            }
-        }
-    };
-    listening.then_some((client, link))
+    pg::driven(&mut link, client.batch_execute("LISTEN sentinel_changes")).await.ok()?;
+    Some((client, link))
 }

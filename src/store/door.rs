@@ -105,8 +105,11 @@ impl Store {
         let began = Instant::now();
         let (args, f) = (Arc::new(args), Arc::new(f));
         let limit = self.inner.config.op_timeout * if BULK.contains(&op) { 6 } else { 1 };
+        // One deadline for all attempts: a lock that is held costs an operation its time once, not once for every try.
+        let deadline = tokio::time::Instant::now() + limit;
         let mut attempt = 0;
         let answer = loop {
+            let limit = deadline.saturating_duration_since(tokio::time::Instant::now());
             let tried = match &self.inner.backing {
                 Backing::Lite(l) => {
                     let queue = if kind == Kind::Write { &l.writer } else { &l.readers };
@@ -117,7 +120,11 @@ impl Store {
             match tried {
                 Ok(r) => break Ok(r),
                 Err(Fail::Own(e)) => break Err(e),
-                Err(Fail::Retry(why)) if attempt >= self.inner.config.retries => break Err(Error::Unavailable(why)),
+                Err(Fail::Retry(why))
+                    if attempt >= self.inner.config.retries || tokio::time::Instant::now() >= deadline =>
+                {
+                    break Err(Error::Unavailable(why));
+                }
                 Err(Fail::Retry(_)) => {
                     attempt += 1;
                     self.inner.retries.with_label_values(&[op]).inc();
@@ -136,7 +143,7 @@ impl Store {
             }
             // The asker's doing (a cursor of another list, say), and the asker is told.
             Err(e @ Error::Invalid(_)) => tracing::debug!(op, error = %e, "database operation refused"),
-            Err(Error::NotFound | Error::Conflict(_) | Error::Claimed(_)) | Ok(_) => {}
+            Err(Error::NotFound | Error::Conflict(_) | Error::Claimed(_) | Error::Newer { .. }) | Ok(_) => {}
         }
         answer
     }
@@ -223,7 +230,8 @@ impl Store {
             if let Link::Pg(c) = &mut conn.link {
                 AnsiTransactionManager::begin_transaction_sql(&mut **c, begin).await?;
                 if !config.statement_cache {
-                    c.batch_execute(&pg::session_settings(config, true)).await?;
+                    let settings = format!("{}; {}", pg::FRESH_SESSION, pg::session_settings(config, true));
+                    c.batch_execute(&settings).await?;
                 }
             }
             let done = f(&mut conn, args).await.and_then(|r| fate.before_commit().map(|after| (r, after)));

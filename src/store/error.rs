@@ -21,6 +21,12 @@ pub enum Error {
     /// Maybe done: whoever holds state of it in memory must die and reload.
     #[error("the outcome is unknown: {0}")]
     Unknown(String),
+    /// The schema has migrations that this binary does not know: it must not be started on it.
+    #[error(
+        "the database is newer than this sentinel-cp: its schema is at {found}, this one knows up to {known}; \
+         start the newer version, or restore a backup from before the upgrade"
+    )]
+    Newer { found: String, known: String },
     /// A value that cannot be stored, or a stored one that cannot be read.
     #[error("invalid: {0}")]
     Invalid(String),

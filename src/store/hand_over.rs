@@ -29,7 +29,8 @@ pub struct AssignmentAnswer {
     pub rollout_phase: Option<Phase>,
     pub weight: u8,
     pub active_bundle: Option<BundleId>,
-    /// The bundle must not be named: paused and never handed over, revoked or not compiled, another epoch, not adopted.
+    /// The bundle must not be named: paused and never handed over, revoked or not compiled, another epoch, not adopted, or nothing
+    /// was assigned since the database was restored.
     pub withheld: bool,
 }
 
@@ -37,12 +38,14 @@ struct Found {
     answer: AssignmentAnswer,
     epoch: u32,
     desired: Option<BundleId>,
+    /// Lifted by a restore to the generation it has.
+    lost: bool,
 }
 
 fn read_found(r: &mut Cells) -> Q<Found> {
     let (node, project, standing, epoch) = (r.get()?, r.get()?, r.get()?, r.get()?);
     let (generation, handed_over, desired, rollout) = (r.get()?, r.get()?, r.get()?, r.get()?);
-    let (weight, active_bundle, rollout_phase) = (r.get()?, r.get()?, r.get()?);
+    let (weight, active_bundle, rollout_phase, lost) = (r.get()?, r.get()?, r.get()?, r.get()?);
     let bundle = read_facts(r)?;
     let answer = AssignmentAnswer {
         node,
@@ -58,13 +61,13 @@ fn read_found(r: &mut Cells) -> Q<Found> {
         active_bundle,
         withheld: true,
     };
-    Ok(Found { answer, epoch, desired })
+    Ok(Found { answer, epoch, desired, lost })
 }
 
 async fn find(c: &mut Conn, ids: &[NodeId]) -> Q<HashMap<NodeId, Found>> {
     let sql = format!(
         "SELECT n.id, n.project_id, n.standing, n.credential_epoch, n.generation, n.handed_over, n.desired_bundle, n.desired_rollout, \
-         n.traffic_weight, n.active_bundle, r.state, {FACTS} FROM {{v}} JOIN nodes n ON n.id = v.id \
+         n.traffic_weight, n.active_bundle, r.state, (n.generation > 0 AND n.generation = n.lost_generation), {FACTS} FROM {{v}} JOIN nodes n ON n.id = v.id \
          LEFT JOIN rollouts r ON r.id = n.desired_rollout LEFT JOIN bundles b ON b.id = n.desired_bundle WHERE n.deleted_at IS NULL"
     );
     let rows = c.batch_rows(&sql, vec![], vec![("id", Col::ids(ids.iter().copied()))], read_found).await?;
@@ -88,7 +91,7 @@ fn judge(f: &mut Found, asked: u32) -> bool {
     };
     let first = a.handed_over < a.generation;
     let held = first && a.rollout_phase == Some(Phase::Paused);
-    a.withheld = !(a.epoch_ok && usable && !held && a.standing == Standing::Adopted);
+    a.withheld = f.lost || !(a.epoch_ok && usable && !held && a.standing == Standing::Adopted);
     first && !a.withheld
 }
 

@@ -60,7 +60,7 @@ impl Store {
         .await
     }
 
-    /// It takes no new rollouts from now on.
+    /// It takes no rollouts from now on, for as long as its row exists.
     pub async fn drain_instance(&self, id: InstanceId) -> Result<()> {
         self.write("instance.drain", id, |c, id| {
             Box::pin(async move { c.exec_one("UPDATE instances SET draining = ? WHERE id = ?", p![true, *id]).await })

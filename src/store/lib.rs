@@ -7,6 +7,7 @@
 
 mod access;
 mod audit;
+pub mod backup;
 mod bundles;
 mod changes;
 mod conn;
@@ -103,7 +104,8 @@ pub struct StoreConfig {
     /// SQLite: jobs run on the caller's thread, one after the other; for simulations, where nothing may happen beside.
     #[cfg(feature = "testing")]
     pub in_caller: bool,
-    /// Off behind a pooler that gives each transaction another session (pgbouncer in transaction mode).
+    /// Off behind a pooler that gives each transaction another session (pgbouncer in transaction mode): then nothing is kept in a
+    /// session, neither prepared statements nor time-outs nor LISTEN.
     pub statement_cache: bool,
 }
 

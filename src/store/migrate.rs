@@ -1,7 +1,11 @@
 //! The schema: embedded migrations, run by one process at a time, refused by an older binary.
+//!
+//! Expand, then contract: a version may add what the one before it does not know, and takes away only what that one does not use
+//! any more. So instances of two neighbouring versions work side by side while they are exchanged one by one, and one that is
+//! running goes on when a newer one has migrated. It may only not be *started* on a schema it does not know.
 
 use crate::error::{Error, Result};
-use crate::{Backing, Database, Store};
+use crate::{Backing, Database, Store, pg};
 use diesel::backend::Backend;
 use diesel::migration::MigrationSource;
 use diesel::pg::Pg;
@@ -27,12 +31,18 @@ fn known<DB: Backend>(source: &EmbeddedMigrations) -> Result<Vec<String>> {
 
 /// Refuses a schema that has versions this binary does not know.
 fn check(applied: &[String], known: &[String]) -> Result<()> {
-    match applied.iter().find(|v| !known.contains(v)) {
-        None => Ok(()),
-        Some(v) => {
-            tracing::error!(version = %v, "the database was made by a newer sentinel-cp; this one must not touch it");
-            Err(Error::Conflict("schema"))
-        }
+    let newest = |all: &[String]| all.iter().max().cloned().unwrap_or_default();
+    match applied.iter().any(|v| !known.contains(v)) {
+        false => Ok(()),
+        true => Err(Error::Newer { found: newest(applied), known: newest(known) }),
+    }
+}
+
+/// Why a transaction of migrations was undone, in the type that the transaction asks for.
+struct Undone(Error);
+impl From<diesel::result::Error> for Undone {
+    fn from(e: diesel::result::Error) -> Undone {
+        Undone(invalid(e))
     }
 }
 
@@ -43,9 +53,26 @@ fn up<DB: Backend>(conn: &mut impl MigrationHarness<DB>, source: EmbeddedMigrati
     Ok(done.iter().map(ToString::to_string).collect())
 }
 
+fn migrate_postgres(conn: AsyncPgConnection, pooler: bool) -> Result<Vec<String>> {
+    use diesel::Connection as _;
+    use diesel::connection::SimpleConnection as _;
+    let mut c = AsyncConnectionWrapper::<AsyncPgConnection>::from(conn);
+    // In a transaction, so that a pooler that gives each transaction another session does no harm.
+    c.transaction(|c| {
+        if pooler {
+            c.batch_execute(pg::FRESH_SESSION)?;
+        }
+        let lock = format!("SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({LOCK})");
+        c.batch_execute(&lock)?;
+        up::<Pg>(c, POSTGRES).map_err(Undone)
+    })
+    .map_err(|Undone(e)| e)
+}
+
 impl Store {
     /// Bring the schema up to date. Answers the versions applied now.
-    /// Errors: `Conflict("schema")` when the database is newer than this binary.
+    /// On PostgreSQL everything or nothing, under a lock of the database that one process holds at a time.
+    /// Errors: `Newer` when the database was made by a newer binary.
     pub async fn migrate(&self) -> Result<Vec<String>> {
         match (&self.inner.backing, &self.inner.config.database) {
             (Backing::Lite(l), _) => {
@@ -58,24 +85,17 @@ impl Store {
                 answer.await.map_err(|_| Error::Unavailable("the store is closed".into()))?
             }
             (Backing::Pg(_), Database::Postgres { url }) => {
-                let url = url.clone();
                 // A connection of its own: no statement timeout may cut a long migration short.
-                let work = move || {
-                    use diesel::Connection as _;
-                    use diesel::connection::SimpleConnection as _;
-                    let mut c = AsyncConnectionWrapper::<AsyncPgConnection>::establish(&url).map_err(invalid)?;
-                    c.batch_execute(&format!("SET statement_timeout = 0; SELECT pg_advisory_lock({LOCK})"))
-                        .map_err(invalid)?;
-                    up::<Pg>(&mut c, POSTGRES)
-                };
-                tokio::task::spawn_blocking(work).await.map_err(invalid)?
+                let pooler = !self.inner.config.statement_cache;
+                let conn = pg::connect(url, pooler).await.map_err(invalid)?;
+                tokio::task::spawn_blocking(move || migrate_postgres(conn, pooler)).await.map_err(invalid)?
             }
             (Backing::Pg(_), Database::Sqlite { .. }) => Err(Error::Invalid("the configuration does not fit".into())),
         }
     }
 
-    /// Does the database answer, with exactly the schema that this binary knows?
-    /// Errors: `Unavailable`, `Conflict("schema")`.
+    /// Does the database answer, with everything in its schema that this binary needs? A newer instance may have added to it.
+    /// Errors: `Unavailable`.
     pub async fn ready(&self) -> Result<()> {
         let known = if self.is_postgres() { known::<Pg>(&POSTGRES)? } else { known::<Sqlite>(&SQLITE)? };
         let applied = self
@@ -85,7 +105,6 @@ impl Store {
                 })
             })
             .await?;
-        check(&applied, &known)?;
         match known.iter().all(|v| applied.contains(v)) {
             true => Ok(()),
             false => Err(Error::Unavailable("the schema is behind: run migrate".into())),

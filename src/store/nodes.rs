@@ -243,6 +243,7 @@ pub struct SessionRollout {
 /// Everything a node session starts from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SessionView {
+    /// Its generation is 0 while nothing is assigned to it, also when that is so because the database was restored.
     pub node: Node,
     /// The desired one.
     pub bundle: Option<BundleFacts>,
@@ -616,6 +617,13 @@ impl Store {
             Box::pin(async move {
                 let node = node_in(c, Scope::System("a session reads its own node"), *id).await?;
                 let mut view = SessionView { node, bundle: None, rollout: None };
+                if view.node.desired_bundle.is_none() && view.node.generation > 0 {
+                    // Back to the baseline; or nothing, when a restore has lifted it.
+                    let sql = "SELECT lost_generation FROM nodes WHERE id = ?";
+                    if c.one(sql, p![*id], |r| r.get::<i64>()).await? as u64 == view.node.generation {
+                        view.node.generation = 0;
+                    }
+                }
                 if let Some(b) = view.node.desired_bundle {
                     view.bundle =
                         c.one(format!("SELECT {FACTS} FROM bundles b WHERE b.id = ?"), p![b], read_facts).await?;

@@ -8,8 +8,54 @@ use diesel_async::pooled_connection::{
 };
 use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
 use futures_util::FutureExt as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
 
-pub(crate) type Pool = bb8::Pool<AsyncDieselConnectionManager<AsyncPgConnection>>;
+type Connections = bb8::Pool<AsyncDieselConnectionManager<AsyncPgConnection>>;
+
+/// The connections, and whether the server lets us make more.
+pub(crate) struct Pool {
+    connections: Connections,
+    reach: Arc<Reach>,
+}
+
+/// While the server takes no connections, one operation in this time tries; the others are told at once that it is away.
+const PROBE_EVERY: Duration = Duration::from_millis(250);
+/// The longest wait for a connection while the server answers: all are busy with operations of milliseconds, or stuck.
+const CONNECTION_WAIT: Duration = Duration::from_secs(5);
+
+/// What the last attempt to connect has shown.
+#[derive(Default)]
+struct Reach(Mutex<Option<Lost>>);
+
+struct Lost {
+    why: String,
+    probed: Instant,
+}
+
+impl Reach {
+    fn learn(&self, outcome: std::result::Result<(), String>) {
+        let mut lost = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *lost = outcome.err().map(|why| Lost { why, probed: Instant::now() });
+    }
+
+    /// Why nobody should wait for a connection now. The caller that is told `None` tries for all.
+    fn refuses(&self) -> Option<String> {
+        let mut lost = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = lost.as_mut()?;
+        if lost.probed.elapsed() < PROBE_EVERY {
+            return Some(lost.why.clone());
+        }
+        lost.probed = Instant::now();
+        None
+    }
+}
+
+/// A session that holds locks and says nothing is ended by the server after this: its process is frozen or cut off, and whoever
+/// takes its rollouts over must not wait for its locks. Ours are idle in a transaction for microseconds; an honest process that is
+/// held up for longer finds that certainly nothing was done.
+const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(2);
 
 /// `lock_timeout` is a third of the operation's time, so that a wait for a lock ends as an error that is certainly not done and can be tried again.
 pub(crate) fn session_settings(config: &StoreConfig, local: bool) -> String {
@@ -18,8 +64,48 @@ pub(crate) fn session_settings(config: &StoreConfig, local: bool) -> String {
     format!(
         "{set} statement_timeout = {ms}; {set} lock_timeout = {}; {set} idle_in_transaction_session_timeout = {}",
         ms / 3,
-        ms * 2
+        IDLE_IN_TRANSACTION.as_millis()
     )
+}
+
+/// At the start of each transaction behind a pooler: the session may have been another one's, who prepared statements under the names
+/// that ours will have. Nobody needs them any more.
+pub(crate) const FRESH_SESSION: &str = "DEALLOCATE ALL";
+
+/// A connection as diesel wants it, by prepared statements: behind a pooler within one transaction, whose session nobody else has
+/// meanwhile. What it sets there is undone with it; none of it is needed, for times are numbers here and text is always UTF-8.
+pub(crate) async fn connect(url: &str, pooler: bool) -> diesel::ConnectionResult<AsyncPgConnection> {
+    if !pooler {
+        return AsyncPgConnection::establish(url).await;
+    }
+    let bad = |why: String| diesel::ConnectionError::BadConnection(why);
+    let (client, mut link) =
+        tokio_postgres::connect(url, tokio_postgres::NoTls).await.map_err(|e| bad(e.to_string()))?;
+    let begin = format!("BEGIN; {FRESH_SESSION}");
+    driven(&mut link, client.batch_execute(&begin)).await.map_err(bad)?;
+    let mut c = AsyncPgConnection::try_from_client_and_connection(client, link).await?;
+    c.batch_execute("ROLLBACK").await.map_err(diesel::ConnectionError::CouldntSetupConfiguration)?;
+    Ok(c)
+}
+
+pub(crate) type Link = tokio_postgres::Connection<tokio_postgres::Socket, tokio_postgres::tls::NoTlsStream>;
+
+/// `work` of a client, while its connection moves. Errors: what the server says, or that the connection is closed.
+pub(crate) async fn driven<T>(
+    link: &mut Link,
+    work: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+) -> std::result::Result<T, String> {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done.map_err(|e| e.to_string()),
+            message = std::future::poll_fn(|cx| link.poll_message(cx)) => match message {
+                Some(Ok(_)) => {}
+                Some(Err(e)) => return Err(e.to_string()),
+                None => return Err("the connection is closed".into()),
+            },
+        }
+    }
 }
 
 /// Connections: a server with the default `max_connections = 100` less 3 reserved and one LISTEN each carries 5 instances of 16
@@ -28,12 +114,17 @@ pub(crate) fn session_settings(config: &StoreConfig, local: bool) -> String {
 pub(crate) async fn pool(config: &StoreConfig, url: &str) -> Result<Pool> {
     let cache = config.statement_cache;
     let settings = session_settings(config, false);
+    let reach = Arc::new(Reach::default());
+    let learning = reach.clone();
     let mut manager = ManagerConfig::<AsyncPgConnection>::default();
     manager.recycling_method = RecyclingMethod::Fast;
     manager.custom_setup = Box::new(move |url| {
         let (url, settings) = (url.to_string(), settings.clone());
+        let reach = learning.clone();
         async move {
-            let mut c = AsyncPgConnection::establish(&url).await?;
+            let made = connect(&url, !cache).await;
+            reach.learn(made.as_ref().map(|_| ()).map_err(ToString::to_string));
+            let mut c = made?;
             if cache {
                 c.batch_execute(&settings).await.map_err(diesel::ConnectionError::CouldntSetupConfiguration)?;
             } else {
@@ -44,20 +135,27 @@ pub(crate) async fn pool(config: &StoreConfig, url: &str) -> Result<Pool> {
         }
         .boxed()
     });
-    bb8::Pool::builder()
+    let connections = bb8::Pool::builder()
         .max_size(config.pool_size)
         .min_idle(Some(1.min(config.pool_size)))
         .test_on_check_out(false)
-        .connection_timeout(config.op_timeout)
+        .connection_timeout(config.op_timeout.min(CONNECTION_WAIT))
         .build(AsyncDieselConnectionManager::new_with_config(url, manager))
         .await
-        .map_err(|e| Error::Unavailable(format!("PostgreSQL: {e}")))
+        .map_err(|e| Error::Unavailable(format!("PostgreSQL: {}", reach.refuses().unwrap_or(e.to_string()))))?;
+    Ok(Pool { connections, reach })
 }
 
 /// A connection that is alive as far as this side knows: idle ones die unnoticed with the server.
 pub(crate) async fn checkout(pool: &Pool) -> Result<PgPooled> {
+    if pool.connections.state().connections == 0
+        && let Some(why) = pool.reach.refuses()
+    {
+        return Err(Error::Unavailable(format!("PostgreSQL: {why}")));
+    }
     loop {
-        let mut c = pool.get_owned().await.map_err(|e| Error::Unavailable(format!("PostgreSQL: {e}")))?;
+        let got = pool.connections.get_owned().await;
+        let mut c = got.map_err(|e| Error::Unavailable(format!("PostgreSQL: no connection: {e}")))?;
         if !PoolableConnection::is_broken(&mut *c) {
             return Ok(c);
         }

@@ -393,9 +393,9 @@ async fn commit(c: &mut Conn, r: &RolloutCommit, w: &Write) -> Q<Committed> {
         ("event", Col::json(e.iter().map(|e| &e.event))),
         ("decision_hash", Col::Bytes(e.iter().map(|e| Some(e.decision_hash.0.to_vec())).collect())),
     ];
-    let sql = "INSERT INTO rollout_events (rollout_id, seq, at, engine_version, event, decision_hash) \
-               SELECT ?, v.seq, v.at, v.engine_version, v.event, v.decision_hash FROM {v}";
-    c.batch(sql, p![r.id], cols).await?;
+    let sql = "INSERT INTO rollout_events (rollout_id, fence, seq, at, engine_version, event, decision_hash) \
+               SELECT ?, ?, v.seq, v.at, v.engine_version, v.event, v.decision_hash FROM {v}";
+    c.batch(sql, p![r.id, r.fence], cols).await?;
     if let Some(b) = r.budget {
         budget(c, r.project, b).await?;
     }

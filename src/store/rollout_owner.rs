@@ -39,6 +39,9 @@ fn read_acquired(r: &mut Cells) -> Q<Acquired> {
 const NO_LIVE_OWNER: &str =
     "(r.owner IS NULL OR NOT EXISTS (SELECT 1 FROM instances i WHERE i.id = r.owner AND i.expires_at > {now}))";
 
+/// One that is draining takes nothing; asks for its id.
+const TAKES: &str = "NOT EXISTS (SELECT 1 FROM instances d WHERE d.id = ? AND d.draining)";
+
 /// What there is to be done on a rollout `r`; asks for the time once.
 const HAS_WORK: &str = "(r.state IN ('running', 'paused', 'rolling_back') \
     OR (r.state = 'pending' AND r.start_at IS NOT NULL AND r.start_at <= ?) \
@@ -63,15 +66,16 @@ impl Store {
             Box::pin(async move {
                 let sql = format!(
                     "UPDATE rollouts SET owner = ?, fence = fence + 1 WHERE id IN (SELECT r.id FROM rollouts r WHERE {NO_LIVE_OWNER} \
-                     AND {HAS_WORK} ORDER BY r.id LIMIT ? {{skip}}) RETURNING id, project_id, fence"
+                     AND {TAKES} AND {HAS_WORK} ORDER BY r.id LIMIT ? {{skip}}) RETURNING id, project_id, fence"
                 );
-                c.rows(sql, p![*me, *now, *limit], read_acquired).await
+                c.rows(sql, p![*me, *me, *now, *limit], read_acquired).await
             })
         })
         .await
     }
 
-    /// One, whatever its phase: for a command, or a report that just arrived. `None`: a live other instance owns it.
+    /// One, whatever its phase: for a command, or a report that just arrived. `None`: a live other instance owns it, or `me` is
+    /// draining.
     /// Errors: `NotFound`.
     pub async fn acquire_rollout(&self, me: InstanceId, id: RolloutId) -> Result<Option<Acquired>> {
         self.write("rollout.acquire_one", (me, id), |c, (me, id)| {
@@ -82,9 +86,9 @@ impl Store {
                     return Ok(Some(now));
                 }
                 let sql = format!(
-                    "UPDATE rollouts AS r SET owner = ?, fence = fence + 1 WHERE r.id = ? AND {NO_LIVE_OWNER} RETURNING id, project_id, fence"
+                    "UPDATE rollouts AS r SET owner = ?, fence = fence + 1 WHERE r.id = ? AND {NO_LIVE_OWNER} AND {TAKES} RETURNING id, project_id, fence"
                 );
-                c.maybe(sql, p![*me, *id], read_acquired).await
+                c.maybe(sql, p![*me, *id, *me], read_acquired).await
             })
         })
         .await
@@ -101,11 +105,17 @@ impl Store {
         .await
     }
 
-    /// On drain. Answers how many.
-    pub async fn release_all(&self, me: InstanceId) -> Result<u64> {
-        self.write("rollout.release_all", me, |c, me| {
+    /// On drain: the fences move, so that nothing of `me` can commit late, and the others are told at once. Answers how many.
+    pub async fn release_all(&self, me: InstanceId, at: Timestamp) -> Result<u64> {
+        self.write("rollout.release_all", (me, at), |c, (me, at)| {
             Box::pin(async move {
-                c.exec("UPDATE rollouts SET owner = NULL, fence = fence + 1 WHERE owner = ?", p![*me]).await
+                let sql = "UPDATE rollouts SET owner = NULL, fence = fence + 1 WHERE owner = ?";
+                let freed = c.exec(sql, p![*me]).await?;
+                if freed > 0 {
+                    let ring = NewChange { kind: ChangeKind::Instance, id: me.0, project: None, version: at.0 };
+                    finish_with(c, &Write::at(*at), &[ring]).await?;
+                }
+                Ok(freed)
             })
         })
         .await

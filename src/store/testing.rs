@@ -4,6 +4,7 @@
 //! template. A watcher process holds a pipe of ours: when it closes, however we ended, it stops the server and removes the files.
 
 mod faults;
+pub mod programs;
 pub mod seed;
 
 pub use faults::{At, Faults};
@@ -99,8 +100,6 @@ static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
 const PORT: u16 = 5432;
-/// The unprivileged user for a server that refuses to run as root: `nobody` on every Linux.
-const NOBODY: &str = "65534";
 
 impl Cluster {
     fn url(&self, database: &str) -> String {
@@ -133,37 +132,6 @@ impl Admin {
             broken = connection => broken,
         }
     }
-}
-
-/// The programs: on PATH, where `pg_config` says, or in Debian's versioned folders.
-fn bindir() -> PathBuf {
-    let mut places: Vec<PathBuf> =
-        std::env::var_os("PATH").map(|p| std::env::split_paths(&p).collect()).unwrap_or_default();
-    if let Ok(out) = Command::new("pg_config").arg("--bindir").output() {
-        places.push(PathBuf::from(String::from_utf8_lossy(&out.stdout).trim()));
-    }
-    let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
-        .map(|d| d.flatten().map(|e| e.path().join("bin")).collect())
-        .unwrap_or_default();
-    versions.sort();
-    places.extend(versions.into_iter().rev());
-    let found = places.into_iter().find(|p| p.join("initdb").is_file() && p.join("postgres").is_file());
-    found.unwrap_or_else(|| {
-        panic!(
-            "the tests on PostgreSQL need its server programs (initdb, postgres): looked on PATH, at `pg_config --bindir` and in \
-             /usr/lib/postgresql/*/bin. On Debian or Ubuntu: apt-get install --no-install-recommends postgresql"
-        )
-    })
-}
-
-/// As root the server must run as somebody else.
-fn as_user(program: &Path, root: bool) -> Command {
-    if !root {
-        return Command::new(program);
-    }
-    let mut c = Command::new("setpriv");
-    c.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--"]).arg(program);
-    c
 }
 
 async fn start() -> Cluster {
@@ -203,27 +171,22 @@ async fn wait_until_up(cluster: &Cluster) {
 }
 
 fn start_server() -> Cluster {
-    use std::os::unix::fs::MetadataExt as _;
-    let bin = bindir();
     // Short: the path of a socket has at most 107 bytes.
     let dir = tempfile::Builder::new()
         .prefix("pg")
         .tempdir_in("/tmp")
         .unwrap_or_else(|e| panic!("no temporary directory: {e}"));
     let dir = dir.keep();
-    let root = std::fs::metadata("/proc/self").map(|m| m.uid() == 0).unwrap_or(false);
-    if root {
-        std::os::unix::fs::chown(&dir, Some(65534), Some(65534)).unwrap_or_else(|e| panic!("chown: {e}"));
-    }
+    programs::give(&dir);
     let data = dir.join("data");
-    let out = as_user(&bin.join("initdb"), root)
+    let out = programs::command("initdb")
         .args(["-A", "trust", "--no-sync", "-U", "postgres", "-E", "UTF8", "--locale=C", "-D"])
         .arg(&data)
         .current_dir("/tmp")
         .output()
         .unwrap_or_else(|e| panic!("cannot run initdb (as root it needs setpriv of util-linux): {e}"));
     assert!(out.status.success(), "initdb failed: {}", String::from_utf8_lossy(&out.stderr));
-    let server = as_user(&bin.join("postgres"), root);
+    let server = programs::command("postgres");
     let mut words: Vec<String> = vec![server.get_program().to_string_lossy().into_owned()];
     words.extend(server.get_args().map(|a| a.to_string_lossy().into_owned()));
     // The script's standard input is a pipe that this process holds: its end is the only signal.
@@ -250,6 +213,10 @@ rm -rf "$dir""#;
     ] {
         watcher.arg("-c").arg(setting);
     }
+    // Where it is installed: benches count statements by it.
+    if programs::has_library("pg_stat_statements") {
+        watcher.arg("-c").arg("shared_preload_libraries=pg_stat_statements");
+    }
     use std::os::unix::process::CommandExt as _;
     // A group of its own: an interrupt from the terminal must not kill the watcher before it has cleaned up.
     let watcher = watcher
@@ -270,6 +237,24 @@ pub async fn empty_postgres() -> String {
     let made = admin(cluster).await.batch_execute(&format!("CREATE DATABASE {name}")).await;
     made.unwrap_or_else(|e| panic!("cannot create a test database: {e}"));
     cluster.url(&name)
+}
+
+/// Any statements on any database, past the store: every value as text, NULL as nothing. Panics when they are refused.
+pub async fn rows(url: &str, sql: &str) -> Vec<Vec<String>> {
+    let (client, connection) =
+        tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap_or_else(|e| panic!("{e}"));
+    let answer = tokio::select! {
+        answer = client.simple_query(sql) => answer,
+        broken = connection => panic!("the connection ended: {broken:?}"),
+    };
+    let messages = answer.unwrap_or_else(|e| panic!("{sql}: {e}"));
+    let mut rows = Vec::new();
+    for message in messages {
+        if let tokio_postgres::SimpleQueryMessage::Row(row) = message {
+            rows.push((0..row.len()).map(|i| row.get(i).unwrap_or_default().to_string()).collect());
+        }
+    }
+    rows
 }
 
 /// Is this the error of a store that refuses?

@@ -195,6 +195,7 @@ impl From<store::Error> for Refusal {
                 Refusal::unavailable("the database is not available at the moment", why)
             }
             store::Error::Invalid(why) => Refusal::internal(why),
+            newer @ store::Error::Newer { .. } => Refusal::internal(newer.to_string()),
         }
     }
 }

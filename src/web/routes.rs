@@ -1,8 +1,8 @@
 //! THE URL TABLE. The router, the OpenAPI document and the metrics are made from it; nothing is served under `/api` that is not here.
 
 use crate::api::{
-    audit, bundles, compile, drift, explain, groups, history, keys, nodes, orgs, people, plans, projects, resources,
-    rollouts, session, tokens, trust,
+    audit, bundles, compile, drift, explain, groups, history, instances, keys, nodes, orgs, people, plans, projects,
+    resources, rollouts, session, tokens, trust,
 };
 use crate::call::Call;
 use crate::node::{credentials, events as node_events, heartbeat, poll, register, report, telemetry};
@@ -334,6 +334,7 @@ static TABLE: &[Route] = &[
     get("/api/v1/events/stream", Caller, "What changes, as server-sent events", Bytes("text/event-stream"), |c| Box::pin(live::stream(c))).query(&["project"]),
 
     // The instance.
+    get("/api/v1/instances", Caller, "List the processes on this database and the rollouts that each owns (instance administrator)", List("instances", "Instance"), |c| Box::pin(instances::list(c))),
     get("/artifacts/:project/:file", Open, "A bundle's archive, by signed URL", Bytes("application/zstd"), |c| Box::pin(artifact::signed(c))).query(&["node", "exp", "sig"]),
     get("/health", Open, "Alive", Object, |c| Box::pin(system::health(c))),
     get("/ready", Open, "Ready for requests: database, storage, schema", Object, |c| Box::pin(system::ready(c))),

@@ -4,7 +4,9 @@ use super::super::budget::Window;
 use super::super::child::{Alive, Leashed};
 use super::super::directory::{Directory, Key, pid, takes_messages};
 use super::super::task::panic_text;
-use super::super::{Budget, Env, Exit, Restart, START_DEADLINE, STOP_DEADLINE, TaskGuard, end, exit_of, spawn_task};
+use super::super::{
+    AWAY_RETRY, Away, Budget, Env, Exit, Restart, START_DEADLINE, STOP_DEADLINE, TaskGuard, end, exit_of, spawn_task,
+};
 use super::{FamilySpec, GivenUp, StartError};
 use domain::Timestamp;
 use prometheus::IntCounter;
@@ -35,6 +37,8 @@ pub(in super::super) enum FamilyMsg<K, M> {
     StartFailed {
         pid: u64,
         why: String,
+        /// What it needs outside this process does not answer.
+        away: bool,
     },
     /// The back-off is over.
     Retry {
@@ -130,14 +134,14 @@ impl<K: Key, A: Actor> FamilyActor<K, A> {
                     started.await
                 }
             };
-            let why = match started {
+            let (why, away) = match started {
                 Ok(Ok(_)) => return, // the rest comes as supervision events
-                Ok(Err(SpawnErr::StartupFailed(why))) => why.to_string(),
-                Ok(Err(why)) => why.to_string(),
-                Err(why) => why.to_string(),
+                Ok(Err(SpawnErr::StartupFailed(why))) => (why.to_string(), why.is::<Away>()),
+                Ok(Err(why)) => (why.to_string(), false),
+                Err(why) => (why.to_string(), false),
             };
             // A family that is gone has no use for it.
-            let _ = family.cast(FamilyMsg::StartFailed { pid, why });
+            let _ = family.cast(FamilyMsg::StartFailed { pid, why, away });
         })
         .detach();
         Ok(())
@@ -277,6 +281,42 @@ impl<K: Key, A: Actor> FamilyActor<K, A> {
         }
         let at = now + self.spec.backoff.delay(failures, self.env.fresh.chance());
         refuse(starters, &StartError::Restarting { at });
+        self.again_at(myself, state, key, at);
+        Ok(())
+    }
+
+    /// Its start found its surroundings away: not its failure.
+    fn not_yet(
+        &self,
+        myself: &ActorRef<FamilyMsg<K, A::Msg>>,
+        state: &mut FamilyState<K, A::Msg>,
+        pid: u64,
+        why: String,
+    ) {
+        let Some(key) = state.by_pid.remove(&pid) else { return };
+        self.directory.remove(&key, pid);
+        let waiters = match state.children.remove(&key) {
+            Some(Child::Starting { waiters, .. }) => waiters,
+            Some(Child::Ending { ending, .. }) => {
+                ending.stoppers.into_iter().for_each(|stopper| answer(stopper, true));
+                return refuse(ending.starters, &StartError::Failed(why));
+            }
+            Some(Child::Running { .. } | Child::Waiting { .. }) | None => return, // it never ran: not reached
+        };
+        tracing::debug!(family = self.spec.name, child = ?key, why, "not started yet");
+        refuse(waiters, &StartError::Failed(why));
+        if self.spec.restart != Restart::Temporary {
+            self.again_at(myself, state, key, self.env.clock.now() + AWAY_RETRY);
+        }
+    }
+
+    fn again_at(
+        &self,
+        myself: &ActorRef<FamilyMsg<K, A::Msg>>,
+        state: &mut FamilyState<K, A::Msg>,
+        key: K,
+        at: Timestamp,
+    ) {
         let (family, clock) = (myself.clone(), self.env.clock.clone());
         let timer = spawn_task("child restart", {
             let key = key.clone();
@@ -286,7 +326,6 @@ impl<K: Key, A: Actor> FamilyActor<K, A> {
             }
         });
         state.children.insert(key, Child::Waiting { at, _timer: timer });
-        Ok(())
     }
 }
 
@@ -324,7 +363,8 @@ impl<K: Key, A: Actor> Actor for FamilyActor<K, A> {
                 state.troubles.forgive(&key);
                 answer(reply, ());
             }
-            FamilyMsg::StartFailed { pid, why } => self.over(&myself, state, pid, Exit::Failure(why))?,
+            FamilyMsg::StartFailed { pid, why, away: true } => self.not_yet(&myself, state, pid, why),
+            FamilyMsg::StartFailed { pid, why, away: false } => self.over(&myself, state, pid, Exit::Failure(why))?,
             FamilyMsg::Retry { key } => {
                 // A restart that was called off may have fired already.
                 if matches!(state.children.get(&key), Some(Child::Waiting { .. })) {

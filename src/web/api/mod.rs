@@ -7,6 +7,7 @@ pub mod drift;
 pub mod explain;
 pub mod groups;
 pub mod history;
+pub mod instances;
 pub mod keys;
 pub mod nodes;
 pub mod orgs;

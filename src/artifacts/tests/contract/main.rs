@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod faults;
+// The tests of the whole product use the rest of it.
+#[allow(dead_code)]
 mod peer;
 mod urls;
 

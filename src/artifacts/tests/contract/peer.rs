@@ -35,6 +35,7 @@ pub struct Peer {
     pub addr: SocketAddr,
     pub faults: Arc<Faults>,
     root: tempfile::TempDir,
+    service: S3Service,
     accept: tokio::task::JoinHandle<()>,
 }
 
@@ -48,22 +49,22 @@ impl Peer {
         let faults = Arc::new(Faults::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let accept = tokio::spawn({
-            let (faults, root) = (faults.clone(), root.path().to_owned());
-            async move {
-                let mut connections = tokio::task::JoinSet::new();
-                while let Ok((socket, _)) = listener.accept().await {
-                    let (service, faults, root) = (service.clone(), faults.clone(), root.clone());
-                    let serve = service_fn(move |req| answer(service.clone(), faults.clone(), root.clone(), req));
-                    connections.spawn(async move {
-                        let http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                        // A client may hang up.
-                        let _ = http.serve_connection(TokioIo::new(socket), serve).await;
-                    });
-                }
-            }
-        });
-        Peer { addr, faults, root, accept }
+        let accept = tokio::spawn(serve(listener, service.clone(), faults.clone(), root.path().to_owned()));
+        Peer { addr, faults, root, service, accept }
+    }
+
+    /// Connections are broken off and new ones refused; the objects stay.
+    pub async fn stop(&mut self) {
+        self.accept.abort();
+        // The listener and the connections are the task's.
+        let _ = (&mut self.accept).await;
+    }
+
+    /// The same server again, at the same address.
+    pub async fn up(&mut self) {
+        let listener = TcpListener::bind(self.addr).await.unwrap();
+        let (service, faults) = (self.service.clone(), self.faults.clone());
+        self.accept = tokio::spawn(serve(listener, service, faults, self.root.path().to_owned()));
     }
 
     pub fn config(&self) -> S3Config {
@@ -96,6 +97,19 @@ pub fn config(addr: SocketAddr) -> S3Config {
         bucket: BUCKET.into(),
         prefix: "/cp/".into(),
         allow_plain_http: false,
+    }
+}
+
+async fn serve(listener: TcpListener, service: S3Service, faults: Arc<Faults>, root: PathBuf) {
+    let mut connections = tokio::task::JoinSet::new();
+    while let Ok((socket, _)) = listener.accept().await {
+        let (service, faults, root) = (service.clone(), faults.clone(), root.clone());
+        let answering = service_fn(move |req| answer(service.clone(), faults.clone(), root.clone(), req));
+        connections.spawn(async move {
+            let http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            // A client may hang up.
+            let _ = http.serve_connection(TokioIo::new(socket), answering).await;
+        });
     }
 }
 

@@ -69,7 +69,7 @@ async fn a_rollout_with_work_has_one_owner_and_a_dead_ones_fence_is_void() {
         assert!(s.owner_of(id).await.unwrap().is_some(), "another fence releases nothing");
         s.release_rollout(b, id, 2).await.unwrap();
         assert_eq!(s.owner_of(id).await.unwrap(), None);
-        assert_eq!(s.release_all(b).await.unwrap(), 1);
+        assert_eq!(s.release_all(b, seed::now()).await.unwrap(), 1);
         assert_eq!(s.acquire_rollout(b, seed::id()).await, Err(Error::NotFound));
     })
     .await;
@@ -116,6 +116,87 @@ async fn an_ended_rollout_is_taken_up_again_for_its_debts_and_its_inbox() {
             .unwrap();
         assert_eq!(s.rollouts_with_inbox(9).await.unwrap(), vec![id]);
         assert_eq!(s.acquire_rollouts(me, Timestamp(0), 9).await.unwrap().len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_that_drains_hands_over_at_once_and_takes_nothing_back() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 1).await;
+        let r = seed::new_rollout(&w);
+        let id = r.planned.id;
+        s.insert_rollout(r, seed::write()).await.unwrap();
+        let (a, b): (InstanceId, InstanceId) = (seed::id(), seed::id());
+        for i in [a, b] {
+            s.register_instance(i, String::new(), Span::secs(60)).await.unwrap();
+        }
+        assert_eq!(s.acquire_rollouts(a, Timestamp(0), 9).await.unwrap()[0].fence, 1);
+        s.drain_instance(a).await.unwrap();
+        let before = s.changes_head().await.unwrap();
+        assert_eq!(s.release_all(a, seed::now()).await.unwrap(), 1);
+        let told = s.changes_after(before, 9).await.unwrap();
+        assert_eq!(told.iter().map(|c| (c.kind, c.id)).collect::<Vec<_>>(), vec![(store::ChangeKind::Instance, a.0)]);
+        assert_eq!(s.acquire_rollouts(a, Timestamp(0), 9).await.unwrap(), vec![]);
+        assert_eq!(s.acquire_rollout(a, id).await.unwrap(), None);
+        let late = set_phase(&s, w.project.id, id, 0, 1, Phase::Running).await;
+        assert_eq!(late, Err(Error::Conflict("rollout")), "the fence of one that handed over is void");
+        assert_eq!(s.acquire_rollouts(b, Timestamp(0), 9).await.unwrap()[0].fence, 3);
+    })
+    .await;
+}
+
+/// Rivals that take the rollout from each other (a lease is made to run out), load it, dawdle, and commit what they decided long ago.
+#[tokio::test]
+async fn there_are_never_two_committers_however_late_they_are() {
+    const RIVALS: u64 = 5;
+    const ROUNDS: u64 = 40;
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 1).await;
+        let project = w.project.id;
+        let r = seed::new_rollout(&w);
+        let id = r.planned.id;
+        s.insert_rollout(r, seed::write()).await.unwrap();
+        let rivals: Vec<InstanceId> = (0..RIVALS).map(|_| seed::id()).collect();
+        for i in &rivals {
+            s.register_instance(*i, String::new(), Span::secs(60)).await.unwrap();
+        }
+        let races = (0..RIVALS).map(|n| {
+            let (s, rivals) = (s.store.clone(), rivals.clone());
+            async move {
+                let me = rivals[n as usize];
+                // A fixed walk per rival: SplitMix64.
+                let mut state = n;
+                let mut dice = move |most: u64| {
+                    state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                    let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                    (z ^ (z >> 27)) % most
+                };
+                let (mut done, mut refused) = (Vec::new(), 0);
+                for _ in 0..ROUNDS {
+                    let victim = rivals[dice(RIVALS) as usize];
+                    s.renew_instance(victim, Span::secs(-1)).await.unwrap();
+                    s.renew_instance(me, Span::secs(60)).await.unwrap();
+                    let Some(mine) = s.acquire_rollout(me, id).await.unwrap() else { continue };
+                    let version = s.load_rollout(id).await.unwrap().version;
+                    tokio::time::sleep(std::time::Duration::from_millis(dice(4))).await;
+                    match set_phase(&s, project, id, version, mine.fence, Phase::Running).await {
+                        Ok(()) => done.push((version + 1, mine.fence)),
+                        Err(Error::Conflict("rollout")) => refused += 1,
+                        Err(e) => panic!("{e}"),
+                    }
+                }
+                (done, refused)
+            }
+        });
+        let all = futures_util::future::join_all(races).await;
+        let refused: u64 = all.iter().map(|a| a.1).sum();
+        let mut done: Vec<(u64, i64)> = all.into_iter().flat_map(|a| a.0).collect();
+        done.sort_unstable();
+        let versions: Vec<u64> = done.iter().map(|d| d.0).collect();
+        assert_eq!(versions, (1..=done.len() as u64).collect::<Vec<_>>(), "every version was committed once");
+        assert!(done.windows(2).all(|d| d[0].1 <= d[1].1), "an older fence committed after a newer one: {done:?}");
+        assert!(done.len() > 20 && refused > 5, "{} commits, {refused} refused: nothing was tried", done.len());
     })
     .await;
 }

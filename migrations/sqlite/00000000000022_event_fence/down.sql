@@ -1,0 +1,1 @@
+ALTER TABLE rollout_events DROP COLUMN fence;
