@@ -1,9 +1,10 @@
 //! A fleet that only keeps time: nodes over real HTTP that do what they are told at once and write down when.
 //!
-//! Lines out: `{"ready": n}` when every node is online; to each line in, the times of what was carried out since the last.
+//! Lines out: `{"ready": n}` when every node is online; to each line in, the times of what was carried out since the last. After the
+//! line [`HOLD`] nodes keep what they are told to themselves, until the line [`GO`].
 
 use crate::Failure;
-use crate::host::{Helper, PROJECT, commands};
+use crate::host::{Helper, Host, PROJECT, commands};
 use crate::wire::{Wire, node_key, request};
 use clap::Args;
 use domain::NodeId;
@@ -59,6 +60,21 @@ pub async fn times_of(fleet: &mut Helper, nodes: usize) -> Result<HashMap<NodeId
     Err(format!("{} of {nodes} nodes carried their order out", by_node.len()).into())
 }
 
+pub const HOLD: &str = "hold";
+pub const GO: &str = "go";
+
+/// In a process of its own, registered and online.
+pub async fn timed_fleet(host: &Host, nodes: usize) -> Result<Helper, Failure> {
+    let mut fleet = Helper::start(&[
+        "timed-fleet".into(),
+        format!("--url={}", host.address),
+        format!("--nodes={nodes}"),
+        format!("--token={}", host.enrolment_token().await?),
+    ])?;
+    fleet.hear().await?;
+    Ok(fleet)
+}
+
 /// With the pause between them: ten seconds.
 const ASKED_FOR_TIMES: u32 = 100;
 
@@ -84,8 +100,7 @@ impl Node {
     }
 
     /// Reports, then heartbeats until the node is not waited for any more.
-    async fn carry_out(&mut self, order: &Value) -> Result<Times, Failure> {
-        let told = wall_us();
+    async fn carry_out(&mut self, told: i64, order: &Value) -> Result<Times, Failure> {
         let bundle = order["bundle_id"].as_str().ok_or("an order without a bundle")?.to_string();
         let mut times = Times { told, ..Times::default() };
         for report in ["downloaded", "staged", "activated", "verified"] {
@@ -124,6 +139,7 @@ async fn live(
     i: usize,
     joining: Arc<Semaphore>,
     ready: Arc<AtomicUsize>,
+    mut held: watch::Receiver<bool>,
     out: mpsc::UnboundedSender<(String, Times)>,
 ) -> Result<(), Failure> {
     let turn = joining.acquire().await?;
@@ -144,7 +160,9 @@ async fn live(
         if answer["no_update"] == json!(true) {
             continue;
         }
-        let times = node.carry_out(&answer).await?;
+        let told = wall_us();
+        held.wait_for(|held| !held).await?;
+        let times = node.carry_out(told, &answer).await?;
         let _ = out.send((node.id.clone(), times));
     }
 }
@@ -155,11 +173,12 @@ pub async fn run(args: FleetArgs) -> Result<(), Failure> {
     let (out, mut times) = mpsc::unbounded_channel();
     let (failed, mut failure) = watch::channel(String::new());
     let failed = Arc::new(failed);
+    let (hold, held) = watch::channel(false);
     for i in 0..args.nodes {
-        let (args, joining) = (args.clone(), joining.clone());
+        let (args, joining, held) = (args.clone(), joining.clone(), held.clone());
         let (ready, out, failed) = (ready.clone(), out.clone(), failed.clone());
         tokio::task::spawn_local(async move {
-            if let Err(e) = live(args, i, joining, ready, out).await {
+            if let Err(e) = live(args, i, joining, ready, held, out).await {
                 failed.send_replace(e.to_string());
             }
         });
@@ -173,7 +192,12 @@ pub async fn run(args: FleetArgs) -> Result<(), Failure> {
     let mut lines = commands();
     loop {
         tokio::select! {
-            line = lines.recv() => if line.is_none() { return Ok(()) },
+            line = lines.recv() => match line.as_deref() {
+                None => return Ok(()),
+                Some(HOLD) => { hold.send_replace(true); }
+                Some(GO) => { hold.send_replace(false); }
+                Some(_) => {}
+            },
             _ = failure.changed() => return Err(format!("a node failed: {}", *failure.borrow()).into()),
         }
         let mut all: Vec<(String, Times)> = Vec::new();
