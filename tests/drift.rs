@@ -30,7 +30,7 @@ async fn takes(w: &World, node: &Hand, rollout_id: &str, bundle: &Value) {
 }
 
 /// A node that ran v1, and now v2.
-async fn wanderer(w: &World) -> (Hand, Value, Value) {
+pub async fn wanderer(w: &World) -> (Hand, Value, Value) {
     let node = Hand::register(&w.at, "p", "wanders").await;
     node.beat(json!({"health": {"status": "healthy"}})).await;
     let (v1, v2) = (w.bundle("v1").await, w.bundle("v2").await);
@@ -42,7 +42,7 @@ async fn wanderer(w: &World) -> (Hand, Value, Value) {
 }
 
 /// It runs `bundle` without having been told, and that is stored.
-async fn wanders(w: &World, node: &Hand, bundle: &Value) {
+pub async fn wanders(w: &World, node: &Hand, bundle: &Value) {
     eventually("the drift is there to be found", async || {
         node.beat(json!({"active_bundle_id": bundle["bundle_id"], "health": {"status": "healthy"}})).await;
         let drifts = w.one.tree.plane.store().drifting(domain::Timestamp(i64::MAX), 10).await.unwrap();

@@ -6,6 +6,7 @@
 mod args;
 mod ask;
 mod client;
+mod policy;
 mod view;
 mod watch;
 

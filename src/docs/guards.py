@@ -28,6 +28,8 @@ GUARDS = [
     ("max-unavailable", "serving nodes are assigned within max_unavailable", "advance.rs",
      "self.unavailable_limit().is_none_or(|limit| self.head.unavailable < limit)",
      "self.unavailable_limit().is_none_or(|limit| self.head.unavailable < limit || OFF)"),
+    ("budget", "no more members are updating than the project's budget grants", "advance.rs",
+     "if self.head.budget.is_full() {", "if self.head.budget.is_full() && !OFF {"),
     ("lane-room", "the catch-up lane serves a batch at once", "advance.rs",
      "if limited && (frozen || room == 0 || !self.has_slot(m)) {", "if limited && (frozen || (room == 0 && !OFF) || !self.has_slot(m)) {"),
     ("lane-freeze", "the lane of a completed rollout respects freezes", "decide.rs",
@@ -111,7 +113,7 @@ def copy():
     path = os.path.join(WORK, "Cargo.toml")
     text = open(path).read()
     text = re.sub(r"members = \[.*?\]", 'members = ["src/domain"]', text, count=1, flags=re.S)
-    text = re.sub(r"^(domain|api|store|bundle|artifacts|web|actors|sim|agent|ctl) = \{ path.*\n", "", text, flags=re.M)
+    text = re.sub(r"^(domain|api|store|bundle|artifacts|egress|web|actors|sim|agent|ctl) = \{ path.*\n", "", text, flags=re.M)
     start = text.find("\n[package]")
     if start >= 0:
         # The root package needs everything; lints and profiles are kept.
