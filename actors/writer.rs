@@ -7,13 +7,15 @@ use domain::rollout::analysis::Reading;
 use domain::{NodeId, Span, Timestamp};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use store::Seen;
 
-/// Nodes remembered while the database does not answer: 24 bytes each. Beyond it the oldest information is simply not renewed.
+/// Nodes remembered while the database does not answer: 40 bytes each. Beyond it the oldest information is simply not renewed.
 const MAX_PENDING: usize = 2_000_000;
 
 #[derive(Default)]
 struct Pending {
-    seen: HashMap<NodeId, Timestamp>,
+    /// When each was heard, and how far its clock is ahead of ours.
+    seen: HashMap<NodeId, (Timestamp, Option<Span>)>,
     readings: HashMap<NodeId, (Reading, Timestamp)>,
 }
 
@@ -36,12 +38,12 @@ impl Writer {
         Writer { pending, store, _task: task }
     }
 
-    /// The node was heard at `at`.
-    pub fn seen(&self, node: NodeId, at: Timestamp) {
+    /// The node was heard at `at`; its clock is so far ahead of ours.
+    pub fn seen(&self, node: NodeId, at: Timestamp, clock_skew: Option<Span>) {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = &mut pending.seen;
         if seen.len() < MAX_PENDING || seen.contains_key(&node) {
-            seen.insert(node, at);
+            seen.insert(node, (at, clock_skew));
         }
     }
 
@@ -68,15 +70,16 @@ async fn flush(store: &store::Store, pending: &Mutex<Pending>) {
             tracing::debug!(error = %e, "what nodes served was not written this time");
         }
     }
-    let batch: Vec<(NodeId, Timestamp)> = all.seen.into_iter().collect();
+    let batch: Vec<Seen> = all.seen.into_iter().map(|(node, (at, clock_skew))| Seen { node, at, clock_skew }).collect();
     if batch.is_empty() {
         return;
     }
     if let Err(e) = store.flush_last_seen(batch.clone()).await {
         tracing::warn!(error = %e, nodes = batch.len(), "last-seen times could not be written, trying again");
         let mut p = pending.lock().unwrap_or_else(PoisonError::into_inner);
-        for (node, at) in batch {
-            p.seen.entry(node).and_modify(|t| *t = (*t).max(at)).or_insert(at);
+        for s in batch {
+            // Heard again meanwhile: that is newer.
+            p.seen.entry(s.node).or_insert((s.at, s.clock_skew));
         }
     }
 }

@@ -218,6 +218,7 @@ fn node(project: &Project, i: usize, id: NodeId, now: Timestamp) -> Node {
         desired_rollout: None,
         traffic_weight: 100,
         busy: None,
+        clock_skew: None,
         active_bundle: None,
         staged_bundle: None,
         verified_bundle: None,

@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod compile;
+mod concurrent;
 mod decision;
 mod fleet;
 mod heartbeat;
@@ -51,7 +52,7 @@ struct Cli {
     /// The table as JSON, into a file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Only these: heartbeat, memory, rollout, scale, compile, sign, plan, process, restart, several, decision, sign_in
+    /// Only these: heartbeat, memory, rollout, scale, concurrent, compile, sign, plan, process, restart, several, decision, sign_in
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// The product's binary [default: sentinel-cp beside this program]
@@ -141,6 +142,13 @@ async fn all(cli: Cli) -> Result<(), Failure> {
     if wanted("scale") {
         scale::run(&mut table, if cli.long { scale::LONG } else { scale::SHORT }).await?;
     }
+    if wanted("concurrent") {
+        let size = if cli.long { concurrent::LONG } else { concurrent::SHORT };
+        concurrent::sqlite(&mut table, size).await?;
+        if cli.postgres {
+            concurrent::postgres(&mut table, size).await?;
+        }
+    }
     if wanted("compile") {
         compile::run(&mut table, cli.long).await?;
     }
@@ -208,6 +216,9 @@ fn explain(table: &mut Table) {
         "rollout: 'told' is when a node has read the poll answer that names the bundle; 'sent' is when the last node of the batch before \
          began to send the report that completed it. Both clocks are this machine's wall clock, so queueing on both sides is in it. \
          Database on disk, synchronous=FULL.",
+        "concurrent: for the second half the nodes of all rollouts keep what they are told to themselves until every rollout is under \
+         way, then all go at once, on a machine that is then as busy as it can be; a decision is one stored event with what follows \
+         from it. Looking for the ends is among the statements. SQLite in memory.",
         "floor and aim are those of FIELD.md section 4 and of issue 2; of rollouts the floor of issue 2 (10 s).",
     ] {
         table.note(note);

@@ -1,7 +1,7 @@
 //! A rollout over 1,000 nodes on real HTTP in batches of 100: how long it takes, and how soon the next batch is told.
 
 use crate::Failure;
-use crate::fleet::{Times, times_of};
+use crate::fleet::{Times, timed_fleet, times_of};
 use crate::host::{Helper, Host, PROJECT};
 use crate::order::roll_out;
 use crate::table::{Bar, Table, quantile};
@@ -37,13 +37,7 @@ async fn by_the_fleet(table: &mut Table, name: &'static str, store: Store, dir: 
 /// By the fleet that keeps time.
 async fn by_the_clock(table: &mut Table, name: &'static str, store: Store, dir: &Path) -> Result<(), Failure> {
     let host = Host::start(store, dir).await?;
-    let mut fleet = Helper::start(&[
-        "timed-fleet".into(),
-        format!("--url={}", host.address),
-        format!("--nodes={NODES}"),
-        format!("--token={}", host.enrolment_token().await?),
-    ])?;
-    fleet.hear().await?;
+    let mut fleet = timed_fleet(&host, NODES).await?;
     let bundle = host.compile("v1", bundle::samples::DEMO_V1).await?;
     let cpu = crate::host::cpu_us();
     let statements = host.tree.plane.store().statements();

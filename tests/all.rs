@@ -13,6 +13,7 @@ mod agent_units;
 mod browser;
 mod bundle_commands;
 mod compiling;
+mod concurrent;
 mod ctl;
 mod delivery;
 mod drift;

@@ -96,3 +96,69 @@ async fn what_goes_wrong_is_said_on_standard_error_with_the_field_and_a_code_of_
     let gone = ctl.run(&["projects", "list"]).await;
     assert!(!gone.status.success() && String::from_utf8_lossy(&gone.stderr).contains("cannot be reached"));
 }
+
+/// Of a listing, the value under `field` of the one row whose `name` is this.
+fn named<'a>(listing: &'a Value, noun: &str, name: &str) -> &'a Value {
+    let rows = listing[noun].as_array().unwrap();
+    rows.iter().find(|r| r["name"] == name).unwrap_or_else(|| panic!("no {name} in {listing:#}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn freezes_environments_templates_and_drift_are_kept_from_the_command_line() {
+    let w = World::on(Ground::Sqlite, Options::default()).await;
+    let ctl = Ctl { url: w.one.url.clone() };
+    let say = async |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        Ctl::text(ctl.run(&words).await)
+    };
+    let json = async |line: &str| serde_json::from_str::<Value>(&say(&format!("{line} --json")).await).unwrap();
+
+    let made = say("environments create -p p production --label env=prod --ordinal 2 --approvals 1").await;
+    assert!(made.contains("approvals_needed") && made.contains("production"), "{made}");
+    let environments = json("environments list -p p").await;
+    let production = named(&environments, "environments", "production");
+    assert_eq!(production["selector"]["labels"]["env"], "prod");
+    let production = production["id"].as_str().unwrap().to_string();
+
+    let hold = format!("freezes create -p p sale --reason peak --environment {production}");
+    assert!(say(&hold).await.contains(&production));
+    let listed = say("freezes list -p p").await;
+    assert!(listed.starts_with("NAME") && listed.contains("sale  true"), "it holds at once: {listed}");
+    let freeze = named(&json("freezes list -p p").await, "freeze_windows", "sale")["id"].as_str().unwrap().to_string();
+    assert!(say(&format!("freezes show -p p {freeze}")).await.contains("peak"));
+    assert_eq!(say(&format!("freezes delete -p p {freeze}")).await, "deleted\n");
+    assert_eq!(say("freezes list -p p").await, "none\n");
+    let words = ["environments", "delete", "-p", "p", &production];
+    let refused = ctl.run(&words).await;
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("409"),
+        "approvals are loosened by two people: {refused:?}"
+    );
+    say("environments create -p p staging").await;
+    let staging =
+        named(&json("environments list -p p").await, "environments", "staging")["id"].as_str().unwrap().to_string();
+    assert_eq!(say(&format!("environments delete -p p {staging}")).await, "deleted\n");
+
+    say("templates create -p p slowly --batch-size 1 --min-healthy 0 --set ramp=2").await;
+    let templates = json("templates list -p p").await;
+    let slowly = named(&templates, "rollout_templates", "slowly");
+    assert_eq!(slowly["settings"]["ramp"], 2.0, "{slowly:#}");
+    let slowly = slowly["id"].as_str().unwrap().to_string();
+    let (node, v1, v2) = crate::drift::wanderer(&w).await;
+    let bundle = v1["bundle_id"].as_str().unwrap();
+    let plan = format!("rollouts plan -p p {bundle} --set template_id=\"{slowly}\"");
+    assert!(say(&plan).await.contains("1 nodes change"));
+    assert_eq!(say(&format!("templates delete -p p {slowly}")).await, "deleted\n");
+
+    crate::drift::wanders(&w, &node, &v1).await;
+    w.one.tree.plane.find_drift(domain::Span::ZERO).await.unwrap();
+    let listed = say("drift list -p p --status open").await;
+    assert!(listed.contains("wanders") && listed.contains(v2["bundle_id"].as_str().unwrap()), "{listed}");
+    assert!(say("drift stats -p p").await.contains("open"));
+    let drift = json("drift list -p p").await["drift"][0]["id"].as_str().unwrap().to_string();
+    let done = json(&format!("drift resolve -p p {drift} --remediate")).await;
+    assert_eq!((&done["changed"], &done["rollout"]["kind"]), (&true.into(), &"drift_repair".into()), "{done:#}");
+    assert!(say(&format!("drift show -p p {drift}")).await.contains("reassigned"));
+    assert_eq!(say("drift resolve-all -p p").await, "0 resolved, 0 left\n");
+    w.end().await;
+}

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 everywhere!(
     a_node_that_runs_something_else_is_found_and_repaired,
     where_a_project_repairs_drift_by_itself_a_node_gets_its_bundle_back_once,
+    of_all_that_drifted_what_can_be_repaired_is_and_the_rest_is_left,
 );
 
 async fn open(op: &Client) -> Vec<Value> {
@@ -30,7 +31,7 @@ async fn takes(w: &World, node: &Hand, rollout_id: &str, bundle: &Value) {
 }
 
 /// A node that ran v1, and now v2.
-async fn wanderer(w: &World) -> (Hand, Value, Value) {
+pub async fn wanderer(w: &World) -> (Hand, Value, Value) {
     let node = Hand::register(&w.at, "p", "wanders").await;
     node.beat(json!({"health": {"status": "healthy"}})).await;
     let (v1, v2) = (w.bundle("v1").await, w.bundle("v2").await);
@@ -42,7 +43,7 @@ async fn wanderer(w: &World) -> (Hand, Value, Value) {
 }
 
 /// It runs `bundle` without having been told, and that is stored.
-async fn wanders(w: &World, node: &Hand, bundle: &Value) {
+pub async fn wanders(w: &World, node: &Hand, bundle: &Value) {
     eventually("the drift is there to be found", async || {
         node.beat(json!({"active_bundle_id": bundle["bundle_id"], "health": {"status": "healthy"}})).await;
         let drifts = w.one.tree.plane.store().drifting(domain::Timestamp(i64::MAX), 10).await.unwrap();
@@ -110,5 +111,37 @@ async fn a_node_that_runs_something_else_is_found_and_repaired(ground: Ground) {
     assert_eq!(w.op.post("/api/v1/projects/p/drift/resolve-all", json!({})).await.expect(200)["resolved"], 0);
     let audit = w.op.get("/api/v1/projects/p/audit_logs?limit=500&action=drift.").await.expect(200);
     assert_eq!(audit["total"], 2, "one found, one resolved: {audit:#}");
+    w.end().await;
+}
+
+async fn of_all_that_drifted_what_can_be_repaired_is_and_the_rest_is_left(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let (node, v1, v2) = wanderer(&w).await;
+    let other = Hand::register(&w.at, "p", "other").await;
+    other.beat(json!({"health": {"status": "healthy"}})).await;
+    other.run(&other.told().await).await;
+    let v3 = w.bundle("v3").await;
+    let only = json!({"type": "node_ids", "node_ids": [other.id]});
+    let id = w.roll_out(json!({"bundle_id": v3["bundle_id"], "target_selector": only, "supersede": true})).await;
+    takes(&w, &other, &id, &v3).await;
+    let plane = &w.one.tree.plane;
+    eventually("both have drifted", async || {
+        for n in [&node, &other] {
+            n.beat(json!({"active_bundle_id": v1["bundle_id"], "health": {"status": "healthy"}})).await;
+        }
+        let drifts = plane.store().drifting(domain::Timestamp(i64::MAX), 10).await.unwrap();
+        (drifts.len() == 2).then_some(())
+    })
+    .await;
+    plane.find_drift(domain::Span::ZERO).await.unwrap();
+    let revoke = format!("/api/v1/projects/p/bundles/{}/revoke", v3["id"].as_str().unwrap());
+    w.op.post(&revoke, json!({"reason": "bad"})).await.expect(200);
+    let path = "/api/v1/projects/p/drift/resolve-all";
+    let done = w.op.post(path, json!({"remediate": true})).await.expect(200);
+    let rollouts = done["rollouts"].as_array().unwrap();
+    assert_eq!((&done["resolved"], &done["left"], rollouts.len()), (&json!(1), &json!(1), 1), "{done:#}");
+    let left = open(&w.op).await;
+    assert_eq!((left.len(), &left[0]["node_name"]), (1, &json!("other")), "its bundle is revoked: {left:#?}");
+    takes(&w, &node, rollouts[0]["id"].as_str().unwrap(), &v2).await;
     w.end().await;
 }

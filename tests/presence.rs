@@ -13,6 +13,7 @@ everywhere!(
     what_a_node_measures_on_a_foreign_configuration_is_no_evidence,
     a_parked_poll_wakes_when_an_assignment_is_made,
     a_node_that_says_not_now_is_owed_and_gets_the_bundle_when_it_is_free,
+    a_clock_that_is_wrong_is_shown_and_explained_and_decides_nothing,
 );
 
 const BRISK: i64 = 2;
@@ -189,6 +190,30 @@ async fn a_node_that_says_not_now_is_owed_and_gets_the_bundle_when_it_is_free(gr
         (r["progress"]["verified"] == 3 && r["progress"]["owed"] == 0).then_some(())
     })
     .await;
+    fleet.stop().await.unwrap();
+    w.end().await;
+}
+
+async fn a_clock_that_is_wrong_is_shown_and_explained_and_decides_nothing(ground: Ground) {
+    // Written with the last-seen time: every quarter of this.
+    let w = World::on(ground, Options { stale_after: 8, ..Options::default() }).await;
+    let fleet = w.fleet(2, "[[rule]]\nmatch = \"n-1\"\nclock_skew = -600.0\n").await;
+    let b = w.bundle("v1").await;
+    let id = w.roll_out(json!({"bundle_id": b["bundle_id"], "min_healthy_seconds": 1})).await;
+    let r = reaches(&w.op, &id, "completed").await;
+    assert_eq!(r["progress"]["verified"], 2, "{r:#}");
+    let about = |n: &serde_json::Value| format!("/api/v1/projects/p/nodes/{}", n["id"].as_str().unwrap());
+    for (name, least, most, is_warned) in [("n-1", -605_000, -599_000, true), ("n-2", -4_000, 0, false)] {
+        let n = eventually("the skew is known", async || {
+            let n = nodes(&w.op, "p").await[name].clone();
+            n["clock_skew_ms"].as_i64().is_some_and(|ms| (least..=most).contains(&ms)).then_some(n)
+        })
+        .await;
+        let why = w.op.get(&format!("{}/explain", about(&n))).await.expect(200);
+        assert_eq!(why["primary"]["code"], "desired", "{why:#}");
+        let warned = why["causes"].as_array().unwrap().iter().any(|c| c["code"] == "clock_skew");
+        assert_eq!(warned, is_warned, "{why:#}");
+    }
     fleet.stop().await.unwrap();
     w.end().await;
 }

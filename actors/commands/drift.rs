@@ -138,7 +138,7 @@ impl ControlPlane {
         Ok((now, if changed { Done::Changed } else { Done::Already }, rollout))
     }
 
-    /// All that are open, at most 500 at once; repairs are one rollout for each expected bundle.
+    /// All that are open, at most 500 at once; repairs are one rollout for each expected bundle, and what cannot be repaired is left.
     pub async fn resolve_all_drift(
         &self,
         caller: &Caller,
@@ -151,18 +151,27 @@ impl ControlPlane {
             left: (found.total.max(0) as u32).saturating_sub(found.rows.len() as u32),
             ..Resolved::default()
         };
-        let mut by_bundle: BTreeMap<Option<BundleId>, BTreeSet<NodeId>> = BTreeMap::new();
-        for d in &found.rows {
-            by_bundle.entry(d.expected).or_default().insert(d.node);
-        }
-        if repair {
-            for (expected, nodes) in by_bundle {
-                out.rollouts.push(self.repair(caller, project, &expected, nodes).await?);
-            }
-        }
         let how = if repair { Resolution::Reassigned } else { Resolution::Acknowledged };
-        for d in &found.rows {
-            out.resolved += u32::from(self.end_drift(d, how, caller.user, &caller.ctx).await?);
+        let mut by_bundle: BTreeMap<Option<BundleId>, Vec<Drift>> = BTreeMap::new();
+        for d in found.rows {
+            by_bundle.entry(d.expected).or_default().push(d);
+        }
+        for (expected, drifts) in by_bundle {
+            if repair {
+                let nodes = drifts.iter().map(|d| d.node).collect();
+                match self.repair(caller, project, &expected, nodes).await {
+                    Ok(rollout) => out.rollouts.push(rollout),
+                    // These stay open: nothing of ours was expected, its bundle is revoked, another rollout holds them.
+                    Err(CommandError::Conflict { .. } | CommandError::Invalid(_)) => {
+                        out.left += drifts.len() as u32;
+                        continue;
+                    }
+                    Err(e) => return Err(e),
+                }
+            }
+            for d in &drifts {
+                out.resolved += u32::from(self.end_drift(d, how, caller.user, &caller.ctx).await?);
+            }
         }
         Ok(out)
     }

@@ -121,6 +121,7 @@ impl ControlPlane {
             desired_rollout: None,
             traffic_weight: 100,
             busy: None,
+            clock_skew: None,
             active_bundle: None,
             staged_bundle: None,
             verified_bundle: None,

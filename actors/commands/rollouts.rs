@@ -432,6 +432,12 @@ impl ControlPlane {
             return Ok(());
         }
         let members: Vec<NodeId> = loaded.planned.members.iter().map(|m| m.node).collect();
+        // It runs again at once; what it takes back again is not held by freezes.
+        if loaded.planned.head.phase == Phase::Failed
+            && let Some(f) = self.frozen(loaded.org, loaded.planned.project, id, || members.clone()).await?
+        {
+            return Err(CommandError::Conflict { code: "frozen", detail: frozen_text(&f) });
+        }
         // Retrying is the one thing that may repeat a failed node.
         let spec = Spec { allow_failed: true, ..loaded.planned.spec };
         let facts = self.facts_of(loaded.planned.project, &spec, members).await?;

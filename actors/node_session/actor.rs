@@ -7,7 +7,7 @@ use crate::node_api::*;
 use crate::plane::{ControlPlane, Inner};
 use crate::rollout::Delivery;
 use crate::supervision::{TaskGuard, spawn_task};
-use domain::node::{Busy, Fold, Generation, HealthClass, Instances, Presence, Traffic};
+use domain::node::{Busy, Fold, Generation, HealthClass, Instances, Presence, SkewEstimate, Traffic};
 use domain::rollout::{FULL_WEIGHT, GateSpec, NodeState, Told};
 use domain::*;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -102,6 +102,8 @@ pub(super) struct Session {
     pub health: HealthClass,
     pub heard: Timestamp,
     pub flushed: Timestamp,
+    /// How far the node's clock is from ours.
+    pub skew: SkewEstimate,
     /// Fingerprint of the last heartbeat's slowly changing parts.
     pub beat_print: u64,
     /// When our picture of the node was last read from the database.
@@ -167,6 +169,7 @@ impl Actor for SessionActor {
             health: view.node.health,
             heard: now,
             flushed: view.node.last_seen.unwrap_or(Timestamp::ZERO),
+            skew: SkewEstimate::resumed(view.node.clock_skew),
             beat_print: 0,
             viewed: now,
             seq: None,

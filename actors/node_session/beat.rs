@@ -29,6 +29,7 @@ const MAX_ERROR_CHARS: usize = 2_000;
 
 pub(super) async fn heartbeat(s: &mut Session, beat: &Heartbeat) -> CommandResult<HeartbeatAnswer> {
     let now = s.plane.now();
+    note_clock(s, beat.sent_at, now);
     if is_repeat(s, beat) || was_overtaken(beat.sent_at, s.reported, now) {
         heard(s, now);
         return Ok(answer(s, now));
@@ -120,6 +121,13 @@ fn busy_moves(s: &Session, busy: Option<Busy>, now: Timestamp) -> bool {
     differs || s.put_off != holds(busy, now)
 }
 
+/// The one place where the two clocks meet: for people to see, written with the last-seen time.
+fn note_clock(s: &mut Session, sent_at: Option<Timestamp>, now: Timestamp) {
+    if let Some(sent) = sent_at {
+        s.skew.hear(sent, now);
+    }
+}
+
 /// An equal or lower number of the same instance changes nothing.
 fn is_repeat(s: &Session, beat: &Heartbeat) -> bool {
     match (beat.seq, s.seq) {
@@ -142,7 +150,8 @@ pub(super) fn heard(s: &mut Session, now: Timestamp) {
     s.heard = now;
     if now.since(s.flushed) >= flush_every(s.plane.config().stale_after) {
         s.flushed = now;
-        s.plane.inner.sessions.writer.seen(s.node, now);
+        let skew = s.skew.settle();
+        s.plane.inner.sessions.writer.seen(s.node, now, skew);
     }
 }
 
@@ -447,6 +456,7 @@ pub(super) async fn report(
     body: ReportBody,
 ) -> CommandResult<ReportAnswer> {
     let now = s.plane.now();
+    note_clock(s, body.sent_at, now);
     let Some(bundle) = resolve(s, named, now).await? else {
         heard(s, now);
         return Err(CommandError::NotFound("bundle"));

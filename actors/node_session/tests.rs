@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 
 const NODES: usize = 8;
 const ROUNDS: u64 = 100;
+/// The clocks of the nodes, and that is no news either.
+const BEHIND: Span = Span::secs(600);
 /// The one thing that goes on in a tree whose clock stands still: the change feed is looked at.
 const FEED: &str = "change.after";
 
@@ -32,8 +34,8 @@ async fn beat(w: &World, key: &Digest, seq: u64) -> NodeAuth {
         active: Some(BundleRef::Baseline),
         health: Some(HealthClass::Healthy),
         metrics: Some(Metrics { cpu_percent: Some(seq as f64 % 100.0), ..Metrics::default() }),
-        measured_at: Some(w.plane.now()),
-        sent_at: Some(w.plane.now()),
+        measured_at: Some(w.plane.now() - BEHIND),
+        sent_at: Some(w.plane.now() - BEHIND),
         instance: Some("0190b5a0-6bfa-7cc0-9d4c-1b2f3a4d5e6f".into()),
         version: Some("26.4.1".into()),
         seq: Some(seq),
@@ -94,10 +96,11 @@ async fn steady_heartbeats_ask_the_database_nothing_but_the_batched_last_seen() 
         let stored = async {
             for key in &keys {
                 let node = w.plane.node_auth(key).await.unwrap().unwrap().node;
-                let seen = async || w.plane.store().node(Scope::System("a test looks"), node).await.unwrap().last_seen;
-                while seen().await != Some(w.plane.now()) {
+                let stored = async || w.plane.store().node(Scope::System("a test looks"), node).await.unwrap();
+                while stored().await.last_seen != Some(w.plane.now()) {
                     tokio::task::yield_now().await;
                 }
+                assert_eq!(stored().await.clock_skew, Some(Span(-BEHIND.0)), "written with it");
             }
         };
         tokio::time::timeout(WAIT, stored).await.unwrap();

@@ -46,6 +46,10 @@ struct Options {
     overridden_freezes: BTreeSet<FreezeId>,
 }
 
+fn overridden(options: serde_json::Value) -> BTreeSet<FreezeId> {
+    serde_json::from_value::<Options>(options).unwrap_or_default().overridden_freezes
+}
+
 /// Whose agreement a rollout needs and has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Approvals {
@@ -85,7 +89,7 @@ impl ControlPlane {
         }
         let system = Scope::System("a freeze is compared with the rollouts it binds");
         let options = self.inner.store.rollout(system, id).await?.options;
-        let overridden = serde_json::from_value::<Options>(options).unwrap_or_default().overridden_freezes;
+        let overridden = overridden(options);
         let reached = match mine.iter().any(|f| f.environment.is_some()) {
             true => self.environments_of(project, &self.environments(project).await?, nodes()).await?,
             false => BTreeSet::new(),
@@ -141,7 +145,9 @@ impl ControlPlane {
         let now: BTreeSet<NodeId> = targets.map(|c| c.facts.node).collect();
         let needed = self.people_needed(project, now.iter().copied().collect()).await?;
         let planned = self.inner.store.rollout_step_nodes(id, None).await?.into_iter().map(|(_, n)| n).collect();
-        let content = approval::content_hash(spec, Targets { planned, now }.asked());
+        let system = Scope::System("what was set aside for a rollout is part of what people agree to");
+        let options = self.inner.store.rollout(system, id).await?.options;
+        let content = approval::content_hash(spec, &overridden(options), Targets { planned, now }.asked());
         let votes: Vec<Vote> = self.inner.store.approvals(id).await?.into_iter().map(vote_of).collect();
         let standing = approval::standing(needed, &votes, content, self.now());
         Ok(Approvals { needed, standing, content, votes })

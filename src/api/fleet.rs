@@ -50,6 +50,10 @@ pub struct Node {
     #[serde(default)]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub busy_until: Option<Timestamp>,
+    /// How far its clock is ahead of ours, milliseconds, negative when it is behind; as estimated from when it says that it sent
+    /// what we receive. Nothing is decided by it.
+    #[serde(default)]
+    pub clock_skew_ms: Option<i64>,
     pub last_error: Option<String>,
     #[schema(value_type = String, format = DateTime)]
     pub inserted_at: Timestamp,

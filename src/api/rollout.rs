@@ -158,6 +158,11 @@ pub struct RollbackRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetryRequest {
+    /// The freezes that hold now are set aside for this rollout; needs `reason`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub override_freeze: Option<bool>,
+    #[serde(alias = "note", skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<uuid::Uuid>>)]
     pub node_ids: Option<BTreeSet<NodeId>>,

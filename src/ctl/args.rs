@@ -1,5 +1,6 @@
 //! What can be typed.
 
+use crate::policy::{Drift, Environments, Freezes, Templates};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -32,12 +33,23 @@ pub enum Command {
     Bundles(Bundles),
     #[command(subcommand)]
     Rollouts(Rollouts),
+    /// Freeze windows: when nothing moves
+    #[command(subcommand)]
+    Freezes(Freezes),
+    /// Environments: nodes with approvals and freezes of their own
+    #[command(subcommand)]
+    Environments(Environments),
+    /// Rollout templates
+    #[command(subcommand)]
+    Templates(Templates),
+    #[command(subcommand)]
+    Drift(Drift),
     /// API keys
     #[command(subcommand)]
     Keys(Keys),
     #[command(subcommand)]
     Audit(Audit),
-    /// Any other call: `call GET /projects/shop/drift`, `call POST /projects -d '{"name": "Shop"}'`
+    /// Any other call: `call GET /projects/shop/groups`, `call POST /projects -d '{"name": "Shop"}'`
     Call {
         #[arg(value_parser = ["GET", "POST", "PUT", "PATCH", "DELETE"], ignore_case = true)]
         method: String,
@@ -456,7 +468,7 @@ pub enum Audit {
     },
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_string(), value.to_string())),
         _ => Err("expected NAME=VALUE".into()),

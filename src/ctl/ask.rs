@@ -2,6 +2,7 @@
 
 use crate::Failure;
 use crate::args::{Audit, Bundles, Command, In, Keys, Nodes, Paged, Projects, Rollouts, Tokens, Wanted};
+use crate::policy;
 use crate::view::Show;
 use http::Method;
 use serde_json::{Map, Value, json};
@@ -28,25 +29,25 @@ pub struct Ask {
     pub show: Show,
 }
 
-fn get(path: String, show: Show) -> Ask {
+pub fn get(path: String, show: Show) -> Ask {
     Ask { method: Method::GET, path, query: vec![], body: Body::None, show }
 }
 
-fn post(path: String, body: Value, show: Show) -> Ask {
+pub fn post(path: String, body: Value, show: Show) -> Ask {
     Ask { method: Method::POST, path, query: vec![], body: Body::Json(body), show }
 }
 
-fn delete(path: String) -> Ask {
+pub fn delete(path: String) -> Ask {
     Ask { method: Method::DELETE, path, query: vec![], body: Body::None, show: Show::Done("deleted") }
 }
 
 impl Ask {
-    fn with(mut self, name: &str, value: Option<impl ToString>) -> Ask {
+    pub fn with(mut self, name: &str, value: Option<impl ToString>) -> Ask {
         self.query.extend(value.map(|v| (name.to_string(), v.to_string())));
         self
     }
 
-    fn page(self, page: &Paged) -> Ask {
+    pub fn page(self, page: &Paged) -> Ask {
         self.with("limit", Some(page.limit)).with("cursor", page.cursor.clone())
     }
 }
@@ -63,11 +64,11 @@ pub fn segment(text: &str) -> String {
     out
 }
 
-fn within(project: &In, rest: &str) -> String {
+pub fn within(project: &In, rest: &str) -> String {
     format!("/projects/{}{rest}", segment(&project.project))
 }
 
-fn below(project: &In, noun: &str, id: &str, rest: &str) -> String {
+pub fn below(project: &In, noun: &str, id: &str, rest: &str) -> String {
     within(project, &format!("/{noun}/{}{rest}", segment(id)))
 }
 
@@ -80,12 +81,12 @@ fn object(pairs: &[(String, String)]) -> Value {
     Value::Object(pairs.iter().map(|(k, v)| (k.clone(), value(v))).collect())
 }
 
-fn texts(pairs: &[(String, String)]) -> Value {
+pub fn texts(pairs: &[(String, String)]) -> Value {
     Value::Object(pairs.iter().map(|(k, v)| (k.clone(), json!(v))).collect())
 }
 
 /// Without the fields that were not given.
-fn given(body: Value) -> Value {
+pub fn given(body: Value) -> Value {
     match body {
         Value::Object(fields) => Value::Object(fields.into_iter().filter(|(_, v)| !v.is_null()).collect()),
         other => other,
@@ -100,6 +101,10 @@ pub fn ask(command: &Command) -> Result<Ask, Failure> {
         Command::Tokens(c) => tokens(c),
         Command::Bundles(c) => bundles(c)?,
         Command::Rollouts(c) => rollouts(c),
+        Command::Freezes(c) => policy::freezes(c),
+        Command::Environments(c) => policy::environments(c),
+        Command::Templates(c) => policy::templates(c),
+        Command::Drift(c) => policy::drift(c),
         Command::Keys(c) => keys(c),
         Command::Audit(c) => audit(c),
         Command::Call { method, path, data } => call(method, path, data.as_deref())?,
@@ -242,8 +247,8 @@ fn read(path: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(path).map_err(trouble)
 }
 
-/// The body of `POST rollouts` and of `plan`.
-fn wanted(bundle: &str, w: &Wanted) -> Value {
+/// The body of `POST rollouts` and of `plan`; without a bundle, of a template.
+pub fn wanted(bundle: Option<&str>, w: &Wanted) -> Value {
     let amount = |a: &Option<String>| a.as_deref().map(value);
     let selector = (!w.labels.is_empty()).then(|| json!({"type": "labels", "labels": texts(&w.labels)}));
     let mut body = given(json!({
@@ -266,10 +271,10 @@ fn rollouts(command: &Rollouts) -> Ask {
         }
         Rollouts::Show { id } | Rollouts::Watch { id, .. } => get(one(id, ""), Show::Rollout),
         Rollouts::Plan { project, bundle, wanted: w } => {
-            post(within(project, "/rollouts/plan"), wanted(bundle, w), Show::Plan)
+            post(within(project, "/rollouts/plan"), wanted(Some(bundle), w), Show::Plan)
         }
         Rollouts::Create { project, bundle, wanted: w, .. } => {
-            post(within(project, "/rollouts"), wanted(bundle, w), Show::Rollout)
+            post(within(project, "/rollouts"), wanted(Some(bundle), w), Show::Rollout)
         }
         Rollouts::Explain { id } => get(one(id, "/explain"), Show::Explanation),
         Rollouts::Events { id, page } => get(one(id, "/events"), Show::Events).page(page),
@@ -384,6 +389,28 @@ mod tests {
         let a = typed("nodes label -p shop n1 rack=7 site-");
         assert_eq!(a.method, Method::PATCH);
         assert_eq!(body(&a), &json!({"labels": {"rack": "7", "site": null}}));
+    }
+
+    #[test]
+    fn freezes_environments_templates_and_drift_have_words_of_their_own() {
+        let a = typed("freezes create -p shop sale --reason peak --ends-at 2026-12-01T00:00:00Z");
+        assert_eq!(a.path, "/projects/shop/freeze-windows");
+        assert_eq!(body(&a), &json!({"name": "sale", "reason": "peak", "ends_at": "2026-12-01T00:00:00Z"}));
+        let a = typed("environments create -p shop production --label env=prod --approvals 2");
+        assert_eq!(
+            body(&a),
+            &json!({"name": "production", "selector": {"type": "labels", "labels": {"env": "prod"}},
+                "settings": {"approval_required": true, "approvals_needed": 2}})
+        );
+        assert_eq!(
+            body(&typed("environments create -p shop all")),
+            &json!({"name": "all", "selector": {"type": "all"}})
+        );
+        let a = typed("templates create -p shop slow --batch-size 1 --set ramp=2");
+        assert_eq!(body(&a), &json!({"name": "slow", "settings": {"batch_size": 1, "ramp": 2}}));
+        let a = typed("drift resolve -p shop 7 --remediate");
+        assert_eq!((a.path.as_str(), body(&a)), ("/projects/shop/drift/7/resolve", &json!({"remediate": true})));
+        assert_eq!(typed("drift list -p shop --status open").query[0], ("status".into(), "open".into()));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod args;
 mod ask;
 mod client;
+mod policy;
 mod view;
 mod watch;
 
@@ -80,6 +81,8 @@ pub async fn run(args: CtlArgs, out: &mut (dyn Write + Send)) -> Result<(), Fail
         view::Show::Bytes => out.write_all(&answer.bytes)?,
         _ if args.json && answer.bytes.is_empty() => {}
         _ if args.json => writeln!(out, "{:#}", answer.json()?)?,
+        // 204: done, and nothing to say of it.
+        show if answer.bytes.is_empty() => write!(out, "{}", view::text(&show, &serde_json::Value::Null))?,
         show => write!(out, "{}", view::text(&show, &answer.json()?))?,
     }
     Ok(())

@@ -12,6 +12,10 @@ pub enum Show {
     Rollouts,
     Events,
     RolloutNodes,
+    Freezes,
+    Environments,
+    Templates,
+    Drift,
     Keys,
     Audit,
     /// The object under this noun, a line a field.
@@ -23,6 +27,8 @@ pub enum Show {
     Verdict,
     /// This field alone: it is shown once and will be piped somewhere.
     Secret(&'static str),
+    /// How much drift was resolved, and the rollouts that mend it.
+    Resolved,
     Done(&'static str),
     Json,
     /// As it came.
@@ -86,6 +92,40 @@ fn table_of(show: &Show) -> Option<(&'static str, &'static [Column])> {
                 ("SINCE", "/updated_at"),
             ],
         ),
+        Show::Freezes => (
+            "freeze_windows",
+            &[
+                ("NAME", "/name"),
+                ("HOLDS", "/active"),
+                ("FROM", "/starts_at"),
+                ("UNTIL", "/ends_at"),
+                ("WHY", "/reason"),
+                ("ID", "/id"),
+            ],
+        ),
+        Show::Environments => (
+            "environments",
+            &[
+                ("SLUG", "/slug"),
+                ("NAME", "/name"),
+                ("NODES", "/selector"),
+                ("APPROVALS", "/settings/approvals_needed"),
+                ("ID", "/id"),
+            ],
+        ),
+        Show::Templates => ("rollout_templates", &[("NAME", "/name"), ("SETTINGS", "/settings"), ("ID", "/id")]),
+        Show::Drift => (
+            "drift",
+            &[
+                ("NODE", "/node_name"),
+                ("SEVERITY", "/severity"),
+                ("RUNS", "/found_bundle_id"),
+                ("EXPECTED", "/expected_bundle_id"),
+                ("SINCE", "/detected_at"),
+                ("RESOLVED", "/resolution"),
+                ("ID", "/id"),
+            ],
+        ),
         Show::Keys => (
             "api_keys",
             &[
@@ -130,6 +170,16 @@ pub fn text(show: &Show, answer: &Value) -> String {
         }
         Show::Verdict => fields(answer),
         Show::Secret(field) => format!("{}\n", cell(&answer[*field])),
+        Show::Resolved => {
+            let ids =
+                answer["rollouts"].as_array().into_iter().flatten().map(|r| format!("rollout {}\n", cell(&r["id"])));
+            format!(
+                "{} resolved, {} left\n{}",
+                cell(&answer["resolved"]),
+                cell(&answer["left"]),
+                ids.collect::<String>()
+            )
+        }
         Show::Done(word) => format!("{word}\n"),
         _ => format!("{answer:#}\n"),
     }

@@ -90,9 +90,13 @@ impl Targets {
     }
 }
 
-/// What an approval speaks of: everything that was asked for, and which nodes it means.
-pub fn content_hash(spec: &Spec, nodes: &BTreeSet<NodeId>) -> Digest {
+/// What an approval speaks of: everything that was asked for, the freezes that are set aside for it, and which nodes it means.
+pub fn content_hash(spec: &Spec, overridden: &BTreeSet<FreezeId>, nodes: &BTreeSet<NodeId>) -> Digest {
     let mut bytes = serde_json::to_vec(spec).unwrap_or_default();
+    for f in overridden {
+        bytes.extend_from_slice(b"without the freeze ");
+        bytes.extend_from_slice(f.0.as_bytes());
+    }
     for n in nodes {
         bytes.extend_from_slice(n.0.as_bytes());
     }
@@ -194,7 +198,8 @@ mod tests {
         let t = of(0..10, 6..10);
         assert_eq!(t.asked(), &nodes(6..10));
         let spec = Spec::new(BundleId::NIL);
-        assert_ne!(content_hash(&spec, &t.planned), content_hash(&spec, &t.now));
+        let of = |set| content_hash(&spec, &BTreeSet::new(), set);
+        assert_ne!(of(&t.planned), of(&t.now));
     }
 
     #[test]
@@ -204,8 +209,10 @@ mod tests {
         faster.batch_size = crate::project::Amount::Count(2);
         let mut later = spec.clone();
         later.scheduled_at = Some(Timestamp(5));
-        let hashes: BTreeSet<Digest> = [&spec, &faster, &later].map(|s| content_hash(s, &set)).into();
-        assert_eq!(hashes.len(), 3);
+        let none = BTreeSet::new();
+        let mut hashes: BTreeSet<Digest> = [&spec, &faster, &later].map(|s| content_hash(s, &none, &set)).into();
+        hashes.insert(content_hash(&spec, &[FreezeId(Uuid::from_u128(1))].into(), &set));
+        assert_eq!(hashes.len(), 4);
     }
 
     #[test]

@@ -192,7 +192,7 @@ impl Store {
                 let id: NodeId = c.one(find, p![n.project, &n.name], |r| r.get()).await?;
                 let sql = "UPDATE nodes SET key_hash = ?, previous_key_hash = NULL, credential_epoch = credential_epoch + 1, labels = ?, capabilities = ?, version = ?, \
                            ip = ?, hostname = ?, metadata = ?, presence = 'online', last_seen = ?, instance = NULL, active_bundle = NULL, \
-                           staged_bundle = NULL, verified_bundle = NULL, handed_over = 0, last_error = NULL, updated_at = ? \
+                           staged_bundle = NULL, verified_bundle = NULL, handed_over = 0, last_error = NULL, clock_skew = NULL, updated_at = ? \
                            WHERE id = ? AND presence <> 'online' AND standing <> 'revoked'";
                 let params = p![
                     n.key_hash, json(&n.labels), json(&n.capabilities), n.version.clone(), n.ip.clone(), n.hostname.clone(),

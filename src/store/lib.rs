@@ -53,7 +53,7 @@ pub use error::{Error, Result};
 pub use hand_over::AssignmentAnswer;
 pub use instances::Instance;
 pub use keys::OutboxRow;
-pub use node_change::{NodeChange, NodeEvent, StoredNodeEvent};
+pub use node_change::{NodeChange, NodeEvent, Seen, StoredNodeEvent};
 pub use nodes::{
     Candidate, Credential, FleetNode, NodeFilter, NodePatch, NodeStats, PreviousKey, SessionRollout, SessionView,
 };

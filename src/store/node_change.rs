@@ -7,7 +7,7 @@ use crate::types::{ChangeKind, Listing, Page, Where};
 use crate::value::{Bind, Cells, Col, V, json, p};
 use crate::write::{NewChange, Write, finish, finish_with};
 use domain::node::{Busy, HealthClass, Presence};
-use domain::{BundleId, NodeId, ProjectId, RolloutId, Scope, Timestamp};
+use domain::{BundleId, NodeId, ProjectId, RolloutId, Scope, Span, Timestamp};
 use serde_json::Value;
 
 /// A line of a node's own log.
@@ -25,6 +25,15 @@ pub struct NodeEvent {
 pub struct StoredNodeEvent {
     pub seq: i64,
     pub event: NodeEvent,
+}
+
+/// A node was heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub node: NodeId,
+    pub at: Timestamp,
+    /// How far its clock is ahead of ours; `None` leaves what is stored.
+    pub clock_skew: Option<Span>,
 }
 
 /// The columns of one node that changed; `None` leaves a column alone.
@@ -271,10 +280,10 @@ impl Store {
     }
 
     /// Times only ever go up. Answers how many rows were written. Sorted by node (lock order).
-    pub async fn flush_last_seen(&self, mut seen: Vec<(NodeId, Timestamp)>) -> Result<u64> {
+    pub async fn flush_last_seen(&self, mut seen: Vec<Seen>) -> Result<u64> {
         // One row twice in a batch would be updated once, with either value: keep the newest.
-        seen.sort_unstable_by_key(|(n, at)| (*n, std::cmp::Reverse(*at)));
-        seen.dedup_by_key(|(n, _)| *n);
+        seen.sort_unstable_by_key(|s| (s.node, std::cmp::Reverse(s.at)));
+        seen.dedup_by_key(|s| s.node);
         let mut written = 0;
         // A transaction per 1,000 rows, so that a large flush holds no lock for long.
         for part in seen.chunks(crate::conn::MAX_BATCH) {
@@ -282,12 +291,14 @@ impl Store {
                 .write("node.last_seen", part.to_vec(), |c, part| {
                     Box::pin(async move {
                         // Locked in order first: an UPDATE by itself locks in whatever order its plan has.
-                        let sql = "WITH l AS (SELECT n.id, v.at FROM {v} JOIN nodes n ON n.id = v.id \
+                        let sql = "WITH l AS (SELECT n.id, v.at, v.skew FROM {v} JOIN nodes n ON n.id = v.id \
                                    WHERE n.last_seen IS NULL OR n.last_seen < v.at ORDER BY n.id {lock_n}) \
-                                   UPDATE nodes SET last_seen = l.at FROM l WHERE nodes.id = l.id";
+                                   UPDATE nodes SET last_seen = l.at, clock_skew = coalesce(l.skew, nodes.clock_skew) FROM l \
+                                   WHERE nodes.id = l.id";
                         let cols = vec![
-                            ("id", Col::ids(part.iter().map(|x| x.0))),
-                            ("at", Col::times(part.iter().map(|x| x.1))),
+                            ("id", Col::ids(part.iter().map(|s| s.node))),
+                            ("at", Col::times(part.iter().map(|s| s.at))),
+                            ("skew", Col::Int(part.iter().map(|s| s.clock_skew.map(|k| k.0)).collect())),
                         ];
                         c.batch(sql, vec![], cols).await
                     })

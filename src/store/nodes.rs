@@ -16,7 +16,7 @@ use std::collections::HashMap;
 pub(crate) const NODE: &str = "n.id, n.org_id, n.project_id, n.name, n.standing, n.key_hash, n.credential_epoch, n.labels, n.capabilities, \
     n.version, n.ip, n.hostname, n.metadata, n.presence, n.health, n.last_seen, n.instance, n.generation, n.handed_over, n.desired_bundle, \
     n.desired_rollout, n.traffic_weight, n.active_bundle, n.staged_bundle, n.verified_bundle, n.pinned_bundle, n.last_error, \
-    n.inserted_at, n.updated_at, n.busy_since, n.busy_until";
+    n.inserted_at, n.updated_at, n.clock_skew, n.busy_since, n.busy_until";
 
 pub(crate) fn read_node(r: &mut Cells) -> Q<Node> {
     let node = Node {
@@ -49,6 +49,7 @@ pub(crate) fn read_node(r: &mut Cells) -> Q<Node> {
         last_error: r.get()?,
         inserted_at: r.get()?,
         updated_at: r.get()?,
+        clock_skew: r.get()?,
         busy: None,
     };
     let (since, until): (Option<Timestamp>, Option<Timestamp>) = (r.get()?, r.get()?);

@@ -4,10 +4,11 @@ use super::rollouts::RESUME;
 use super::*;
 use crate::commands::plans::{EnvironmentWish, FreezeWish};
 use crate::commands::rollouts::RolloutCommand;
+use crate::node_api::{BundleRef, PollAnswer, ReportBody, ReportKind};
 use domain::approval::Standing as Approval;
 use domain::environment::EnvironmentSettings;
 use domain::node::Selector;
-use domain::rollout::{PauseCause, Phase, Spec};
+use domain::rollout::{OnFailure, PauseCause, Phase, Spec};
 
 impl World {
     /// Another person, of this role, a member since the beginning.
@@ -274,6 +275,57 @@ async fn a_rollout_that_could_not_start_within_its_window_stays_and_says_so() {
         }
         w.command(id, RolloutCommand::Start).await.unwrap();
         assert_eq!(w.phase(id).await, Phase::Running);
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_rollout_is_not_retried_into_a_freeze() {
+    on_both(|w| async move {
+        let (node, bundle) = (w.node("n1").await, w.bundle("1").await);
+        let id = w.roll_out(Spec { on_failure: OnFailure::Fail, ..Spec::new(bundle) }).await;
+        let told =
+            async || matches!(w.plane.poll(node, Duration::ZERO, None).await.unwrap().answer, PollAnswer::Update(_));
+        w.eventually("the node is told", async || told().await.then_some(())).await;
+        let failed = ReportKind::Failed { error: "it does not start".into(), logs: None };
+        w.plane.report(node, BundleRef::Row(bundle), failed, ReportBody::default()).await.unwrap();
+        w.reaches(id, Phase::Failed).await;
+        let generation = w.stored(node).await.generation;
+        let freeze = w.freeze(hold()).await;
+        let retry = || w.command(id, RolloutCommand::Retry { nodes: None });
+        assert_eq!(code(retry().await), "frozen");
+        assert_eq!((w.phase(id).await, w.stored(node).await.generation), (Phase::Failed, generation), "nothing moved");
+        w.plane.delete_freeze(&w.caller, w.project.id, freeze).await.unwrap();
+        // Set aside by a person, another one does not hold it either.
+        w.freeze(FreezeWish { name: "another".into(), ..hold() }).await;
+        w.plane.override_freezes(&w.caller, id, "the cause is mended").await.unwrap();
+        retry().await.unwrap();
+        w.reaches(id, Phase::Running).await;
+        assert!(w.stored(node).await.generation > generation);
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn setting_a_freeze_aside_is_part_of_what_people_agree_to() {
+    on_both(|w| async move {
+        w.node("n1").await;
+        w.settings(json!({"approval_required": true})).await;
+        let anna = w.person("anna@x.org", Role::Operator).await;
+        let id = w.roll_out(Spec { start: false, ..Spec::new(w.bundle("1").await) }).await;
+        let approve = async || w.plane.vote_on_rollout(&anna, id, true, None).await.unwrap();
+        let standing = async || w.plane.approvals_of(id).await.unwrap().standing;
+        approve().await;
+        assert_eq!(standing().await, Approval::Approved);
+        w.freeze(hold()).await;
+        w.plane.override_freezes(&w.caller, id, "it cannot wait").await.unwrap();
+        assert_eq!(standing().await, Approval::Waiting { have: 0, need: 1 }, "nobody has agreed to that");
+        assert_eq!(code(w.command(id, RolloutCommand::Start).await), "approval_needed");
+        approve().await;
+        w.command(id, RolloutCommand::Start).await.unwrap();
+        w.reaches(id, Phase::Running).await;
         w.end().await;
     })
     .await;

@@ -6,6 +6,7 @@ pub mod fold;
 pub mod identity;
 pub mod observation;
 pub mod selector;
+pub mod skew;
 pub mod traffic;
 
 pub use busy::Busy;
@@ -13,11 +14,12 @@ pub use fold::{Fold, GateVerdict, GateWindow};
 pub use identity::Instances;
 pub use observation::{HealthClass, Metrics, Observation, Probed};
 pub use selector::{Match, Op, Selector};
+pub use skew::SkewEstimate;
 pub use traffic::Traffic;
 
 use crate::access::text_enum;
 use crate::id::*;
-use crate::time::Timestamp;
+use crate::time::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -62,6 +64,8 @@ pub struct Node {
     pub presence: Presence,
     pub health: HealthClass,
     pub last_seen: Option<Timestamp>,
+    /// How far its clock is ahead of ours, as estimated; `None` while it has not said when it sent anything.
+    pub clock_skew: Option<Span>,
     /// It says "not now".
     pub busy: Option<Busy>,
     pub instance: Option<String>,

@@ -39,20 +39,22 @@ pub fn plan(spec: &Spec, seed: uuid::Uuid, candidates: &[Candidate]) -> Plan {
             None => targets.push(c),
         }
     }
+    let mend_first = spec.max_unavailable.is_some();
+    // What comes before what, whatever its name.
+    let rank = |c: &Candidate| (!c.facts.online, !c.first, !(mend_first && c.facts.online && c.facts.health.is_bad()));
     let drawn = spec.strategy == StrategyKind::Canary;
     if drawn {
         targets.sort_by_cached_key(|c| (!c.facts.online, !c.first, c.facts.health.is_bad(), lot(seed, c.facts.node)));
     } else {
-        let mend_first = spec.max_unavailable.is_some();
         targets.sort_by(|a, b| {
-            let mend = |c: &Candidate| mend_first && c.facts.online && c.facts.health.is_bad();
-            let key = |c: &Candidate| (!c.facts.online, !c.first, !mend(c));
-            key(a).cmp(&key(b)).then_with(|| a.name.cmp(&b.name)).then_with(|| a.facts.node.cmp(&b.facts.node))
+            rank(a).cmp(&rank(b)).then_with(|| a.name.cmp(&b.name)).then_with(|| a.facts.node.cmp(&b.facts.node))
         });
     }
     excluded.sort();
     let order: Vec<NodeId> = match spec.spread_by {
-        Some(_) if spec.strategy == StrategyKind::Rolling => spread(&targets),
+        Some(_) if spec.strategy == StrategyKind::Rolling => {
+            targets.chunk_by(|a, b| rank(a) == rank(b)).flat_map(spread).collect()
+        }
         Some(_) | None => targets.iter().map(|c| c.facts.node).collect(),
     };
     if spec.strategy == StrategyKind::BlueGreen {
@@ -95,20 +97,19 @@ fn lot(seed: uuid::Uuid, node: NodeId) -> (u128, NodeId) {
     (u128::from_be_bytes(first), node)
 }
 
-/// Deal the values of the spread label in turn, so that neighbours in the order differ while they can. Online nodes stay before offline ones.
-fn spread(targets: &[&Candidate]) -> Vec<NodeId> {
-    let mut out = Vec::with_capacity(targets.len());
-    for online in [true, false] {
-        let mut groups: BTreeMap<Option<&str>, std::collections::VecDeque<NodeId>> = BTreeMap::new();
-        for c in targets.iter().filter(|c| c.facts.online == online) {
-            groups.entry(c.spread.as_deref()).or_default().push_back(c.facts.node);
-        }
-        while !groups.is_empty() {
-            groups.retain(|_, nodes| {
-                out.extend(nodes.pop_front());
-                !nodes.is_empty()
-            });
-        }
+/// Deal the values of the spread label in turn, so that neighbours in the order differ while they can: among equals, or those that must
+/// come first would come later.
+fn spread(equals: &[&Candidate]) -> Vec<NodeId> {
+    let mut out = Vec::with_capacity(equals.len());
+    let mut groups: BTreeMap<Option<&str>, std::collections::VecDeque<NodeId>> = BTreeMap::new();
+    for c in equals {
+        groups.entry(c.spread.as_deref()).or_default().push_back(c.facts.node);
+    }
+    while !groups.is_empty() {
+        groups.retain(|_, nodes| {
+            out.extend(nodes.pop_front());
+            !nodes.is_empty()
+        });
     }
     out
 }
@@ -342,6 +343,34 @@ mod tests {
         first.dedup();
         assert_eq!(first.len(), 98, "each healthy node comes first some time, no other ever does");
         assert_eq!(drawn(1)[3][48..], [id(98), id(99)]);
+    }
+
+    #[test]
+    fn what_must_come_first_comes_first_however_it_is_spread() {
+        let id = |n: u128| NodeId(uuid::Uuid::from_u128(n));
+        let c = |n: u128, rack: &str, first, health| Candidate {
+            facts: Facts { health, ..Facts::online(id(n)) },
+            name: format!("n{n}"),
+            spread: Some(rack.into()),
+            first,
+        };
+        let well = HealthClass::Healthy;
+        let all = [
+            c(1, "a", false, well),
+            c(2, "b", false, well),
+            c(3, "c", true, well),
+            c(4, "c", true, well),
+            c(5, "a", false, HealthClass::Unhealthy),
+        ];
+        let spread = Spec { spread_by: Some("rack".into()), ..spec(Amount::Count(5), None) };
+        let order = |spec: &Spec| plan(spec, uuid::Uuid::nil(), &all).steps.concat();
+        assert_eq!(
+            order(&spread),
+            [3, 4, 1, 2, 5].map(id),
+            "taken over from another rollout, and perhaps out of service"
+        );
+        let limited = Spec { max_unavailable: Some(Amount::Count(1)), ..spread };
+        assert_eq!(order(&limited), [3, 4, 5, 1, 2].map(id), "mending takes no slot");
     }
 
     #[test]

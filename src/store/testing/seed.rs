@@ -120,6 +120,7 @@ pub fn node(p: &Project, name: &str) -> Node {
         desired_rollout: None,
         traffic_weight: 100,
         busy: None,
+        clock_skew: None,
         active_bundle: None,
         staged_bundle: None,
         verified_bundle: None,

@@ -6,7 +6,7 @@ use crate::problem::Outcome;
 use crate::reply;
 use api::rollout::{Cause, Explanation};
 use domain::bundle::BundleStatus;
-use domain::node::{Node, Presence, Standing};
+use domain::node::{Node, Presence, Standing, skew};
 use domain::rollout::{Event, LoggedEvent, Member, NodeState};
 use domain::{BundleId, RolloutId, Timestamp};
 use warp::reply::Response;
@@ -203,6 +203,14 @@ fn why(about: &About, now: Timestamp) -> Vec<Cause> {
         Some(name) => cause("differs", format!("it runs {name}"), None),
         None => cause("baseline", "it runs what it had at enrolment, or has not said", None),
     });
+    // Last: it decides nothing, but explains certificates that are refused and logs that seem to lie.
+    if let Some(skew) = node.clock_skew.filter(|s| skew::is_worth_a_warning(*s)) {
+        let text = format!(
+            "its clock is about {} of ours: nothing is decided by it here, but the node judges certificates by it",
+            skew::in_words(skew)
+        );
+        out.push(cause("clock_skew", text, None));
+    }
     out
 }
 
@@ -210,7 +218,7 @@ fn why(about: &About, now: Timestamp) -> Vec<Cause> {
 mod tests {
     use super::*;
     use domain::node::{Busy, HealthClass};
-    use domain::{Digest, NodeId, OrgId, ProjectId};
+    use domain::{Digest, NodeId, OrgId, ProjectId, Span};
 
     fn about() -> About {
         About {
@@ -238,6 +246,7 @@ mod tests {
                 desired_rollout: None,
                 traffic_weight: 100,
                 busy: None,
+                clock_skew: None,
                 active_bundle: None,
                 staged_bundle: None,
                 verified_bundle: None,
@@ -274,6 +283,10 @@ mod tests {
         assert_eq!(codes(&a), ["quarantined", "owed", "pinned", "offline", "never_assigned", "baseline"]);
         a.node.busy = Some(Busy { since: Timestamp(-9), until: Timestamp(1) });
         assert!(codes(&a).contains(&"busy".into()));
+        for (ahead, said) in [(4, false), (5, true), (-600, true)] {
+            a.node.clock_skew = Some(Span::secs(ahead));
+            assert_eq!(codes(&a).last().is_some_and(|c| c == "clock_skew"), said, "{ahead} s");
+        }
         a.node.busy = Some(Busy { since: Timestamp(-9), until: Timestamp(0) });
         assert!(!codes(&a).contains(&"busy".into()), "its time is over");
         a.pinned = Some(("v1".into(), BundleStatus::Revoked));

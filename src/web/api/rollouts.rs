@@ -396,5 +396,6 @@ pub async fn retry(call: Call) -> Outcome<Response> {
     if said.node_ids.as_ref().is_some_and(|n| n.is_empty()) {
         return Err(Refusal::invalid("node_ids", "must name at least one node"));
     }
+    override_freeze(&call, said.override_freeze, said.reason).await?;
     command(call, RolloutCommand::Retry { nodes: said.node_ids }).await
 }

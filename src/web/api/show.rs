@@ -134,6 +134,7 @@ pub fn node(n: Node, names: &Named) -> api::fleet::Node {
         generation: n.generation,
         traffic_weight: n.traffic_weight,
         busy_until: n.busy.map(|b| b.until),
+        clock_skew_ms: n.clock_skew.map(|s| s.as_millis()),
         last_error: n.last_error,
         inserted_at: n.inserted_at,
         updated_at: n.updated_at,

@@ -71,6 +71,8 @@ enum Act {
     /// Another rollout had it, when this one did not hold it.
     Elsewhere(u32),
     DebtDropped(u32),
+    /// The project's budget: so many at once, or as many as it likes.
+    Granted(Option<u32>),
 }
 
 #[derive(Clone)]
@@ -211,6 +213,7 @@ impl State {
                     row.debt = row.debt.map(|d| super::db::Debt { ours: false, ..d });
                 })
             }
+            Act::Granted(k) => self.feed(Event::CapacityGranted { k }),
             Act::DebtDropped(n) => match self.row(n).debt {
                 Some(d) if !d.ours => self.feed(Event::DebtsDropped { nodes: vec![id(n)] }),
                 _ => Ok(None),

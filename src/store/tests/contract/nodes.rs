@@ -1,8 +1,8 @@
 use domain::node::{Busy, HealthClass, Labels, Presence, SampleKind, Standing};
-use domain::{Digest, Scope, Timestamp};
+use domain::{Digest, Scope, Span, Timestamp};
 use store::testing::{self, seed};
 use store::{
-    EnrolmentToken, Error, NodeChange, NodeConfig, NodeEvent, NodeFilter, NodePatch, Page, ReplaceNode, Sample,
+    EnrolmentToken, Error, NodeChange, NodeConfig, NodeEvent, NodeFilter, NodePatch, Page, ReplaceNode, Sample, Seen,
     StoreConfig,
 };
 
@@ -242,11 +242,22 @@ async fn last_seen_only_ever_goes_up() {
     testing::for_each_backend(|s| async move {
         let w = seed::world(&s, 3).await;
         let at = |n: i64| Timestamp(seed::now().0 + n);
-        let batch = vec![(w.nodes[0].id, at(5)), (w.nodes[1].id, at(-5)), (w.nodes[0].id, at(3)), (seed::id(), at(9))];
+        let seen = |node, at, skew: Option<i64>| Seen { node, at, clock_skew: skew.map(Span::secs) };
+        let (one, two) = (w.nodes[0].id, w.nodes[1].id);
+        let batch = [(one, at(5)), (two, at(-5)), (one, at(3)), (seed::id(), at(9))];
+        let batch = batch.map(|(node, at)| seen(node, at, None)).to_vec();
         assert_eq!(s.flush_last_seen(batch).await.unwrap(), 1);
         assert_eq!(s.node(SYSTEM, w.nodes[0].id).await.unwrap().last_seen, Some(at(5)));
         assert_eq!(s.node(SYSTEM, w.nodes[1].id).await.unwrap().last_seen, Some(at(0)));
         assert_eq!(s.flush_last_seen(vec![]).await.unwrap(), 0);
+
+        // The skew of a clock goes with it: newer words replace it, no word leaves it.
+        let skew = async || s.node(SYSTEM, one).await.unwrap().clock_skew;
+        assert_eq!(skew().await, None);
+        for (n, said, stored) in [(10, Some(-7), -7), (11, None, -7), (9, Some(99), -7), (12, Some(3), 3)] {
+            s.flush_last_seen(vec![seen(one, at(n), said)]).await.unwrap();
+            assert_eq!(skew().await, Some(Span::secs(stored)));
+        }
     })
     .await;
 }
@@ -256,7 +267,7 @@ async fn presence_moves_only_where_the_stored_time_still_holds() {
     testing::for_each_backend(|s| async move {
         let w = seed::world(&s, 3).await;
         let at = |n: i64| Timestamp(seed::now().0 + n);
-        s.flush_last_seen(vec![(w.nodes[1].id, at(50))]).await.unwrap();
+        s.flush_last_seen(vec![Seen { node: w.nodes[1].id, at: at(50), clock_skew: None }]).await.unwrap();
         assert_eq!(s.stale_candidates(at(10), 10).await.unwrap().len(), 2);
         let head = s.changes_head().await.unwrap();
         let all: Vec<_> = w.nodes.iter().map(|n| n.id).collect();

@@ -3,8 +3,8 @@
 use domain::rollout::{Change, NodeState, Phase};
 use domain::{NodeId, Timestamp};
 use std::time::{Duration, Instant};
-use store::RolloutCommit;
 use store::testing::{self, seed};
+use store::{RolloutCommit, Seen};
 
 const NODES: usize = 1_000;
 
@@ -51,7 +51,7 @@ async fn a_thousand_assignments_are_one_short_commit() {
         assert!(answers.iter().flatten().all(|a| a.handed_over == 4 && !a.withheld));
         let handed = began.elapsed();
         let began = Instant::now();
-        let seen = w.nodes.iter().map(|n| (n.id, Timestamp(seed::now().0 + 9))).collect();
+        let seen = w.nodes.iter().map(|n| Seen { node: n.id, at: Timestamp(seed::now().0 + 9), clock_skew: None }).collect();
         assert_eq!(s.flush_last_seen(seen).await.unwrap(), NODES as u64);
         let flushed = began.elapsed();
         let began = Instant::now();

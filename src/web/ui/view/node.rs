@@ -4,7 +4,7 @@ use super::nodes::labels;
 use super::parts::*;
 use super::{Frame, Tab, document};
 use domain::Timestamp;
-use domain::node::{HistoryEntry, HistoryOutcome, Node, Standing};
+use domain::node::{HistoryEntry, HistoryOutcome, Node, Standing, skew};
 use maud::{Markup, html};
 use serde_json::Value;
 
@@ -119,6 +119,13 @@ pub fn region(frame: &Frame, view: &NodeView) -> Markup {
                     h2 #h-facts { "Facts" }
                     dl {
                         dt { "Last seen" } dd { (when_or(n.last_seen, frame.now, "never")) }
+                        @if let Some(skew) = n.clock_skew {
+                            dt { "Its clock" }
+                            dd {
+                                @if skew::is_worth_a_warning(skew) { (badge(Tone::Warn, skew::in_words(skew))) }
+                                @else { "right within " (skew::WORTH_A_WARNING.as_secs()) " s" }
+                            }
+                        }
                         dt { "Host" } dd { (n.hostname.as_deref().unwrap_or("–")) }
                         dt { "Address" } dd { (n.ip.as_deref().unwrap_or("–")) }
                         dt { "Proxy version" } dd { (n.version.as_deref().unwrap_or("–")) }

@@ -80,6 +80,7 @@ pub fn node_row() -> Node {
         desired_rollout: Some(RolloutId(uuid(5))),
         traffic_weight: 100,
         busy: None,
+        clock_skew: Some(Span::secs(-90)),
         active_bundle: Some(BundleId(uuid(6))),
         staged_bundle: Some(BundleId(uuid(4))),
         verified_bundle: Some(BundleId(uuid(6))),

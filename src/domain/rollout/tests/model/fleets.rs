@@ -56,7 +56,10 @@ fn and(mut acts: Vec<Act>, more: impl IntoIterator<Item = Act>) -> Vec<Act> {
     acts
 }
 
-/// States per fleet unless `MODEL_STATES` says otherwise: thirteen fleets that do not close before it, more than a million states, one or
+/// What a project may grant: nothing, one node at a time, two, or no budget at all.
+const BUDGETS: [Option<u32>; 4] = [Some(0), Some(1), Some(2), None];
+
+/// States per fleet unless `MODEL_STATES` says otherwise: fourteen fleets that do not close before it, more than a million states, one or
 /// two minutes on two cores.
 const USUALLY: usize = 80_000;
 
@@ -73,6 +76,7 @@ pub fn explore(number: u8, most: usize) -> Result<(), String> {
     let acts =
         and(usual(2), [Act::Sick(2), Act::Well(2), Act::Revoke, Act::FallBack(1), Act::GateFails(1), Act::Pinned(2)]);
     let acts = and(acts, [Act::Return(3), Act::Poll(3), Act::Blocked, Act::Unblocked, Act::Elsewhere(1)]);
+    let acts = and(acts, BUDGETS.map(Act::Granted));
     let halves = World::new(short(blue_green()), fleet(2));
     let shifts = and(usual(2), [Act::Swap, Act::Advance, Act::Weigh(2), Act::Revoke]);
     let broken = format!("invariant {number}:");
@@ -167,6 +171,15 @@ fn nodes_that_are_taken_away() {
     let acts = and(usual(3), [Act::Pinned(1), Act::TakenOver(1), Act::TakenOver(2), Act::TakenOver(3)]);
     let acts = and(acts, [Act::Excluded(2), Act::Blocked, Act::Unblocked, Act::GivenUp, Act::Elsewhere(1)]);
     search("taken away", world, acts);
+}
+
+#[test]
+fn a_budget_that_is_granted_and_taken_back() {
+    let mut rows = fleet(3);
+    rows[2].online = false;
+    let world = World::new(short(tolerating(in_batches(2), 1)), rows);
+    let acts = and(usual(3), BUDGETS.map(Act::Granted));
+    search("budget", world, and(acts, [Act::Sick(2), Act::Well(2), Act::Pinned(1)]));
 }
 
 #[test]

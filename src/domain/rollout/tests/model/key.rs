@@ -37,6 +37,8 @@ fn write(s: &State, out: &mut Vec<u8>) {
     out.push(u8::from(h.lane_halted) | u8::from(h.clock.ticking_since.is_some()) << 1 | u8::from(h.revoked) << 2);
     // Silences up to this moment count no more; those from before the last stale time do not count anyway.
     out.push(h.silent_window.map(|w| age(w.0)).filter(|a| *a < OLD_SILENCE).unwrap_or(255));
+    // What is reserved follows from the members.
+    out.push(h.budget.capacity.map_or(255, |k| k as u8));
     out.push(since(h.rollback_since));
     // Due or not, and how soon: late timers are states of their own.
     out.push(h.wake_at.map_or(255, |t| ((t.0 - s.now.0).clamp(-UNIT.0, OLD * UNIT.0) / UNIT.0 + 1) as u8));
