@@ -5,12 +5,14 @@
 
 use crate::conn::Conn;
 use crate::error::{Q, Result};
+use crate::pg_target::{Link, Target};
 use crate::types::ChangeKind;
 use crate::value::{Cells, p};
-use crate::{Database, Store};
+use crate::{Backing, Store};
 use domain::{ProjectId, Timestamp};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -119,22 +121,20 @@ impl Store {
     pub fn listen(&self) -> Listener {
         let mut bell = self.inner.bell.subscribe();
         bell.mark_unchanged();
-        let url = match &self.inner.config.database {
-            Database::Postgres { url } => Some(url.clone()),
-            Database::Sqlite { .. } => None,
+        let target = match &self.inner.backing {
+            Backing::Pg(_, target) => Some(target.clone()),
+            Backing::Lite(_) => None,
         };
-        Listener { bell, url, link: None, retry: None }
+        Listener { bell, target, link: None, retry: None }
     }
 }
-
-type PgLink = tokio_postgres::Connection<tokio_postgres::Socket, tokio_postgres::tls::NoTlsStream>;
 
 /// Wake-ups carry no data and may be lost: read the feed after each, and every 500 ms anyhow.
 /// Owns: one connection to PostgreSQL beside the pool, made anew when it breaks.
 pub struct Listener {
     bell: tokio::sync::watch::Receiver<u64>,
-    url: Option<String>,
-    link: Option<(tokio_postgres::Client, PgLink)>,
+    target: Option<Arc<Target>>,
+    link: Option<(tokio_postgres::Client, Link)>,
     /// Not before this time is another connection tried.
     retry: Option<tokio::time::Instant>,
 }
@@ -147,9 +147,10 @@ impl Listener {
     pub async fn wait(&mut self, at_most: Duration) {
         let end = tokio::time::sleep(at_most);
         tokio::pin!(end);
-        if self.url.is_some() && self.link.is_none() && self.retry.is_none_or(|t| t <= tokio::time::Instant::now()) {
+        let due = self.link.is_none() && self.retry.is_none_or(|t| t <= tokio::time::Instant::now());
+        if let Some(target) = self.target.as_ref().filter(|_| due) {
             tokio::select! {
-                link = connect(self.url.as_deref().unwrap_or_default()) => {
+                link = connect(target) => {
                     self.link = link;
                     self.retry = Some(tokio::time::Instant::now() + RECONNECT);
                     if self.link.is_some() {
@@ -193,8 +194,8 @@ impl Listener {
     }
 }
 
-async fn connect(url: &str) -> Option<(tokio_postgres::Client, PgLink)> {
-    let (client, mut link) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.ok()?;
+async fn connect(target: &Target) -> Option<(tokio_postgres::Client, Link)> {
+    let (client, mut link) = target.connect().await.ok()?;
     let listening = {
         let listen = client.batch_execute("LISTEN sentinel_changes");
         tokio::pin!(listen);

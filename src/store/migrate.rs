@@ -1,7 +1,7 @@
 //! The schema: embedded migrations, run by one process at a time, refused by an older binary.
 
 use crate::error::{Error, Result};
-use crate::{Backing, Database, Store};
+use crate::{Backing, Store};
 use diesel::backend::Backend;
 use diesel::migration::MigrationSource;
 use diesel::pg::Pg;
@@ -47,8 +47,8 @@ impl Store {
     /// Bring the schema up to date. Answers the versions applied now.
     /// Errors: `Conflict("schema")` when the database is newer than this binary.
     pub async fn migrate(&self) -> Result<Vec<String>> {
-        match (&self.inner.backing, &self.inner.config.database) {
-            (Backing::Lite(l), _) => {
+        match &self.inner.backing {
+            Backing::Lite(l) => {
                 let (reply, answer) = tokio::sync::oneshot::channel();
                 l.writer.push(Box::new(move |conn| {
                     if let crate::conn::Link::Lite(c) = &mut conn.link {
@@ -57,20 +57,18 @@ impl Store {
                 }))?;
                 answer.await.map_err(|_| Error::Unavailable("the store is closed".into()))?
             }
-            (Backing::Pg(_), Database::Postgres { url }) => {
-                let url = url.clone();
+            Backing::Pg(_, target) => {
                 // A connection of its own: no statement timeout may cut a long migration short.
+                let own = target.establish().await.map_err(invalid)?;
                 let work = move || {
-                    use diesel::Connection as _;
                     use diesel::connection::SimpleConnection as _;
-                    let mut c = AsyncConnectionWrapper::<AsyncPgConnection>::establish(&url).map_err(invalid)?;
+                    let mut c = AsyncConnectionWrapper::<AsyncPgConnection>::from(own);
                     c.batch_execute(&format!("SET statement_timeout = 0; SELECT pg_advisory_lock({LOCK})"))
                         .map_err(invalid)?;
                     up::<Pg>(&mut c, POSTGRES)
                 };
                 tokio::task::spawn_blocking(work).await.map_err(invalid)?
             }
-            (Backing::Pg(_), Database::Sqlite { .. }) => Err(Error::Invalid("the configuration does not fit".into())),
         }
     }
 

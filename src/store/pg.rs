@@ -3,11 +3,13 @@
 use crate::StoreConfig;
 use crate::conn::PgPooled;
 use crate::error::{Error, Result};
+use crate::pg_target::Target;
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, PoolableConnection, RecyclingMethod,
 };
-use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
+use diesel_async::{AsyncConnection as _, AsyncPgConnection, SimpleAsyncConnection as _};
 use futures_util::FutureExt as _;
+use std::sync::Arc;
 
 pub(crate) type Pool = bb8::Pool<AsyncDieselConnectionManager<AsyncPgConnection>>;
 
@@ -25,15 +27,15 @@ pub(crate) fn session_settings(config: &StoreConfig, local: bool) -> String {
 /// Connections: a server with the default `max_connections = 100` less 3 reserved and one LISTEN each carries 5 instances of 16
 /// (80 + 5) with room for migrations and people. One operation holds one connection for about a millisecond:
 /// 16 connections carry 16,000 operations a second, several times what the server commits.
-pub(crate) async fn pool(config: &StoreConfig, url: &str) -> Result<Pool> {
+pub(crate) async fn pool(config: &StoreConfig, url: &str, target: Arc<Target>) -> Result<Pool> {
     let cache = config.statement_cache;
     let settings = session_settings(config, false);
     let mut manager = ManagerConfig::<AsyncPgConnection>::default();
     manager.recycling_method = RecyclingMethod::Fast;
-    manager.custom_setup = Box::new(move |url| {
-        let (url, settings) = (url.to_string(), settings.clone());
+    manager.custom_setup = Box::new(move |_| {
+        let (target, settings) = (target.clone(), settings.clone());
         async move {
-            let mut c = AsyncPgConnection::establish(&url).await?;
+            let mut c = target.establish().await?;
             if cache {
                 c.batch_execute(&settings).await.map_err(diesel::ConnectionError::CouldntSetupConfiguration)?;
             } else {

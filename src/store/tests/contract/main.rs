@@ -15,4 +15,5 @@ mod readings;
 mod rollouts;
 mod schema;
 mod speed;
+mod tls;
 mod trust;
