@@ -6,7 +6,6 @@
 use crate::harness::*;
 use crate::people::{self, Person};
 use bytes::Bytes;
-use domain::RequestId;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -616,21 +615,6 @@ async fn every_route_answers_everyone_as_listed(ground: Ground) {
     scene.w.end().await;
 }
 
-/// Entries of all chains that carry the id of the request.
-async fn entries_of(store: &store::Store, request: RequestId) -> Vec<String> {
-    let mut found = Vec::new();
-    for (chain, _) in store.audit_chains().await.unwrap() {
-        let mut seq = 0;
-        loop {
-            let page = store.audit_after(chain, seq, 500).await.unwrap();
-            let Some(last) = page.last() else { break };
-            seq = last.seq;
-            found.extend(page.into_iter().filter(|e| e.request_id == Some(request)).map(|e| e.action));
-        }
-    }
-    found
-}
-
 async fn every_mutation_leaves_the_audit_entries_that_are_listed(ground: Ground) {
     let scene = Scene::set(ground).await;
     let store = scene.w.one.tree.plane.store().clone();
@@ -654,8 +638,7 @@ async fn every_mutation_leaves_the_audit_entries_that_are_listed(ground: Ground)
             }
             _ => scene.w.op.send(r.method, &filled, body).await,
         };
-        let request: RequestId = answer.header("x-request-id").parse().unwrap();
-        let entries = entries_of(&store, request).await;
+        let entries = entries_of(&store, &answer).await;
         if entries.len() != r.audit || answer.status >= 300 {
             let said = format!(
                 "listed {}, status {}, entries {entries:?} {:.300}",

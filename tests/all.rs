@@ -45,4 +45,5 @@ mod strategies;
 mod takeover;
 mod telemetry;
 mod tenancy;
+mod tls;
 mod trust;

@@ -227,6 +227,7 @@ impl ControlPlane {
             other => other.into(),
         })?;
         self.inner.releases.forget(project);
+        self.archive_changed(bundle.id);
         Ok(row)
     }
 

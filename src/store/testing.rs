@@ -4,9 +4,11 @@
 //! template. A watcher process holds a pipe of ours: when it closes, however we ended, it stops the server and removes the files.
 
 mod faults;
+mod forger;
 pub mod seed;
 
 pub use faults::{At, Faults};
+pub use forger::rewrite_audit;
 
 use crate::{Error, Store, StoreConfig};
 use std::ops::Deref;
