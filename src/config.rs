@@ -223,7 +223,7 @@ impl Written {
         let database_url =
             w.database_url.unwrap_or_else(|| format!("sqlite://{}", data_dir.join("sentinel.db").display()));
         if let Err(why) = store::StoreConfig::from_url(&database_url) {
-            return Err(bad("database_url", &why.to_string()));
+            return Err(bad("database_url", why.to_string()));
         }
         Ok(Config {
             listen: address("listen", w.listen.as_deref().unwrap_or("127.0.0.1:4000"))?,

@@ -216,6 +216,8 @@ const TABLE: &[Row] = &[
 
     row("GET", "/api/v1/projects/:project/audit_logs", "U+++FNUUU+", 0),
     row("GET", "/api/v1/projects/:project/audit_logs/export", "U+++FNUUU+", 0),
+    row("GET", "/api/v1/audit_logs", "UFFFFFUUUF", 0),
+    row("GET", "/api/v1/audit_logs/export", "UFFFFFUUUF", 0),
     row("GET", "/api/v1/audit/verify", "U+++F+UUU+", 0),
     row("GET", "/api/v1/events/stream", "U+++++UUU+", 0),
 

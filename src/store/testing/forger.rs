@@ -2,7 +2,7 @@
 
 use crate::Store;
 use crate::error::Result;
-use crate::value::{Bind as _, json, p};
+use crate::value::{json, p};
 use crate::write::chain_of;
 use domain::ProjectId;
 use domain::audit::Head;
