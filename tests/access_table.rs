@@ -364,7 +364,9 @@ impl Scene {
             "retry" => {
                 let node = Hand::register(&self.w.one.url, "p", &self.fresh("n")).await;
                 let only = json!({"type": "node_ids", "node_ids": [node.id]});
-                let id = self.w.roll_out(json!({"bundle_id": self.bundle, "target_selector": only})).await;
+                // Signed by the key that counts now: no node is sent to what it would refuse.
+                let bundle = self.w.bundle(&self.fresh("now")).await["bundle_id"].clone();
+                let id = self.w.roll_out(json!({"bundle_id": bundle, "target_selector": only})).await;
                 let told = node.told().await;
                 let said = json!({"generation": told["generation"], "rollout_id": id, "error": "x"});
                 node.report(told["bundle_id"].as_str().unwrap(), "failed", said).await;

@@ -629,7 +629,7 @@ async fn the_master_key_is_replaced_and_the_same_keys_sign_on() {
     let new = std::fs::read_to_string(data.join("master.key")).unwrap();
     assert_eq!(new, begun);
     let log =
-        Command::new(env!("CARGO_BIN_EXE_sentinel-cp")).args(["audit", "export", "--data-dir", text(&data)]).output();
+        Command::new(env!("CARGO_BIN_EXE_sentinel-cp")).args(["audit", "--data-dir", text(&data), "export"]).output();
     let log = String::from_utf8(log.unwrap().stdout).unwrap();
     let said = |l: &&str| serde_json::from_str::<Value>(l).unwrap()["action"] == "master_key.rotated";
     assert_eq!(log.lines().filter(said).count(), 1, "those that were refused left none: {log}");
