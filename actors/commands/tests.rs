@@ -5,6 +5,7 @@ mod bundles;
 mod plans;
 mod rollouts;
 mod sessions;
+mod token_keys;
 
 use super::access::{FirstStart, NewApiKey};
 use super::nodes::NodePatch;

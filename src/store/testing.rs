@@ -8,7 +8,7 @@ mod forger;
 pub mod seed;
 
 pub use faults::{At, Faults};
-pub use forger::rewrite_audit;
+pub use forger::{remove_audit_head, rewrite_audit};
 
 use crate::{Error, Store, StoreConfig};
 use std::ops::Deref;

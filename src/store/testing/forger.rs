@@ -39,3 +39,11 @@ pub async fn rewrite_audit(store: &Store, chain: Option<ProjectId>, seq: i64, ch
         })
         .await
 }
+
+/// The chain has no head any more, and all its entries.
+pub async fn remove_audit_head(store: &Store, chain: Option<ProjectId>) -> Result<()> {
+    let work = store.write("forge", chain, |c, chain| {
+        Box::pin(async move { c.exec_one("DELETE FROM audit_heads WHERE chain = ?", p![chain_of(*chain)]).await })
+    });
+    work.await
+}
