@@ -123,7 +123,10 @@ fn apply(plane: &ControlPlane, row: &store::ChangeRow) {
             }
         }
         ChangeKind::Project => plane.inner.sessions.forget_project(ProjectId(row.id)),
-        ChangeKind::Key => plane.inner.keys.forget(OrgId(row.id)),
+        ChangeKind::Key => {
+            plane.inner.keys.forget(OrgId(row.id));
+            plane.trust_changed();
+        }
         ChangeKind::Org
         | ChangeKind::ApiKey
         | ChangeKind::User

@@ -494,8 +494,8 @@ impl Inner {
             return Ok(false);
         };
         doc.version += 1;
+        // For how long it is valid somebody has chosen.
         doc.artifact_origins.extend(missing);
-        doc.expires_at = self.clock.now() + TRUST_VALIDITY;
         let (version, body) = (doc.version as i64, envelope(Envelope::sign(&doc, &roots))?);
         match self.insert_trust(org, version, &body, "trust.updated").await {
             // Where another instance was first, ours is added at the next start.

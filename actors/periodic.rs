@@ -4,7 +4,6 @@ use crate::commands::networks::KEEP_NETWORKS;
 use crate::plane::ControlPlane;
 use crate::rollout::RolloutMsg;
 use crate::supervision::{Budget, ChildSpec, Restart, TaskGuard, spawn_task};
-use dashmap::DashMap;
 use domain::*;
 use futures_util::future::BoxFuture;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -100,7 +99,7 @@ pub(crate) fn sweeps(plane: &ControlPlane) -> Vec<ChildSpec> {
         sweep(plane, "drift", Span::secs(15), drift),
         sweep(plane, "housekeeping", Span::secs(10), housekeeping),
         sweep(plane, "pruning", Span::secs(600), pruning),
-        sweep(plane, "audit", AUDIT_EVERY, tend_audit()),
+        sweep(plane, "audit", AUDIT_EVERY, tend_audit),
         sweep(plane, "retention", Span::secs(3600), retention),
     ]
 }
@@ -110,28 +109,33 @@ const AUDIT_EVERY: Span = Span::secs(300);
 /// Entries removed in one transaction: half a megabyte.
 const PRUNED_AT_ONCE: u32 = 1_000;
 
-/// The log is a witness: what it was told cannot be unsaid by whoever writes the chains anew (`audit verify --witness`).
-fn tend_audit() -> impl Fn(ControlPlane) -> BoxFuture<'static, Result<(), String>> + Send + Sync + 'static {
-    let said: Arc<DashMap<Option<ProjectId>, i64>> = Arc::default();
-    move |plane| {
-        let said = said.clone();
-        Box::pin(async move {
-            for (chain, head) in plane.store().audit_chains().await.map_err(text)? {
-                if said.insert(chain, head.seq) != Some(head.seq) {
-                    let name = chain.map_or_else(|| "system".to_string(), |p| p.to_string());
-                    tracing::info!(chain = name, seq = head.seq, hash = %head.hash, "audit head");
-                }
-                let Some(keep) = plane.config().audit_keep else { continue };
-                let before = Timestamp(plane.now().0 - keep.0);
-                let id = plane.fresh().id(plane.now());
-                let gone = plane.store().audit_prune(chain, before, PRUNED_AT_ONCE, id, plane.now()).await;
-                let gone = gone.map_err(text)?;
-                if gone > 0 {
-                    tracing::info!(?chain, entries = gone, "old audit entries were removed");
-                }
+async fn tend_audit(plane: ControlPlane) -> Result<(), String> {
+    let chains = plane.say_audit_heads().await?;
+    let Some(keep) = plane.config().audit_keep else { return Ok(()) };
+    for chain in chains {
+        let before = Timestamp(plane.now().0 - keep.0);
+        let id = plane.fresh().id(plane.now());
+        let gone = plane.store().audit_prune(chain, before, PRUNED_AT_ONCE, id, plane.now()).await.map_err(text)?;
+        if gone > 0 {
+            tracing::info!(?chain, entries = gone, "old audit entries were removed");
+        }
+    }
+    Ok(())
+}
+
+impl ControlPlane {
+    /// The log is a witness: what it was told cannot be unsaid by whoever writes the chains anew (`audit verify --witness`).
+    /// Tells it the heads that moved; answers all chains.
+    pub(crate) async fn say_audit_heads(&self) -> Result<Vec<Option<ProjectId>>, String> {
+        let mut chains = Vec::new();
+        for (chain, head) in self.store().audit_chains().await.map_err(text)? {
+            if self.inner.said_heads.insert(chain, head.seq) != Some(head.seq) {
+                let name = chain.map_or_else(|| "system".to_string(), |p| p.to_string());
+                tracing::info!(chain = name, seq = head.seq, hash = %head.hash, "audit head");
             }
-            Ok(())
-        })
+            chains.push(chain);
+        }
+        Ok(chains)
     }
 }
 

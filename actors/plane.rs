@@ -67,6 +67,8 @@ pub(crate) struct Inner {
     pub(crate) sound: crate::sound::Soundness,
     /// Heads of audit chains, at most a second old: what signed assignments carry.
     pub(crate) heads: DashMap<ProjectId, (Timestamp, ::bundle::trust::AuditHead)>,
+    /// Numbers of the heads that the log was told last.
+    pub(crate) said_heads: DashMap<Option<ProjectId>, i64>,
     /// How long nobody could receive reports before this process was ready, microseconds.
     pub(crate) down: AtomicI64,
     /// Projects whose nodes' traffic is counted.

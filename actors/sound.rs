@@ -1,9 +1,15 @@
-//! Whether an archive is what its row says, before any node is told to fetch it.
+//! Whether an archive is what its row says, and signed by keys that count, before any node is told to fetch it.
 //!
 //! Owns: what was found lately, by bundle. Rebuilt from: the artifact store. Invariant: a node is never sent to an object that this
 //! instance has not read whole and hashed within [`GOOD_FOR`].
 
+use crate::command::{CommandError, CommandResult};
 use crate::plane::ControlPlane;
+use ::bundle::SignatureFile;
+use ::bundle::archive::{MANIFEST, SIGNATURE};
+use ::bundle::trust::Envelope;
+use ::bundle::verify::{check_manifest, check_release};
+use bytes::Bytes;
 use dashmap::DashMap;
 use domain::*;
 use std::collections::HashMap;
@@ -63,8 +69,15 @@ impl Soundness {
         self.known.iter().filter(|k| k.trouble.is_some()).map(|k| *k.key()).collect()
     }
 
-    pub(crate) fn forget(&self, id: BundleId) {
-        self.known.remove(&id);
+    /// To be looked at again before it is believed.
+    fn doubt(&self, id: BundleId) {
+        if let Some(mut known) = self.known.get_mut(&id) {
+            known.at = Timestamp::ZERO;
+        }
+    }
+
+    fn doubt_all(&self) {
+        self.known.iter_mut().for_each(|mut known| known.at = Timestamp::ZERO);
     }
 
     pub(crate) fn forget_all(&self) {
@@ -147,14 +160,57 @@ impl ControlPlane {
         let key = artifacts::Key::bundle(project, content);
         let read = self.inner.artifacts.get_verified(&key, facts.size_bytes, hash).await;
         match read {
-            Ok(_) => None,
+            Ok(archive) => match self.distrusted(project, content, archive).await {
+                Ok(verdict) => verdict,
+                Err(why) => Some(format!("the keys that count cannot be read: {why:?}")),
+            },
             Err(artifacts::Error::NotFound) => Some(format!("the archive {key} is missing in the artifact store")),
             Err(why) => Some(why.to_string()),
         }
     }
 
-    /// The bundle's row changed: its archive may be another one.
+    /// Why nodes would refuse what is whole: since it was signed or released other keys may count, or it was for a time only.
+    /// Sent to it they would fail, one after the other, and their failures would count.
+    async fn distrusted(&self, project: ProjectId, content: ContentId, archive: Bytes) -> CommandResult<Verdict> {
+        let doc = self.inner.keys.trust_doc(self.project_by_id(project).await?.org).await?;
+        let files = tokio::task::spawn_blocking(move || ::bundle::read_archive(&archive)).await;
+        let files = match files.map_err(|e| CommandError::Unavailable(e.to_string()))? {
+            Ok(files) => files,
+            Err(why) => return Ok(Some(why.to_string())),
+        };
+        let signature = files.get(SIGNATURE).and_then(|s| serde_json::from_slice::<SignatureFile>(s).ok());
+        let accepted = match (files.get(MANIFEST), signature) {
+            (Some(manifest), Some(signature)) => check_manifest(&doc.roles.bundle, manifest, &signature),
+            _ => return Ok(Some("the archive has no manifest or no signature".into())),
+        };
+        if let Err(why) = accepted {
+            return Ok(Some(format!("nodes would refuse the bundle: {why}; sign it anew or compile it again")));
+        }
+        Ok(match self.release_of(project, content).await? {
+            None if doc.releases_required => {
+                Some("nodes need a release statement about the bundle, and there is none".into())
+            }
+            None => None,
+            Some(said) => {
+                match serde_json::from_value::<Envelope>(said).map(|e| check_release(&doc.roles.bundle, &e)) {
+                    Ok(Ok(release)) if release.expires_at > self.now() => None,
+                    Ok(Ok(release)) => {
+                        Some(format!("the release statement about the bundle expired at {}", release.expires_at))
+                    }
+                    Ok(Err(why)) => Some(format!("nodes would refuse the release statement about the bundle: {why}")),
+                    Err(why) => Some(why.to_string()),
+                }
+            }
+        })
+    }
+
+    /// The bundle's row changed, or what is said about it: its archive may be another one.
     pub(crate) fn archive_changed(&self, id: BundleId) {
-        self.inner.sound.forget(id);
+        self.inner.sound.doubt(id);
+    }
+
+    /// Other keys count now.
+    pub(crate) fn trust_changed(&self) {
+        self.inner.sound.doubt_all();
     }
 }

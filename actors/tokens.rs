@@ -47,6 +47,10 @@ impl Claims {
         Claims { exp: self.exp.min(seconds(until)), ..self }
     }
 
+    pub fn issued_at(&self) -> Timestamp {
+        Timestamp(self.iat.saturating_mul(1_000_000))
+    }
+
     pub fn expires_at(&self) -> Timestamp {
         Timestamp(self.exp.saturating_mul(1_000_000))
     }

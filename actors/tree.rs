@@ -107,6 +107,7 @@ impl Tree {
                     releases: Default::default(),
                     sound: Default::default(),
                     heads: Default::default(),
+                    said_heads: Default::default(),
                     down: AtomicI64::new(down.0),
                     measured: crate::rollout::Measured::default(),
                     attendance,
@@ -175,6 +176,9 @@ impl Tree {
             let _ = store.remove_instance(me).await;
             plane.inner.sessions.writer.flush().await;
             plane.flush_api_key_uses().await;
+            if let Err(why) = plane.say_audit_heads().await {
+                tracing::warn!(%why, "the last heads of the audit chains are not in the log");
+            }
         };
         if tokio::time::timeout(LAST_WRITES, last).await.is_err() {
             tracing::warn!("the database does not answer: last-seen times of the last second are lost");

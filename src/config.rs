@@ -235,11 +235,8 @@ impl Written {
         };
         let database_url =
             w.database_url.unwrap_or_else(|| format!("sqlite://{}", data_dir.join("sentinel.db").display()));
-        if !database_url.starts_with("sqlite://")
-            && !database_url.starts_with("postgres://")
-            && !database_url.starts_with("postgresql://")
-        {
-            return Err(bad("database_url", "must start with sqlite:// or postgres://"));
+        if let Err(why) = store::StoreConfig::from_url(&database_url) {
+            return Err(bad("database_url", why.to_string()));
         }
         let database_pooler = w.database_pooler.unwrap_or(false);
         if database_pooler && database_url.starts_with("sqlite://") {
@@ -474,6 +471,9 @@ mod tests {
         assert!(named(pooler, &[]).contains("database_pooler"));
         let late = named(Written::default(), &[("SENTINEL_CP_VALIDATOR", "/usr/bin/zentinel")]);
         assert!(late.contains("SENTINEL_CP_VALIDATOR") && late.contains("not supported"), "{late}");
+        let mode = "postgres://u:geheim@h/db?sslmode=verify".to_string();
+        let mode = named(Written { database_url: Some(mode), ..Default::default() }, &[]);
+        assert!(mode.contains("database_url") && mode.contains("sslmode") && !mode.contains("geheim"), "{mode}");
         let log = named(Written { log: Some("store=loud".into()), ..Default::default() }, &[]);
         assert!(log.starts_with("log: "), "{log}");
         let dir = tempfile::tempdir().unwrap();

@@ -106,3 +106,79 @@ async fn a_chain_that_was_written_anew_is_found_with_a_witness() {
     std::fs::write(witness, "nothing of use\n").unwrap();
     assert!(bad(&["audit"], data, &["verify", "--witness", witness]).contains("no line"));
 }
+
+/// The server gives its heads away by itself: to the log, and to nodes in what it signs for them. Either shows what was done to
+/// the database since.
+async fn a_chain_is_held_against_what_the_server_said(database: Option<String>) {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path();
+    let url = database.unwrap_or_else(|| format!("sqlite://{}", data.join("sentinel.db").display()));
+    let place = ("SENTINEL_CP_DATABASE_URL", url.as_str());
+    let verify = |witness: &Path| {
+        let mut command = command(&["audit"], data);
+        command.env(place.0, place.1).args(["verify", "--witness"]).arg(witness).output().unwrap()
+    };
+
+    let program = Program::serve(data, &[SETTINGS[0], SETTINGS[1], place]).await;
+    let op = Client::operator(&program.url);
+    open_project(&op, "p").await;
+    let project = op.get("/api/v1/projects/p").await.expect(200)["project"]["id"].as_str().unwrap().to_string();
+    let node = Hand::register(&program.url, "p", "n-1").await;
+    node.beat(json!({"health": {"status": "healthy"}})).await;
+    let bundle = bundle_of(&op, "p", "v1").await;
+    roll_out(&op, "p", json!({"bundle_id": bundle["bundle_id"]})).await;
+    let told = node.told().await;
+    program.stop();
+
+    // What the node keeps: one line of the very answer, signed.
+    let assignment = data.join("assignment.json");
+    std::fs::write(&assignment, told.to_string()).unwrap();
+    let envelope: bundle::trust::Envelope = serde_json::from_value(told["assignment"].clone()).unwrap();
+    let signed: bundle::trust::Assignment = envelope.decode().unwrap();
+    let head = signed.audit_head.unwrap();
+    assert!(head.seq > 2, "{head:?}");
+    let log = data.join("log");
+    let logged: Vec<Value> = std::fs::read_to_string(&log)
+        .unwrap()
+        .lines()
+        .filter_map(|l| serde_json::from_str::<Value>(l).ok())
+        .filter(|l| l["fields"]["message"] == "audit head")
+        .collect();
+    assert!(logged.iter().any(|l| l["fields"]["chain"] == "system"), "{logged:?}");
+    assert!(logged.iter().any(|l| l["fields"]["chain"] == project), "{logged:?}");
+    for witness in [&assignment, &log] {
+        let out = verify(witness);
+        assert!(out.status.success(), "{witness:?}: {}", String::from_utf8_lossy(&out.stdout));
+    }
+
+    // Somebody who may write to the database changes the second entry and chains everything behind it anew.
+    let store = store::StoreConfig::from_url(&url).unwrap();
+    let store = store::Store::open(store, &prometheus::Registry::new()).await.unwrap();
+    let chain = Some(project.parse().unwrap());
+    store::testing::rewrite_audit(&store, chain, 2, json!({"nothing": "to see"})).await.unwrap();
+    assert!(store.audit_verify(chain).await.unwrap().valid, "by itself the chain holds");
+    store.close().await;
+    let last = |l: &&Value| l["fields"]["chain"] == project.as_str();
+    let told_log = logged.iter().rev().find(last).unwrap()["fields"]["seq"].as_u64().unwrap();
+    for (witness, at) in [(&assignment, head.seq), (&log, told_log)] {
+        let out = verify(witness);
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(!out.status.success() && said.contains("witnessed"), "{witness:?}: {said}");
+        let verdicts: Vec<Value> = said.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let of = |v: &&Value| v["chain"] == project.as_str();
+        let verdict = verdicts.iter().find(of).unwrap();
+        assert_eq!(verdict["verdict"]["first_bad_seq"], at, "the first that was seen: {said}");
+        let others = verdicts.iter().filter(|v| v["chain"] != project.as_str());
+        assert!(others.clone().count() > 0 && others.clone().all(|v| v["verdict"]["valid"] == true), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_said_of_its_chains_shows_that_one_was_written_anew_on_sqlite() {
+    a_chain_is_held_against_what_the_server_said(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_said_of_its_chains_shows_that_one_was_written_anew_on_postgresql() {
+    a_chain_is_held_against_what_the_server_said(Some(store::testing::empty_postgres().await)).await;
+}

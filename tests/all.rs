@@ -47,4 +47,5 @@ mod strategies;
 mod takeover;
 mod telemetry;
 mod tenancy;
+mod tls;
 mod trust;

@@ -99,18 +99,30 @@ async fn a_node_that_runs_something_else_is_found_and_repaired(ground: Ground) {
     assert_eq!(open(&w.op).await.len(), 1, "found once");
 
     let path = format!("/api/v1/projects/p/drift/{}/resolve", all[0]["id"].as_str().unwrap());
-    let done = w.op.post(&path, json!({"remediate": true})).await.expect(200);
+    let done = w.op.post(&path, json!({"remediate": true})).await;
+    // One for what was asked for, and one for the rollout that it began.
+    assert_eq!(entries_of(&w.db.store, &done).await, ["rollout.created", "drift.resolved"]);
+    let done = done.expect(200);
     assert_eq!((&done["changed"], &done["rollout"]["kind"]), (&json!(true), &json!("drift_repair")), "{done:#}");
-    assert_eq!(w.op.post(&path, json!({})).await.expect(200)["changed"], false);
+    let again = w.op.post(&path, json!({})).await;
+    assert_eq!(entries_of(&w.db.store, &again).await, [""; 0]);
+    assert_eq!(again.expect(200)["changed"], false);
     takes(&w, &node, done["rollout"]["id"].as_str().unwrap(), &v2).await;
     w.one.tree.plane.find_drift(domain::Span::ZERO).await.unwrap();
     assert!(open(&w.op).await.is_empty());
     let csv = w.op.get("/api/v1/projects/p/drift/export").await;
     let text = String::from_utf8_lossy(&csv.bytes).into_owned();
     assert!(text.lines().count() == 2 && text.contains("reassigned"), "{text}");
-    assert_eq!(w.op.post("/api/v1/projects/p/drift/resolve-all", json!({})).await.expect(200)["resolved"], 0);
+    let all = w.op.post("/api/v1/projects/p/drift/resolve-all", json!({})).await;
+    assert_eq!(entries_of(&w.db.store, &all).await, [""; 0], "nothing was open");
+    assert_eq!(all.expect(200)["resolved"], 0);
     let audit = w.op.get("/api/v1/projects/p/audit_logs?limit=500&action=drift.").await.expect(200);
     assert_eq!(audit["total"], 2, "one found, one resolved: {audit:#}");
+    wanders(&w, &node, &v1).await;
+    w.one.tree.plane.find_drift(domain::Span::ZERO).await.unwrap();
+    let all = w.op.post("/api/v1/projects/p/drift/resolve-all", json!({})).await;
+    assert_eq!(entries_of(&w.db.store, &all).await, ["drift.resolved"], "one for each that it resolves");
+    assert_eq!(all.expect(200)["resolved"], 1);
     w.end().await;
 }
 

@@ -224,6 +224,9 @@ pub struct Options {
     /// Of calls without a good credential; a table of refusals makes many.
     pub rate_limit_per_address: u32,
     pub max_body_bytes: usize,
+    /// 0: no limit.
+    pub rate_limit_per_node: u32,
+    pub tls: Option<web::TlsFiles>,
     /// May probes reach this machine? (Never this instance.)
     pub probe_loopback: bool,
 }
@@ -236,6 +239,8 @@ impl Default for Options {
             rate_limit_per_key: 1_000_000,
             rate_limit_per_address: 1_000_000,
             max_body_bytes: 4 * 1024 * 1024,
+            rate_limit_per_node: 0,
+            tls: None,
             probe_loopback: false,
         }
     }
@@ -295,9 +300,9 @@ impl Instance {
             https: false,
             max_body_bytes: options.max_body_bytes,
             rate_limit_per_key: options.rate_limit_per_key,
-            rate_limit_per_node: 0,
+            rate_limit_per_node: options.rate_limit_per_node,
             rate_limit_per_address: options.rate_limit_per_address,
-            tls: None,
+            tls: options.tls,
             metrics_here: true,
             metrics_token: None,
             trusted_proxies: Vec::new(),
@@ -440,6 +445,22 @@ pub async fn chains_hold(op: &Client) {
     let verdict = op.get("/api/v1/audit/verify").await.expect(200);
     assert_eq!(verdict["valid"], true, "{verdict:#}");
     assert!(verdict["entries"].as_u64() > Some(0), "{verdict:#}");
+}
+
+/// Actions of the entries of all chains that carry the id of the request that was answered.
+pub async fn entries_of(store: &store::Store, answer: &Answer) -> Vec<String> {
+    let request: domain::RequestId = answer.header("x-request-id").parse().unwrap();
+    let mut found = Vec::new();
+    for (chain, _) in store.audit_chains().await.unwrap() {
+        let mut seq = 0;
+        loop {
+            let page = store.audit_after(chain, seq, 500).await.unwrap();
+            let Some(last) = page.last() else { break };
+            seq = last.seq;
+            found.extend(page.into_iter().filter(|e| e.request_id == Some(request)).map(|e| e.action));
+        }
+    }
+    found
 }
 
 /// The tests of a module on both databases, with one instance: for what is said to hold as soon as that instance has answered.

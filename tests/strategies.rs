@@ -105,7 +105,9 @@ async fn traffic_is_shifted_to_the_standby_half_and_then_the_other_follows(groun
     let shown = nodes(&w.op, "p").await;
     assert_eq!(shown.values().filter(|n| n["traffic_weight"] == 20).count(), 2);
     let path = format!("/api/v1/rollouts/{id}/advance-traffic");
-    assert_eq!(w.op.post(&path, json!({})).await.expect(200)["changed"], true);
+    let shifted = w.op.post(&path, json!({})).await;
+    assert_eq!(entries_of(&w.db.store, &shifted).await, ["rollout.traffic_shifted"]);
+    assert_eq!(shifted.expect(200)["changed"], true);
     let r = reaches(&w.op, &id, "completed").await;
     assert_eq!(r["progress"]["verified"], 4, "{r:#}");
     assert!(nodes(&w.op, "p").await.values().all(|n| n["traffic_weight"] == 100));
@@ -129,7 +131,9 @@ async fn a_swap_is_immediate_and_a_cancelled_shift_leaves_full_weights(ground: G
     reaches(&w.op, &back, "completed").await;
     let id = w.roll_out(blue_green(&v2)).await;
     traffic_at(&w.op, &id, 20).await;
-    let swapped = w.op.post(&format!("/api/v1/rollouts/{id}/swap-slot"), json!({})).await.expect(200);
+    let swapped = w.op.post(&format!("/api/v1/rollouts/{id}/swap-slot"), json!({})).await;
+    assert_eq!(entries_of(&w.db.store, &swapped).await, ["rollout.traffic_shifted"]);
+    let swapped = swapped.expect(200);
     assert_eq!(swapped["rollout"]["traffic"]["weight"], 100, "{swapped:#}");
     reaches(&w.op, &id, "completed").await;
     fleet.stop().await.unwrap();

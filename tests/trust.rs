@@ -16,6 +16,7 @@ both!(
     keys_are_rotated_after_a_compromise_and_every_node_follows,
     an_offline_root_signs_what_the_server_cannot,
     a_bundle_waits_for_its_offline_key_and_an_old_one_is_kept_out,
+    a_rollout_waits_for_the_statement_that_nodes_need_and_for_keys_that_count,
     two_signers_at_once_and_a_crash_leave_the_archive_that_the_row_names,
 );
 
@@ -101,9 +102,8 @@ impl Judge {
         let accepted = trust.accept_assignment(&envelope(&answer["assignment"]), now())?;
         if answer["release"].is_object() {
             trust.release = Some(trust.accept_release(&envelope(&answer["release"]), &accepted.assignment, now())?);
-        }
-        if let (Some(state), Some(id)) = (&trust.release, &accepted.assignment.bundle_id) {
-            state.allows(id)?;
+        } else {
+            trust.released(&accepted.assignment)?;
         }
         trust.commit(&accepted);
         self.trust = trust;
@@ -434,6 +434,64 @@ async fn a_bundle_waits_for_its_offline_key_and_an_old_one_is_kept_out(ground: G
     w.end().await;
 }
 
+/// Where statements are required the rollout of a bundle without one waits and says why, instead of failing on every node.
+async fn a_rollout_waits_for_the_statement_that_nodes_need_and_for_keys_that_count(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let org = org(&w.op).await;
+    let file = w.dir.path().join("bundle.key");
+    let offline = cli(&["trust", "new-key", "--role", "bundle", "-o", text(&file)]).unwrap();
+    let id = new_key(&w.op, &org, json!({"role": "bundle", "public_key": offline["public_key"]})).await;
+    let before = trust(&w.op, &org).await;
+    let root = before["root"].as_str().unwrap().to_string();
+    assert_eq!(before["releases_required"], false);
+    let mut both = before["roles"]["bundle"]["keys"].as_array().unwrap().clone();
+    both.push(json!(id));
+    let path = format!("/api/v1/orgs/{org}/trust");
+    let change = json!({"bundle": {"keys": both}, "releases_required": true});
+    assert_eq!(w.op.post(&path, change).await.expect(201)["trust"]["releases_required"], true);
+    let mut node = Judge::enrol(&w, &root, "n-1").await.unwrap();
+    node.hand.beat(json!({"health": {"status": "healthy"}})).await;
+
+    let first = w.bundle("v1").await;
+    let rollout_id = w.roll_out(json!({"bundle_id": first["bundle_id"], "min_healthy_seconds": 0})).await;
+    waits_for_the_bundle(&w, &node, &rollout_id).await;
+    // With the offline key, which is not the one that signed the bundle.
+    let project = w.op.get("/api/v1/projects/p").await.expect(200)["project"]["id"].as_str().unwrap().to_string();
+    let content = first["bundle_id"].as_str().unwrap();
+    let args = ["trust", "release", "--project", &project, "--bundle", content, "--sequence", "1", "--floor", "0"];
+    let more = ["--expires-at", "2036-01-01T00:00:00Z", "--key-file", text(&file)];
+    let statement = cli(&[&args[..], &more[..]].concat()).unwrap();
+    w.op.post("/api/v1/projects/p/releases", statement).await.expect(201);
+    let update = node.told().await;
+    node.take(&update).await.unwrap();
+    node.hand.beat(json!({"active_bundle_id": content, "health": {"status": "healthy"}})).await;
+    reaches(&w.op, &rollout_id, "completed").await;
+
+    // The key on the server counts no more: what it signed is not sent to nodes, which would refuse it, until it is signed anew.
+    let second = w.bundle("v2").await;
+    w.op.post(&path, json!({"bundle": {"keys": [id]}, "releases_required": false})).await.expect(201);
+    let content = second["bundle_id"].as_str().unwrap();
+    let rollout_id = w.roll_out(json!({"bundle_id": content, "min_healthy_seconds": 0})).await;
+    waits_for_the_bundle(&w, &node, &rollout_id).await;
+    w.op.post(&format!("/api/v1/rollouts/{rollout_id}/cancel"), json!({})).await.expect(200);
+    let audit = w.db.store.audit_after(None, 0, 1_000).await.unwrap();
+    let said: Vec<&Value> = audit.iter().filter(|e| e.action == "trust.updated").map(|e| &e.changes).collect();
+    assert_eq!(said[0]["releases_required"], json!({"from": false, "to": true}));
+    w.end().await;
+}
+
+/// However often the node asks it is told nothing, fails nothing, and the rollout says what it waits for.
+async fn waits_for_the_bundle(w: &World, node: &Judge, id: &str) {
+    eventually("the rollout says that it waits", async || {
+        let answer = node.poll(0).await;
+        assert_eq!(answer["no_update"], true, "{answer:#}");
+        let r = rollout(&w.op, id).await;
+        assert_eq!(r["progress"]["failed"], 0, "{r:#}");
+        r.to_string().contains("nodes would refuse it").then_some(())
+    })
+    .await;
+}
+
 async fn two_signers_at_once_and_a_crash_leave_the_archive_that_the_row_names(ground: Ground) {
     let w = World::on(ground, Options::default()).await;
     let org = org(&w.op).await;
@@ -570,6 +628,11 @@ async fn the_master_key_is_replaced_and_the_same_keys_sign_on() {
     assert!(String::from_utf8_lossy(&done.stdout).starts_with("3 keys"), "{done:?}");
     let new = std::fs::read_to_string(data.join("master.key")).unwrap();
     assert_eq!(new, begun);
+    let log =
+        Command::new(env!("CARGO_BIN_EXE_sentinel-cp")).args(["audit", "--data-dir", text(&data), "export"]).output();
+    let log = String::from_utf8(log.unwrap().stdout).unwrap();
+    let said = |l: &&str| serde_json::from_str::<Value>(l).unwrap()["action"] == "master_key.rotated";
+    assert_eq!(log.lines().filter(said).count(), 1, "those that were refused left none: {log}");
     assert!(!data.join("master.key.next").exists());
     let (child, url) = serve(&data);
     let op = ready(&url).await;

@@ -1,7 +1,8 @@
 //! What nodes prove themselves with: tokens minted for their keys, and keys that are changed while they work.
 //!
 //! Owns: the keys that sign tokens, in memory. Rebuilt from: `token_keys`. A key that cannot be unsealed (the master key was
-//! changed) is replaced by a new one; what it signed is still believed until it expires, because its public half is in clear.
+//! changed) is replaced by a new one. What it signed until then is still believed until it expires, because its public half is in
+//! clear; what it signs later is not: whoever has the old master key may have it.
 
 use super::write::*;
 use crate::command::*;
@@ -22,12 +23,25 @@ const OWN_GRACE: Span = Span::secs(24 * 3600);
 /// The longest that an operator may let an old key live.
 pub const MAX_GRACE: Span = Span::secs(7 * 24 * 3600);
 
-/// Keys that sign tokens, as far as they were needed.
+/// For how long an instance signs with a key, and believes one, before it looks whether there is a newer one.
+const LOOK_AGAIN: Span = Span::secs(60);
+/// For how long after its successor was made a key may still have signed: another instance did not know yet, and clocks differ.
+const OVERLAP: Span = Span::secs(300);
+
+/// Keys that sign tokens, as far as they were needed, each with when it was looked up.
 #[derive(Default)]
 pub(crate) struct TokenKeys {
-    signing: DashMap<OrgId, Arc<(String, SigningKey)>>,
+    signing: DashMap<OrgId, (Timestamp, Arc<(String, SigningKey)>)>,
     /// Only keys that exist: a made-up `kid` costs a read and leaves nothing.
-    public: DashMap<String, (OrgId, PublicKey)>,
+    public: DashMap<String, (Timestamp, Believed)>,
+}
+
+#[derive(Clone, Copy)]
+struct Believed {
+    org: OrgId,
+    public: PublicKey,
+    /// Tokens that it signed later are not.
+    until: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug)]
@@ -96,31 +110,42 @@ impl ControlPlane {
             Ok(unverified) => unverified,
             Err(_) => return Ok(None),
         };
-        let Some((org, public)) = self.public_token_key(&unverified.kid).await? else { return Ok(None) };
-        Ok(unverified.verify(&public, org, self.now()).inspect_err(refused).ok())
+        let Some(key) = self.public_token_key(&unverified.kid).await? else { return Ok(None) };
+        let Ok(claims) = unverified.verify(&key.public, key.org, self.now()).inspect_err(refused) else {
+            return Ok(None);
+        };
+        if key.until.is_some_and(|until| claims.issued_at() > until) {
+            tracing::debug!(
+                kid = unverified.kid,
+                "a node token is refused: its key had a successor when it was signed"
+            );
+            return Ok(None);
+        }
+        Ok(Some(claims))
     }
 
-    async fn public_token_key(&self, kid: &str) -> CommandResult<Option<(OrgId, PublicKey)>> {
-        let known = &self.inner.keys.doorman().token_keys.public;
-        if let Some(found) = known.get(kid) {
-            return Ok(Some(*found));
+    async fn public_token_key(&self, kid: &str) -> CommandResult<Option<Believed>> {
+        let (known, now) = (&self.inner.keys.doorman().token_keys.public, self.now());
+        if let Some(found) = known.get(kid).filter(|k| now.since(k.0) < LOOK_AGAIN) {
+            return Ok(Some(found.1));
         }
-        let row = match self.inner.store.token_key(kid).await {
+        let (row, successor) = match self.inner.store.token_key(kid).await {
             Ok(row) => row,
             Err(store::Error::NotFound | store::Error::Invalid(_)) => return Ok(None),
             Err(e) => return Err(e.into()),
         };
         let Ok(public) = <[u8; 32]>::try_from(row.public.as_slice()) else { return Ok(None) };
-        let found = (row.org, PublicKey(public));
-        known.insert(row.kid, found);
+        let found = Believed { org: row.org, public: PublicKey(public), until: successor.map(|at| at + OVERLAP) };
+        known.insert(row.kid, (now, found));
         Ok(Some(found))
     }
 
-    /// The key that signs for the organisation, made when there is none yet. Two instances at once make two; both count.
+    /// The key that signs for the organisation, made when there is none yet. Two instances at once make two; within a minute
+    /// both sign with the newer.
     async fn token_key_of(&self, org: OrgId) -> CommandResult<Arc<(String, SigningKey)>> {
-        let known = &self.inner.keys.doorman().token_keys.signing;
-        if let Some(key) = known.get(&org) {
-            return Ok(key.clone());
+        let (known, now) = (&self.inner.keys.doorman().token_keys.signing, self.now());
+        if let Some(key) = known.get(&org).filter(|k| now.since(k.0) < LOOK_AGAIN) {
+            return Ok(key.1.clone());
         }
         let stored = self.inner.store.newest_token_key(org).await?;
         let unsealed = stored.and_then(|row| self.unsealed_token_key(&row));
@@ -129,7 +154,7 @@ impl ControlPlane {
             None => self.new_token_key(org).await?,
         };
         let key = Arc::new(key);
-        known.insert(org, key.clone());
+        known.insert(org, (now, key.clone()));
         Ok(key)
     }
 

@@ -231,6 +231,7 @@ impl ControlPlane {
             other => other.into(),
         })?;
         self.inner.releases.forget(project);
+        self.archive_changed(bundle.id);
         Ok(row)
     }
 

@@ -5,6 +5,7 @@ mod bundles;
 mod plans;
 mod rollouts;
 mod sessions;
+mod token_keys;
 
 use super::access::{FirstStart, NewApiKey};
 use super::nodes::NodePatch;
@@ -570,6 +571,24 @@ async fn a_key_never_mints_more_than_it_has_and_ends_at_once() {
         assert!(w.plane.api_key(&text, None).await.unwrap().is_some_and(|(_, every)| !every));
         w.plane.flush_api_key_uses().await;
         assert_eq!(w.plane.store().api_key(SYSTEM, key.id).await.unwrap().last_used_at, Some(START));
+        // However often it is used, that is written when uses are flushed, and not at all when there were none.
+        let written = || w.plane.store().operations().get("api_key.touch").copied().unwrap_or(0);
+        w.hand.advance(Span::secs(1));
+        let before = written();
+        for _ in 0..100 {
+            assert!(w.plane.api_key(&text, None).await.unwrap().is_some());
+        }
+        assert_eq!(written(), before, "not one statement for each use");
+        let first = w.plane.store().operations()["api_key.first_use"];
+        assert_eq!(w.plane.store().api_key(SYSTEM, key.id).await.unwrap().last_used_at, Some(START));
+        for _ in 0..3 {
+            w.plane.flush_api_key_uses().await;
+        }
+        assert_eq!(written(), before + 1, "one for all of them");
+        let used = w.plane.store().api_key(SYSTEM, key.id).await.unwrap().last_used_at;
+        assert_eq!(used, Some(START + Span::secs(1)));
+        assert_eq!(w.plane.store().operations()["api_key.first_use"], first);
+
         assert_eq!(w.plane.revoke_api_key(&w.caller, key.id).await, Ok(Done::Changed));
         assert!(w.plane.api_key(&text, None).await.unwrap().is_none(), "at once, where it was revoked");
         let (_, short) = w.plane.create_api_key(&w.caller, w.org, new(&[], None)).await.unwrap();

@@ -53,6 +53,7 @@ pub struct TrustChange {
     pub metadata: Option<RoleChange>,
     pub artifact_origins: Option<Vec<String>>,
     pub expires_at: Option<Timestamp>,
+    pub releases_required: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -201,6 +202,7 @@ impl ControlPlane {
         if let Some(at) = change.expires_at {
             doc.expires_at = at;
         }
+        doc.releases_required = change.releases_required.unwrap_or(doc.releases_required);
         for (field, text) in self.unfit(&doc, &before, &rows) {
             faults.add(field, text);
         }
@@ -304,6 +306,7 @@ impl ControlPlane {
         let roles = |d: &TrustDoc| json!({"root": ids(&d.roles.root), "bundle": ids(&d.roles.bundle), "metadata": ids(&d.roles.metadata)});
         let changes = json!({
             "version": doc.version, "expires_at": doc.expires_at, "artifact_origins": doc.artifact_origins,
+            "releases_required": {"from": current.releases_required, "to": doc.releases_required},
             "roles": {"from": roles(&current), "to": roles(doc)},
         });
         let said = Said { action: "trust.updated", kind: ChangeKind::Org, id: org.0, project: None, changes };
@@ -324,6 +327,7 @@ impl ControlPlane {
             other => other.into(),
         })?;
         keys.forget(org);
+        self.trust_changed();
         self.trust_state(org).await
     }
 

@@ -109,12 +109,8 @@ pub fn judge(
     if let Some(statement) = &polled.release {
         let envelope: Envelope = serde_json::from_value(statement.clone()).map_err(malformed)?;
         trust.release = Some(trust.accept_release(&envelope, &a, now)?);
-    } else if let (Some(state), Some(id)) = (&trust.release, &a.bundle_id) {
-        state.allows(id)?;
-        // Once releases are stated, what was never stated is not one, whoever signed the bundle once.
-        if !state.sequences.contains_key(id) {
-            return Err(Refused("release_missing: no statement of the bundle key releases this bundle".into()));
-        }
+    } else {
+        trust.released(&a)?;
     }
     trust.commit(&accepted);
     let order = Order {

@@ -51,6 +51,8 @@ pub struct Trust {
     pub root: String,
     pub roles: TrustRoles,
     pub artifact_origins: Vec<String>,
+    /// Nodes take no bundle without a release statement, those that never saw one either.
+    pub releases_required: bool,
     /// As nodes get it: `{payload, key_id, signature, more}`.
     #[schema(value_type = Object)]
     pub document: Value,
@@ -92,6 +94,9 @@ pub struct TrustRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub expires_at: Option<Timestamp>,
+    /// Whether nodes need a release statement with every change of the bundle.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub releases_required: Option<bool>,
     /// A draft, signed where the root keys are.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]

@@ -165,11 +165,18 @@ pub struct TrustDoc {
     pub roles: Roles,
     /// Origins (`https://host[:port]`) that archives may be fetched from, besides the control plane's own.
     pub artifact_origins: Vec<String>,
+    /// No bundle is taken without a statement of the bundle keys that releases it, by a node that never saw one either.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub releases_required: bool,
+}
+
+fn is_not(said: &bool) -> bool {
+    !said
 }
 
 impl TrustDoc {
     pub fn new(version: u64, expires_at: Timestamp, roles: Roles, artifact_origins: Vec<String>) -> TrustDoc {
-        TrustDoc { kind: TRUST_TYPE.into(), version, expires_at, roles, artifact_origins }
+        TrustDoc { kind: TRUST_TYPE.into(), version, expires_at, roles, artifact_origins, releases_required: false }
     }
 
     pub fn role(&self, role: Role) -> &RoleKeys {

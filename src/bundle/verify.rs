@@ -77,6 +77,8 @@ pub enum Refusal {
     BelowFloor { sequence: u64, floor: u64 },
     #[error("the bundle is revoked")]
     Revoked,
+    #[error("no statement of the bundle key releases this bundle")]
+    ReleaseMissing,
 }
 
 impl Refusal {
@@ -109,6 +111,7 @@ impl Refusal {
             Refusal::BundleId => "bundle_id",
             Refusal::BelowFloor { .. } => "below_floor",
             Refusal::Revoked => "revoked",
+            Refusal::ReleaseMissing => "release_missing",
         }
     }
 }
@@ -317,6 +320,22 @@ impl NodeTrust {
     pub fn commit(&mut self, accepted: &Accepted) {
         self.last = Some(accepted.assignment.clone());
         self.highest_seen = self.highest_seen.max(accepted.highest_seen);
+    }
+
+    /// Judges an assignment that no release statement goes with: where releases are stated, what was never stated is not one,
+    /// whoever signed the bundle once. Where the trust document requires statements one goes with every change of the bundle, so
+    /// that one that has expired is not got round by leaving it out.
+    pub fn released(&self, assignment: &Assignment) -> Result<(), Refusal> {
+        let Some(bundle) = &assignment.bundle_id else { return Ok(()) };
+        let runs = self.last.as_ref().and_then(|l| l.bundle_id.as_ref()) == Some(bundle);
+        let Some(state) = &self.release else {
+            return if self.trust.releases_required && !runs { Err(Refusal::ReleaseMissing) } else { Ok(()) };
+        };
+        state.allows(bundle)?;
+        match state.sequences.contains_key(bundle) && (runs || !self.trust.releases_required) {
+            true => Ok(()),
+            false => Err(Refusal::ReleaseMissing),
+        }
     }
 
     /// Judges the release statement that goes with `assignment`. The answer replaces [`NodeTrust::release`].

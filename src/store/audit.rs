@@ -144,6 +144,21 @@ impl Store {
         .await
     }
 
+    /// All chains, also those whose head somebody removed: what there is to verify. Reads the whole index.
+    pub async fn audit_chain_names(&self) -> Result<Vec<Option<ProjectId>>> {
+        self.read("audit.chain_names", (), |c, ()| {
+            Box::pin(async move {
+                let sql = "SELECT chain FROM audit_heads UNION SELECT chain FROM audit_entries ORDER BY chain";
+                c.rows(sql, vec![], |r| {
+                    let chain: Uuid = r.get()?;
+                    Ok((!chain.is_nil()).then_some(ProjectId(chain)))
+                })
+                .await
+            })
+        })
+        .await
+    }
+
     /// Where the chain begins: [`Head::EMPTY`] unless retention removed entries.
     async fn audit_base(&self, chain: Option<ProjectId>) -> Result<Head> {
         self.read("audit.base", chain, |c, chain| {
@@ -173,9 +188,36 @@ impl Store {
             entries.iter().filter(|e| e.seq <= head.seq).for_each(|e| verifier.feed(e));
             match entries.last() {
                 Some(last) if last.seq < head.seq => seq = last.seq,
-                _ => return Ok(verifier.finish(Some(head))),
+                _ => break,
             }
         }
+        let verdict = verifier.finish(Some(head));
+        if !verdict.valid {
+            return Ok(verdict);
+        }
+        // An entry is written with its head: read afterwards, that is never behind. Else the head was moved back or removed.
+        let newest = self.audit_newest(chain).await?;
+        let head = self.audit_head(chain).await?;
+        Ok(match newest > head.seq {
+            true => Verdict {
+                valid: false,
+                first_bad_seq: Some(head.seq + 1),
+                reason: Some("there are entries behind the head of the chain".into()),
+                ..verdict
+            },
+            false => verdict,
+        })
+    }
+
+    /// The highest number among the entries; 0 without any.
+    async fn audit_newest(&self, chain: Option<ProjectId>) -> Result<i64> {
+        self.read("audit.newest", chain, |c, chain| {
+            Box::pin(async move {
+                let sql = "SELECT max(seq) FROM audit_entries WHERE chain = ?";
+                Ok(c.one(sql, p![chain_of(*chain)], |r| r.get::<Option<i64>>()).await?.unwrap_or(0))
+            })
+        })
+        .await
     }
 
     /// Removes entries older than `before`, at most `limit` of them, always leaving the newest, and says so in an entry of the

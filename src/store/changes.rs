@@ -5,12 +5,14 @@
 
 use crate::conn::Conn;
 use crate::error::{Q, Result};
+use crate::pg_target::{Link, Target};
 use crate::types::ChangeKind;
 use crate::value::{Cells, p};
-use crate::{Database, Store, pg};
+use crate::{Backing, Store, pg};
 use domain::{ProjectId, Timestamp};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -119,12 +121,12 @@ impl Store {
     pub fn listen(&self) -> Listener {
         let mut bell = self.inner.bell.subscribe();
         bell.mark_unchanged();
-        let url = match &self.inner.config.database {
+        let target = match &self.inner.backing {
             // Behind a pooler LISTEN would be somebody else's: the feed is read every so often.
-            Database::Postgres { url } => self.inner.config.statement_cache.then(|| url.clone()),
-            Database::Sqlite { .. } => None,
+            Backing::Pg(_, target) => self.inner.config.statement_cache.then(|| target.clone()),
+            Backing::Lite(_) => None,
         };
-        Listener { bell, url, link: None, retry: None }
+        Listener { bell, target, link: None, retry: None }
     }
 }
 
@@ -132,8 +134,8 @@ impl Store {
 /// Owns: one connection to PostgreSQL beside the pool, made anew when it breaks.
 pub struct Listener {
     bell: tokio::sync::watch::Receiver<u64>,
-    url: Option<String>,
-    link: Option<(tokio_postgres::Client, pg::Link)>,
+    target: Option<Arc<Target>>,
+    link: Option<(tokio_postgres::Client, Link)>,
     /// Not before this time is another connection tried.
     retry: Option<tokio::time::Instant>,
 }
@@ -146,9 +148,10 @@ impl Listener {
     pub async fn wait(&mut self, at_most: Duration) {
         let end = tokio::time::sleep(at_most);
         tokio::pin!(end);
-        if self.url.is_some() && self.link.is_none() && self.retry.is_none_or(|t| t <= tokio::time::Instant::now()) {
+        let due = self.link.is_none() && self.retry.is_none_or(|t| t <= tokio::time::Instant::now());
+        if let Some(target) = self.target.as_ref().filter(|_| due) {
             tokio::select! {
-                link = connect(self.url.as_deref().unwrap_or_default()) => {
+                link = connect(target) => {
                     self.link = link;
                     self.retry = Some(tokio::time::Instant::now() + RECONNECT);
                     if self.link.is_some() {
@@ -192,8 +195,8 @@ impl Listener {
     }
 }
 
-async fn connect(url: &str) -> Option<(tokio_postgres::Client, pg::Link)> {
-    let (client, mut link) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.ok()?;
+async fn connect(target: &Target) -> Option<(tokio_postgres::Client, Link)> {
+    let (client, mut link) = target.connect().await.ok()?;
     pg::driven(&mut link, client.batch_execute("LISTEN sentinel_changes")).await.ok()?;
     Some((client, link))
 }

@@ -115,7 +115,7 @@ impl Store {
                     let queue = if kind == Kind::Write { &l.writer } else { &l.readers };
                     self.lite(queue, self.fate(op, kind), kind, limit, args.clone(), f.clone()).await
                 }
-                Backing::Pg(pool) => self.pg(pool, self.fate(op, kind), kind, limit, &*args, &*f).await,
+                Backing::Pg(pool, _) => self.pg(pool, self.fate(op, kind), kind, limit, &*args, &*f).await,
             };
             match tried {
                 Ok(r) => break Ok(r),

@@ -26,6 +26,7 @@ mod nodes;
 mod pace;
 mod people;
 mod pg;
+mod pg_target;
 mod plans;
 mod presence;
 mod projects;
@@ -128,11 +129,14 @@ impl StoreConfig {
     pub fn postgres(url: impl Into<String>) -> StoreConfig {
         StoreConfig::new(Database::Postgres { url: url.into() })
     }
-    /// `sqlite://PATH` or `postgres://...`.
+    /// `sqlite://PATH` or `postgres://...`. Errors: `Invalid`, without the password.
     pub fn from_url(url: &str) -> Result<StoreConfig> {
         match url.split_once("://") {
             Some(("sqlite", path)) if !path.is_empty() => Ok(StoreConfig::sqlite(path)),
-            Some(("postgres" | "postgresql", _)) => Ok(StoreConfig::postgres(url)),
+            Some(("postgres" | "postgresql", _)) => {
+                pg_target::Target::check(url)?;
+                Ok(StoreConfig::postgres(url))
+            }
             _ => Err(Error::Invalid("a database URL is sqlite://PATH or postgres://...".into())),
         }
     }
@@ -140,7 +144,7 @@ impl StoreConfig {
 
 pub(crate) enum Backing {
     Lite(lite::Lite),
-    Pg(pg::Pool),
+    Pg(pg::Pool, Arc<pg_target::Target>),
 }
 
 pub(crate) struct Inner {
@@ -182,7 +186,10 @@ impl Store {
             #[cfg(feature = "testing")]
             Database::Sqlite { path } if config.in_caller => Backing::Lite(lite::Lite::open_in_caller(path)?),
             Database::Sqlite { path } => Backing::Lite(lite::Lite::open(path, config.readers.max(1))?),
-            Database::Postgres { url } => Backing::Pg(pg::pool(&config, url).await?),
+            Database::Postgres { url } => {
+                let target = Arc::new(pg_target::Target::read(url)?);
+                Backing::Pg(pg::pool(&config, url, target.clone()).await?, target)
+            }
         };
         let bell = Arc::new(tokio::sync::watch::Sender::new(0));
         let inner = Inner { backing, config, statements: AtomicU64::new(0), seconds, retries, bell };
@@ -194,7 +201,7 @@ impl Store {
     }
 
     pub fn is_postgres(&self) -> bool {
-        matches!(self.inner.backing, Backing::Pg(_))
+        matches!(self.inner.backing, Backing::Pg(..))
     }
 
     /// Operations that went through the door since the store was opened (a transaction is one).

@@ -5,7 +5,7 @@
 //! running goes on when a newer one has migrated. It may only not be *started* on a schema it does not know.
 
 use crate::error::{Error, Result};
-use crate::{Backing, Database, Store, pg};
+use crate::{Backing, Store, pg};
 use diesel::backend::Backend;
 use diesel::migration::MigrationSource;
 use diesel::pg::Pg;
@@ -74,8 +74,8 @@ impl Store {
     /// On PostgreSQL everything or nothing, under a lock of the database that one process holds at a time.
     /// Errors: `Newer` when the database was made by a newer binary.
     pub async fn migrate(&self) -> Result<Vec<String>> {
-        match (&self.inner.backing, &self.inner.config.database) {
-            (Backing::Lite(l), _) => {
+        match &self.inner.backing {
+            Backing::Lite(l) => {
                 let (reply, answer) = tokio::sync::oneshot::channel();
                 l.writer.push(Box::new(move |conn| {
                     if let crate::conn::Link::Lite(c) = &mut conn.link {
@@ -84,13 +84,12 @@ impl Store {
                 }))?;
                 answer.await.map_err(|_| Error::Unavailable("the store is closed".into()))?
             }
-            (Backing::Pg(_), Database::Postgres { url }) => {
+            Backing::Pg(_, target) => {
                 // A connection of its own: no statement timeout may cut a long migration short.
                 let pooler = !self.inner.config.statement_cache;
-                let conn = pg::connect(url, pooler).await.map_err(invalid)?;
+                let conn = target.establish(pooler).await.map_err(invalid)?;
                 tokio::task::spawn_blocking(move || migrate_postgres(conn, pooler)).await.map_err(invalid)?
             }
-            (Backing::Pg(_), Database::Sqlite { .. }) => Err(Error::Invalid("the configuration does not fit".into())),
         }
     }
 

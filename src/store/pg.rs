@@ -3,10 +3,11 @@
 use crate::StoreConfig;
 use crate::conn::PgPooled;
 use crate::error::{Error, Result};
+use crate::pg_target::{Link, Target};
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, PoolableConnection, RecyclingMethod,
 };
-use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
+use diesel_async::{AsyncConnection as _, AsyncPgConnection, SimpleAsyncConnection as _};
 use futures_util::FutureExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -72,24 +73,6 @@ pub(crate) fn session_settings(config: &StoreConfig, local: bool) -> String {
 /// that ours will have. Nobody needs them any more.
 pub(crate) const FRESH_SESSION: &str = "DEALLOCATE ALL";
 
-/// A connection as diesel wants it, by prepared statements: behind a pooler within one transaction, whose session nobody else has
-/// meanwhile. What it sets there is undone with it; none of it is needed, for times are numbers here and text is always UTF-8.
-pub(crate) async fn connect(url: &str, pooler: bool) -> diesel::ConnectionResult<AsyncPgConnection> {
-    if !pooler {
-        return AsyncPgConnection::establish(url).await;
-    }
-    let bad = |why: String| diesel::ConnectionError::BadConnection(why);
-    let (client, mut link) =
-        tokio_postgres::connect(url, tokio_postgres::NoTls).await.map_err(|e| bad(e.to_string()))?;
-    let begin = format!("BEGIN; {FRESH_SESSION}");
-    driven(&mut link, client.batch_execute(&begin)).await.map_err(bad)?;
-    let mut c = AsyncPgConnection::try_from_client_and_connection(client, link).await?;
-    c.batch_execute("ROLLBACK").await.map_err(diesel::ConnectionError::CouldntSetupConfiguration)?;
-    Ok(c)
-}
-
-pub(crate) type Link = tokio_postgres::Connection<tokio_postgres::Socket, tokio_postgres::tls::NoTlsStream>;
-
 /// `work` of a client, while its connection moves. Errors: what the server says, or that the connection is closed.
 pub(crate) async fn driven<T>(
     link: &mut Link,
@@ -111,18 +94,18 @@ pub(crate) async fn driven<T>(
 /// Connections: a server with the default `max_connections = 100` less 3 reserved and one LISTEN each carries 5 instances of 16
 /// (80 + 5) with room for migrations and people. One operation holds one connection for about a millisecond:
 /// 16 connections carry 16,000 operations a second, several times what the server commits.
-pub(crate) async fn pool(config: &StoreConfig, url: &str) -> Result<Pool> {
+pub(crate) async fn pool(config: &StoreConfig, url: &str, target: Arc<Target>) -> Result<Pool> {
     let cache = config.statement_cache;
     let settings = session_settings(config, false);
     let reach = Arc::new(Reach::default());
     let learning = reach.clone();
     let mut manager = ManagerConfig::<AsyncPgConnection>::default();
     manager.recycling_method = RecyclingMethod::Fast;
-    manager.custom_setup = Box::new(move |url| {
-        let (url, settings) = (url.to_string(), settings.clone());
+    manager.custom_setup = Box::new(move |_| {
+        let (target, settings) = (target.clone(), settings.clone());
         let reach = learning.clone();
         async move {
-            let made = connect(&url, !cache).await;
+            let made = target.establish(!cache).await;
             reach.learn(made.as_ref().map(|_| ()).map_err(ToString::to_string));
             let mut c = made?;
             if cache {

@@ -4,10 +4,12 @@
 //! template. A watcher process holds a pipe of ours: when it closes, however we ended, it stops the server and removes the files.
 
 mod faults;
+mod forger;
 pub mod programs;
 pub mod seed;
 
 pub use faults::{At, Faults};
+pub use forger::{remove_audit_head, rewrite_audit};
 
 use crate::{Error, Store, StoreConfig};
 use std::ops::Deref;
@@ -89,13 +91,15 @@ where
     }
 }
 
-/// The cluster of this process.
+/// One server.
 struct Cluster {
     socket_dir: PathBuf,
+    port: u16,
     /// Holds the pipe whose end stops the server.
     _watcher: Child,
 }
 
+/// The one of this process.
 static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
@@ -103,7 +107,11 @@ const PORT: u16 = 5432;
 
 impl Cluster {
     fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@{}:{PORT}/{database}", self.socket_dir.display().to_string().replace('/', "%2F"))
+        format!(
+            "postgres://postgres@{}:{}/{database}",
+            self.socket_dir.display().to_string().replace('/', "%2F"),
+            self.port
+        )
     }
 }
 
@@ -135,9 +143,9 @@ impl Admin {
 }
 
 async fn start() -> Cluster {
-    let built = tokio::task::spawn_blocking(start_server).await;
+    let built = tokio::task::spawn_blocking(|| start_server(None)).await;
     let cluster = built.unwrap_or_else(|e| panic!("the test cluster could not be started: {e}"));
-    wait_until_up(&cluster).await;
+    wait_until_up(&cluster).await.unwrap_or_else(|log| panic!("the test cluster does not answer: {log}"));
     let admin = admin(&cluster).await;
     let made = admin.batch_execute("CREATE DATABASE migrated").await;
     made.unwrap_or_else(|e| panic!("cannot create the template database: {e}"));
@@ -157,20 +165,66 @@ async fn start() -> Cluster {
     }
 }
 
-async fn wait_until_up(cluster: &Cluster) {
+/// Errors: why not, with what the server wrote.
+async fn wait_until_up(cluster: &Cluster) -> Result<(), String> {
     #[allow(clippy::disallowed_methods)] // gives up on a server that does not come
     let begun = Instant::now();
     let admin = admin(cluster).await;
     while let Err(e) = admin.batch_execute("SELECT 1").await {
         if begun.elapsed() > Duration::from_secs(30) {
             let log = std::fs::read_to_string(cluster.socket_dir.join("log")).unwrap_or_default();
-            panic!("the test cluster does not answer: {e}\n{log}");
+            return Err(format!("{e}\n{log}"));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    Ok(())
 }
 
-fn start_server() -> Cluster {
+/// A server of its own that takes TCP connections at 127.0.0.1, and only with TLS. Ends with the value.
+pub struct TlsServer(Cluster);
+
+impl TlsServer {
+    pub fn port(&self) -> u16 {
+        self.0.port
+    }
+}
+
+/// Errors are panics, as everywhere here.
+pub async fn postgres_with_tls(cert_pem: String, key_pem: String) -> TlsServer {
+    let mut why = String::new();
+    for _ in 0..3 {
+        // PostgreSQL cannot be told to choose: somebody else may take the port in between, then it is another one.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
+        let port = free.unwrap_or_else(|e| panic!("no free port: {e}")).port();
+        let tls = Some((port, cert_pem.clone(), key_pem.clone()));
+        let built = tokio::task::spawn_blocking(|| start_server(tls)).await;
+        let cluster = built.unwrap_or_else(|e| panic!("the server with TLS could not be started: {e}"));
+        match wait_until_up(&cluster).await {
+            Ok(()) => return TlsServer(cluster),
+            Err(log) => why = log,
+        }
+    }
+    panic!("the server with TLS does not answer: {why}");
+}
+
+/// Certificate and key where the server looks for them, and no way in by TCP without TLS.
+fn prepare_tls(data: &Path, cert: &str, key: &str) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    for (name, text) in [
+        ("server.crt", cert),
+        ("server.key", key),
+        ("pg_hba.conf", "local all all trust\nhostssl all all 127.0.0.1/32 trust\n"),
+    ] {
+        let path = data.join(name);
+        std::fs::write(&path, text)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        programs::give(&path);
+    }
+    Ok(())
+}
+
+/// `tls`: TCP port, certificate and key; else only the socket file.
+fn start_server(tls: Option<(u16, String, String)>) -> Cluster {
     // Short: the path of a socket has at most 107 bytes.
     let dir = tempfile::Builder::new()
         .prefix("pg")
@@ -186,6 +240,13 @@ fn start_server() -> Cluster {
         .output()
         .unwrap_or_else(|e| panic!("cannot run initdb (as root it needs setpriv of util-linux): {e}"));
     assert!(out.status.success(), "initdb failed: {}", String::from_utf8_lossy(&out.stderr));
+    let mut own = vec![format!("port={PORT}"), "listen_addresses=".into()];
+    let mut port = PORT;
+    if let Some((tcp, cert, key)) = tls {
+        prepare_tls(&data, &cert, &key).unwrap_or_else(|e| panic!("cannot write the certificate: {e}"));
+        own = vec![format!("port={tcp}"), "listen_addresses=127.0.0.1".into(), "ssl=on".into()];
+        port = tcp;
+    }
     let server = programs::command("postgres");
     let mut words: Vec<String> = vec![server.get_program().to_string_lossy().into_owned()];
     words.extend(server.get_args().map(|a| a.to_string_lossy().into_owned()));
@@ -201,16 +262,14 @@ rm -rf "$dir""#;
     let socket = dir.to_string_lossy().into_owned();
     let mut watcher = Command::new("sh");
     watcher.args(["-c", script, "sh"]).arg(&dir).args(&words).arg("-D").arg(&data).arg("-k").arg(&socket);
-    for setting in [
-        "listen_addresses=",
-        "port=5432",
+    for setting in own.iter().map(String::as_str).chain([
         "fsync=off",
         "synchronous_commit=off",
         "full_page_writes=off",
         "max_connections=300",
         "shared_buffers=64MB",
         "autovacuum=off",
-    ] {
+    ]) {
         watcher.arg("-c").arg(setting);
     }
     // Where it is installed: benches count statements by it.
@@ -227,7 +286,7 @@ rm -rf "$dir""#;
         .stderr(Stdio::null())
         .spawn();
     let watcher = watcher.unwrap_or_else(|e| panic!("cannot start the test cluster: {e}"));
-    Cluster { socket_dir: dir, _watcher: watcher }
+    Cluster { socket_dir: dir, port, _watcher: watcher }
 }
 
 /// The URL of a new, empty database of the test cluster (not migrated).

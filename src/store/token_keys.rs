@@ -43,12 +43,16 @@ impl Store {
         .await
     }
 
-    /// Also one that signs no more.
-    pub async fn token_key(&self, kid: &str) -> Result<TokenKey> {
+    /// Also one that signs no more: with the time its successor was made.
+    pub async fn token_key(&self, kid: &str) -> Result<(TokenKey, Option<Timestamp>)> {
         self.read("token_key.get", kid.to_string(), |c, kid| {
-            Box::pin(
-                async move { c.one(format!("SELECT {KEY} FROM token_keys WHERE kid = ?"), p![kid], read_key).await },
-            )
+            Box::pin(async move {
+                let key = c.one(format!("SELECT {KEY} FROM token_keys WHERE kid = ?"), p![kid], read_key).await?;
+                let sql = "SELECT inserted_at FROM token_keys WHERE org_id = ? AND (inserted_at, id) > (?, ?) \
+                           ORDER BY inserted_at, id LIMIT 1";
+                let next = c.maybe(sql, p![key.org, key.inserted_at, key.id], |r| r.get()).await?;
+                Ok((key, next))
+            })
         })
         .await
     }

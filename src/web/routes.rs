@@ -330,6 +330,8 @@ static TABLE: &[Route] = &[
     // Looking on.
     get("/api/v1/projects/:project/audit_logs", Key(AuditRead), "List audit entries, newest first", List("audit_logs", "AuditEntry"), |c| Box::pin(audit::list(c))).query(&["action", "actor", "resource", "since", "until"]),
     get("/api/v1/projects/:project/audit_logs/export", Key(AuditRead), "All audit entries that the filters leave, as JSON or CSV", Bytes("application/json,text/csv"), |c| Box::pin(audit::export(c))).query(&["format", "action", "actor", "resource", "since", "until"]),
+    get("/api/v1/audit_logs", Caller, "List audit entries of all chains, newest first (instance administrator)", List("audit_logs", "AuditEntry"), |c| Box::pin(audit::list_all(c))).query(&["action", "actor", "resource", "since", "until"]),
+    get("/api/v1/audit_logs/export", Caller, "All audit entries of all chains that the filters leave, as JSON or CSV (instance administrator)", Bytes("application/json,text/csv"), |c| Box::pin(audit::export_all(c))).query(&["format", "action", "actor", "resource", "since", "until"]),
     get("/api/v1/audit/verify", Key(AuditRead), "Follow the hash chains", Bare("AuditVerdict"), |c| Box::pin(audit::verify(c))).query(&["project"]),
     get("/api/v1/events/stream", Caller, "What changes, as server-sent events", Bytes("text/event-stream"), |c| Box::pin(live::stream(c))).query(&["project"]),
 

@@ -55,8 +55,9 @@ export async function furnish(world) {
   await api.post("/api/v1/api-keys", { name: "pipeline", scopes: ["bundles:write", "rollouts:write"], project_id: project });
   const org = (await api.get("/api/v1/orgs")).orgs[0].id;
   await api.post(`/api/v1/orgs/${org}/members`, { email: "invited@example.org", role: "operator" });
-  await api.post("/api/v1/users", { email: "reader@example.org" });
-  await api.post(`/api/v1/orgs/${org}/members`, { email: "reader@example.org", role: "reader" });
+  const password = "a password of some length";
+  const { token } = await api.post(`/api/v1/orgs/${org}/members`, { email: "reader@example.org", role: "reader" });
+  await api.post("/api/v1/invitations/accept", { token, password }, {});
   const windows = `/api/v1/projects/${p}/freeze-windows`;
   await api.post(windows, { name: "year's end", reason: "nobody is here", starts_at: "2090-12-24T12:00:00Z", ends_at: "2091-01-02T06:00:00Z" });
   await api.post(`/api/v1/projects/${p}/environments`, { name: "Staging", selector: { type: "labels", labels: { env: "staging" } }, settings: { approval_required: true, approvals_needed: 1 } });

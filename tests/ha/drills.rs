@@ -257,7 +257,9 @@ fn asked_for(instances: usize) -> Option<Drill> {
         None if long() => Some(Drill { each: 15, nodes: 1_000, batch: 20, within: NEXT_DECISION }),
         None if instances == 2 => Some(few(1, PATIENCE)),
         None => {
-            println!("{instances} PROCESSES: ONLY IN THE LONG FORM (SENTINEL_LONG=1, or SENTINEL_DRILLS=1 for one fault of each kind)");
+            println!(
+                "{instances} PROCESSES: ONLY IN THE LONG FORM (SENTINEL_LONG=1, or SENTINEL_DRILLS=1 for one fault of each kind)"
+            );
             None
         }
     }

@@ -39,7 +39,15 @@ pub struct Plan {
 impl Plan {
     pub fn new(database_port: u16, dir: &Path) -> Plan {
         let storage = format!("file://{}", dir.join("artifacts").display());
-        Plan { database_port, storage, dir: dir.into(), lease: DEFAULT_LEASE, stale_after: 120, more: Vec::new(), secrets: Vec::new() }
+        Plan {
+            database_port,
+            storage,
+            dir: dir.into(),
+            lease: DEFAULT_LEASE,
+            stale_after: 120,
+            more: Vec::new(),
+            secrets: Vec::new(),
+        }
     }
 }
 

@@ -21,7 +21,9 @@ async fn a_database_whose_disk_is_full_decides_nothing_and_goes_on_when_there_is
     let pg = Postgres::start(&mut dice).await;
     let disk = match pg.on_small_disk(SMALL_DISK_MB).await {
         Ok(disk) => disk,
-        Err(why) => return println!("NO FILE SYSTEMS CAN BE MOUNTED HERE ({why}): the test on a full disk skips itself"),
+        Err(why) => {
+            return println!("NO FILE SYSTEMS CAN BE MOUNTED HERE ({why}): the test on a full disk skips itself");
+        }
     };
     let mut w = Several::start_with(pg, 2, NODES, direct, |_| {}, &mut dice).await;
     let quiet = quiet_node(&w).await;

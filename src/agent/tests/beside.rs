@@ -58,6 +58,7 @@ sentences! {
         slow_retrieval_is_given_up_in_bounded_time,
         a_stolen_key_is_worth_nothing_once_it_was_rotated,
         a_server_that_was_taken_over_cannot_ship_an_old_genuine_bundle,
+        a_fresh_node_takes_nothing_unreleased_where_the_root_requires_statements,
         another_root_is_not_enrolled_with;
     host:
         a_proxy_that_a_service_manager_runs_is_driven_by_signal_and_pid_file,

@@ -552,6 +552,48 @@ fn a_release_floor_keeps_old_bundles_out_also_as_a_fall_back() {
 }
 
 #[test]
+fn where_statements_are_required_a_node_that_never_saw_one_needs_one_too() {
+    let release = |bundle: ContentId, sequence| Release {
+        kind: RELEASE_TYPE.into(),
+        project: project(),
+        environment: None,
+        bundle_id: bundle,
+        sequence,
+        floor: 0,
+        revoked: Vec::new(),
+        expires_at: NOW + DAY,
+    };
+    let (old, new) = (Digest::of(b"old"), Digest::of(b"new"));
+    let mut fresh = node_trust();
+    let of = |bundle| assignment(b"x", bundle);
+    assert_eq!(fresh.released(&of(Some(old))), Ok(()), "not asked for, none was ever seen");
+    let before = Envelope::sign(&fresh.trust, &[&root()]).unwrap();
+    assert!(
+        !String::from_utf8(before.payload_bytes().unwrap()).unwrap().contains("releases_required"),
+        "as it ever was"
+    );
+    let next = TrustDoc { releases_required: true, ..trust_doc(2) };
+    fresh.trust = fresh.rotate(&Envelope::sign(&next, &[&root()]).unwrap()).unwrap();
+    assert_eq!(fresh.released(&of(Some(old))), Err(Refusal::ReleaseMissing));
+    assert_eq!(fresh.released(&of(None)), Ok(()), "what the node had at enrolment is no bundle");
+
+    let stated = |t: &NodeTrust, r: &Release, now| {
+        t.accept_release(&Envelope::sign(r, &[&bundle_key()]).unwrap(), &of(Some(r.bundle_id)), now)
+            .map_err(|r| r.code())
+    };
+    fresh.release = Some(stated(&fresh, &release(old, 1), NOW).unwrap());
+    fresh.last = Some(of(Some(old)));
+    assert_eq!(fresh.released(&of(Some(old))), Ok(()), "another weight of what it runs");
+    fresh.release = Some(stated(&fresh, &release(new, 2), NOW).unwrap());
+    fresh.last = Some(of(Some(new)));
+    // Back to the old one: its statement has expired, and leaving it out does not help.
+    assert_eq!(stated(&fresh, &release(old, 1), NOW + DAY + DAY), Err("expired"));
+    assert_eq!(fresh.released(&of(Some(old))), Err(Refusal::ReleaseMissing));
+    fresh.trust = trust_doc(3);
+    assert_eq!(fresh.released(&of(Some(old))), Ok(()), "where they are not required a statement counts for good");
+}
+
+#[test]
 fn an_invalid_config_and_a_private_key_do_not_become_bundles() {
     let sources = Sources::single("nonsense");
     let verdict = validate_in_process(&sources);

@@ -29,7 +29,7 @@ pub fn explain_head(spec: &Spec, h: &Head, steps: u32, open: u32) -> Reason {
             if let Some(w) = h.waits.first() {
                 let what = match w {
                     Wait::Store => "the database does not answer",
-                    Wait::Artifact => "the bundle's archive cannot be read",
+                    Wait::Artifact => "the bundle's archive cannot be read, or nodes would refuse it",
                 };
                 return reason(w.as_str(), format!("{what}; deadlines stand still"));
             }

@@ -1,4 +1,4 @@
-//! `/projects/:project/audit_logs` and `/audit/verify`
+//! `/projects/:project/audit_logs`, `/audit_logs` and `/audit/verify`
 
 use crate::artifact::Shared;
 use crate::call::Call;
@@ -20,10 +20,25 @@ use warp::reply::{Reply, Response};
 
 pub async fn list(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
+    entries(&call, Scope::Project(project.id)).await
+}
+
+/// Of all chains, the system's too: who joined an organisation, who signed in, what was refused.
+pub async fn list_all(call: Call) -> Outcome<Response> {
+    let scope = everything(&call)?;
+    entries(&call, scope).await
+}
+
+fn everything(call: &Call) -> Outcome<Scope> {
+    super::people::instance_admin(call)?;
+    Ok(Scope::System("the instance administrator reads every log"))
+}
+
+async fn entries(call: &Call, scope: Scope) -> Outcome<Response> {
     let filter = filter(&call.query)?;
     let asked = page(&call.query)?;
     let store = call.app.plane.store();
-    let found = listing(asked.cursor.is_some(), store.audit_entries(Scope::Project(project.id), filter, asked).await)?;
+    let found = listing(asked.cursor.is_some(), store.audit_entries(scope, filter, asked).await)?;
     Ok(reply::ok(&listed(found, |e| e).under("audit_logs")))
 }
 
@@ -36,9 +51,18 @@ enum Format {
     Csv,
 }
 
-/// Everything that the filters leave, newest first, page by page as the client takes it: an array of JSON, or CSV.
 pub async fn export(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
+    exported(&call, Scope::Project(project.id), &project.slug)
+}
+
+pub async fn export_all(call: Call) -> Outcome<Response> {
+    let scope = everything(&call)?;
+    exported(&call, scope, "all")
+}
+
+/// Everything that the filters leave, newest first, page by page as the client takes it: an array of JSON, or CSV.
+fn exported(call: &Call, scope: Scope, named: &str) -> Outcome<Response> {
     let filter = filter(&call.query)?;
     let format = call.query.read("format", "json or csv", |f| match f {
         "json" => Some(Format::Json),
@@ -48,7 +72,7 @@ pub async fn export(call: Call) -> Outcome<Response> {
     let format = format.unwrap_or(Format::Json);
     let export = Export {
         store: call.app.plane.store().clone(),
-        scope: Scope::Project(project.id),
+        scope,
         filter,
         format,
         page: Some(Page::first(EXPORT_PAGE)),
@@ -67,7 +91,7 @@ pub async fn export(call: Call) -> Outcome<Response> {
     };
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    let disposition = format!("attachment; filename=\"audit-{}.{name}\"", project.slug);
+    let disposition = format!("attachment; filename=\"audit-{named}.{name}\"");
     if let Ok(value) = HeaderValue::from_str(&disposition) {
         headers.insert(header::CONTENT_DISPOSITION, value);
     }
@@ -188,7 +212,7 @@ pub async fn verify(call: Call) -> Outcome<Response> {
     let orgs: HashMap<ProjectId, domain::OrgId> =
         store.all_projects().await?.into_iter().map(|p| (p.id, p.org)).collect();
     let mut whole: Option<Verdict> = None;
-    for (chain, _) in store.audit_chains().await? {
+    for chain in store.audit_chain_names().await? {
         let readable = match chain {
             Some(project) => orgs.get(&project).is_some_and(|org| {
                 caller.sees(*org, Some(project)) && caller.may(KeyScope::AuditRead, *org, Some(project))

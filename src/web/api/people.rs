@@ -19,7 +19,7 @@ use warp::reply::Response;
 /// Longest token that is looked at: ours have 47 characters.
 const MAX_TOKEN: usize = 200;
 
-fn instance_admin(call: &Call) -> Outcome<()> {
+pub(super) fn instance_admin(call: &Call) -> Outcome<()> {
     match call.caller()?.instance_admin {
         true => Ok(()),
         false => Err(Refusal::forbidden("this needs the instance administrator")),

@@ -177,6 +177,7 @@ fn change(said: TrustRequest) -> TrustChange {
         metadata: said.metadata.map(role),
         artifact_origins: said.artifact_origins,
         expires_at: said.expires_at,
+        releases_required: said.releases_required,
     }
 }
 
@@ -203,6 +204,7 @@ fn shown(state: TrustState) -> Trust {
         root: roles.root.keys.first().map(|k| format!("sha256:{}", k.key_id())).unwrap_or_default(),
         roles: TrustRoles { root: role(&roles.root), bundle: role(&roles.bundle), metadata: role(&roles.metadata) },
         artifact_origins: state.doc.artifact_origins,
+        releases_required: state.doc.releases_required,
         document: state.document,
     }
 }

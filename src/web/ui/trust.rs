@@ -39,6 +39,7 @@ async fn view(ask: &Ask, project: &Project) -> Outcome<TrustView> {
             view(Role::Metadata, &roles.metadata),
         ],
         origins: state.doc.artifact_origins.clone(),
+        releases_required: state.doc.releases_required,
         releases: releases.rows.iter().filter_map(release).collect(),
         may_admin: ask.caller().may(KeyScope::ApiKeysAdmin, project.org, None),
         exported: None,

@@ -297,6 +297,30 @@ pub async fn a_server_that_was_taken_over_cannot_ship_an_old_genuine_bundle() {
     w.refuses(&two, 11, "revoked", "old").await;
 }
 
+/// The same server, and a node that never saw a statement: the root says that they are needed.
+pub async fn a_fresh_node_takes_nothing_unreleased_where_the_root_requires_statements() {
+    let w = World::new().await;
+    let [one, two] = ["one", "two"].map(|t| w.bundle(&format!("// answer {t}")));
+    let doc = bundle::trust::TrustDoc { releases_required: true, ..w.plane.trust_doc(2, &[&root()], &metadata_key()) };
+    let required = serde_json::to_value(Envelope::sign(&doc, &[&root()]).unwrap()).unwrap();
+    // Genuine, signed by the bundle key once, and never released.
+    let newer = required.clone();
+    w.plane.forge(move |f| f.say("trust", newer.clone()));
+    w.refuses(&one, 1, "release_missing", "old").await;
+    let statement = w.plane.statement(&one, 1, 0, &[], &bundle_key());
+    w.plane.forge(move |f| f.say("release", statement.clone()));
+    w.plane.order(&one, 2);
+    w.said(2, "verified").await;
+    w.serves("one").await;
+    let statement = w.plane.statement(&two, 2, 0, &[], &bundle_key());
+    w.plane.forge(move |f| f.say("release", statement.clone()));
+    w.plane.order(&two, 3);
+    w.said(3, "verified").await;
+    // What was released once is not for ever: without its statement, which may have expired, it is not taken again.
+    w.plane.honest();
+    w.refuses(&one, 4, "release_missing", "two").await;
+}
+
 pub async fn another_root_is_not_enrolled_with() {
     let mut w = World::idle().await;
     let mut other = w.command(&["--root", &format!("sha256:{}", Digest([0; 32]))]);

@@ -30,6 +30,24 @@ async fn concurrent_writers_do_not_fork_the_chain() {
 }
 
 #[tokio::test]
+async fn entries_that_no_head_tells_of_are_found() {
+    testing::for_each_backend(|s| async move {
+        for at in 0..3 {
+            let (id, entry) = seed::entry(None, "session.created");
+            s.append_audit(Write::at(Timestamp(at)).audit(id, entry)).await.unwrap();
+        }
+        assert!(s.audit_verify(None).await.unwrap().valid);
+        // Whoever may write to the database takes the head away: nothing there would be followed.
+        testing::remove_audit_head(&s, None).await.unwrap();
+        assert_eq!(s.audit_chains().await.unwrap(), []);
+        assert_eq!(s.audit_chain_names().await.unwrap(), [None]);
+        let verdict = s.audit_verify(None).await.unwrap();
+        assert_eq!((verdict.valid, verdict.first_bad_seq), (false, Some(1)), "{verdict:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_refused_command_leaves_no_entry() {
     testing::for_each_backend(|s| async move {
         let w = seed::world(&s, 0).await;

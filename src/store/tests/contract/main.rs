@@ -16,4 +16,5 @@ mod readings;
 mod rollouts;
 mod schema;
 mod speed;
+mod tls;
 mod trust;

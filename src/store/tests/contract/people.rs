@@ -168,8 +168,10 @@ async fn token_keys_are_found_by_name_and_the_newest_signs() {
         let (old, new) = (key("old", 0), key("new", 1));
         s.insert_token_key(new.clone(), seed::write()).await.unwrap();
         s.insert_token_key(old.clone(), seed::write()).await.unwrap();
-        assert_eq!(s.newest_token_key(w.org.id).await, Ok(Some(new)));
-        assert_eq!(s.token_key("old").await, Ok(old));
+        let successor = Some(new.inserted_at);
+        assert_eq!(s.newest_token_key(w.org.id).await, Ok(Some(new.clone())));
+        assert_eq!(s.token_key(&new.kid).await, Ok((new, None)));
+        assert_eq!(s.token_key("old").await, Ok((old, successor)));
         assert_eq!(s.token_key("none").await, Err(Error::NotFound));
     })
     .await;

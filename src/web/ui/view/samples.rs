@@ -353,6 +353,7 @@ pub fn trust_view(may_admin: bool) -> trust::TrustView {
         expires_at: NOW,
         roles: vec![role(Role::Root), role(Role::Bundle), role(Role::Metadata)],
         origins: vec![EVIL.into()],
+        releases_required: true,
         releases: vec![trust::ReleaseLine {
             bundle: BundleId(uuid(4)),
             content: EVIL.into(),

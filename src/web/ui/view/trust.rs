@@ -16,6 +16,7 @@ pub struct TrustView {
     pub expires_at: Timestamp,
     pub roles: Vec<RoleView>,
     pub origins: Vec<String>,
+    pub releases_required: bool,
     pub releases: Vec<ReleaseLine>,
     /// Of the organisation, not merely of this project.
     pub may_admin: bool,
@@ -73,6 +74,7 @@ pub fn page(frame: &Frame, view: &TrustView) -> Markup {
                 p { code .secret { (e.private_key) } }
             }
         }
+        @if view.releases_required { p .muted { "Nodes take no bundle that a release statement below does not release." } }
         (keys(frame, view, &base))
         @if view.may_admin { (new_key(frame, &base)) }
         (releases(frame, view, &base))
