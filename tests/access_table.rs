@@ -85,6 +85,7 @@ const TABLE: &[Row] = &[
     row("POST", "/api/v1/users/:id/disable", "UFFFFFUUUF", 1),
     row("POST", "/api/v1/users/:id/enable", "UFFFFFUUUF", 1),
     row("POST", "/api/v1/users/:id/reset-password", "UFFFFFUUUF", 1),
+    row("GET", "/api/v1/instances", "UFFFFFUUUF", 0),
     row("GET", "/api/v1/orgs", "U+++++UUU+", 0),
     row("POST", "/api/v1/orgs", "UFFFFFUUUF", 1),
     row("GET", "/api/v1/orgs/:id", "U+++FFUUUF", 0),

@@ -307,8 +307,12 @@ pub async fn a_fresh_node_takes_nothing_unreleased_where_the_root_requires_state
     let newer = required.clone();
     w.plane.forge(move |f| f.say("trust", newer.clone()));
     w.refuses(&one, 1, "release_missing", "old").await;
+    // What was refused has changed nothing: the newer document is kept with the first answer that is followed.
     let statement = w.plane.statement(&one, 1, 0, &[], &bundle_key());
-    w.plane.forge(move |f| f.say("release", statement.clone()));
+    w.plane.forge(move |f| {
+        f.say("trust", required.clone());
+        f.say("release", statement.clone());
+    });
     w.plane.order(&one, 2);
     w.said(2, "verified").await;
     w.serves("one").await;

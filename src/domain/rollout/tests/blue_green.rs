@@ -2,6 +2,7 @@
 
 use super::db::id;
 use super::world::*;
+use crate::node::HealthClass;
 use crate::rollout::*;
 use crate::time::Span;
 
@@ -75,6 +76,21 @@ fn with_auto_advance_each_weight_is_held_and_then_the_next_follows() {
     assert_eq!(w.member(2).weight, 100, "the last is always all");
     w.weighs(2);
     assert_eq!(w.on_their_way(), vec![1]);
+}
+
+#[test]
+fn a_word_that_comes_after_the_time_moves_nothing_on_before_the_timer_itself() {
+    let shift = BlueGreen { auto_advance: true, advance_delay: Span::secs(60), traffic_steps: vec![10, 50] };
+    let mut w = World::started(Spec { blue_green: shift, ..blue_green() }, 2);
+    w.verifies(2);
+    w.weighs(2);
+    // The timer is late; something that has nothing to do with it comes first.
+    w.now = w.now + Span::secs(61);
+    let said = Said::Health { class: HealthClass::Degraded };
+    w.feed(Event::Reports { reports: vec![Report { node: id(1), generation: None, said }] });
+    assert_eq!(w.member(2).weight, 10);
+    w.feed(Event::Timer);
+    assert_eq!(w.member(2).weight, 50);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::db::{Row, bundle, id};
 use super::world::*;
-use crate::node::{GateVerdict, HealthClass};
+use crate::node::{GateVerdict, HealthClass, HistoryOutcome};
 use crate::project::Amount;
 use crate::rollout::*;
 
@@ -16,6 +16,18 @@ fn nothing_is_tolerated_by_default() {
     assert!(w.r.steps[0].error.as_deref().unwrap().contains("1 failed, 0 tolerated"));
     let NodeState::Failed { error, .. } = &w.member(1).state else { panic!() };
     assert_eq!(error.as_deref(), Some("it broke"), "the first line is what failures are grouped by");
+}
+
+#[test]
+fn the_history_of_a_node_says_that_the_bundle_failed_on_it() {
+    let mut w = World::started(in_batches(1), 2);
+    let told = w.generation(1);
+    let d = w.fails(1);
+    let says = |c: &&Change| {
+        matches!(c, Change::HistoryEnded { node, bundle, generation, how: HistoryOutcome::Failed, .. }
+            if (*node, *bundle, *generation) == (id(1), target(), told))
+    };
+    assert_eq!(d.changes.iter().filter(says).count(), 1, "or something automatic would give it the bundle again");
 }
 
 #[test]
