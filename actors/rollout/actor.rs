@@ -123,7 +123,7 @@ impl Actor for RolloutActor {
             Ok(()) => b.rest(&me).await,
             failed => failed,
         };
-        b.live_on(&me, done)
+        b.live_on(&me, done).await
     }
 }
 
@@ -181,17 +181,30 @@ impl Brain {
         Ok(())
     }
 
-    /// A question to a database that is away changed nothing, here or there: it is asked again. Everything else ends the actor.
-    fn live_on(&mut self, me: &Me, done: Done) -> Done {
-        match done.as_ref().err().and_then(|e| e.downcast_ref::<store::Error>()) {
-            Some(store::Error::Unavailable(why)) => {
-                self.not_taken(&CommandError::Unavailable(why.clone()));
-                self.more = true;
-                self.wake_at(me, self.plane.now() + RETRY_AFTER);
-                Ok(())
-            }
-            Some(_) | None => done,
+    /// A question to a database that is away changed nothing, here or there: it is asked again. A rollout that was taken from us is no
+    /// failure of its actor, which ends quietly: else it would be given up, and paused under the hands of whoever owns it. Everything
+    /// else ends the actor.
+    async fn live_on(&mut self, me: &Me, done: Done) -> Done {
+        let Err(why) = done else { return Ok(()) };
+        if let Some(store::Error::Unavailable(why)) = why.downcast_ref::<store::Error>() {
+            self.not_taken(&CommandError::Unavailable(why.clone()));
+            self.more = true;
+            self.wake_at(me, self.plane.now() + RETRY_AFTER);
+            return Ok(());
         }
+        if self.is_lost().await {
+            tracing::info!(rollout = %self.rollout.id, %why, "it is not ours any more");
+            me.stop(None);
+            return Ok(());
+        }
+        Err(why)
+    }
+
+    /// Ours no more: somebody else goes on, or whoever looks first will.
+    async fn is_lost(&self) -> bool {
+        let inner = &self.plane.inner;
+        let owner = inner.store.owner_of(self.rollout.id).await;
+        owner.is_ok_and(|o| o.is_none_or(|o| o.instance != inner.instance))
     }
 }
 

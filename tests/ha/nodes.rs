@@ -12,8 +12,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Seconds that polls ask to be held: short, so that a node whose instance froze is not lost for long.
-const POLL_S: u32 = 3;
+/// Seconds that polls ask to be held: short, so that nodes whose instance froze are elsewhere before its lease has run out, and whoever
+/// takes over has something to decide. Of many nodes some are elsewhere anyhow, and as many polls would be a load.
+const POLL_S: u32 = 1;
+const POLL_OF_MANY_S: u32 = 3;
+const MANY: u32 = 100;
 /// An instance that has not answered by then is left.
 const PATIENT: Duration = Duration::from_secs(2);
 
@@ -104,7 +107,7 @@ pub async fn fleet(
         name_prefix: "n-".into(),
         behaviour: Behaviour::default(),
         scenario: Scenario::parse(script).unwrap(),
-        profile: Profile { long_poll_s: POLL_S, ..Profile::default() },
+        profile: Profile { long_poll_s: if nodes > MANY { POLL_OF_MANY_S } else { POLL_S }, ..Profile::default() },
         share_downloads: Some(share),
         ..FleetConfig::default()
     };
