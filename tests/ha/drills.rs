@@ -255,7 +255,8 @@ struct Drill {
 
 /// Faults of each kind, nodes and batch. `None`: what the short form leaves out.
 fn asked_for(instances: usize) -> Option<Drill> {
-    let few = |each, within| Drill { each, nodes: 48, batch: 3, within };
+    // Of ten on their way one always has something to say: after several faults in a row a node may hold off for ten seconds.
+    let few = |each, within| Drill { each, nodes: 60, batch: 10, within };
     match std::env::var("SENTINEL_DRILLS").ok().and_then(|n| n.parse().ok()) {
         Some(each) => Some(few(each, NEXT_DECISION)),
         None if long() => Some(Drill { each: 15, nodes: 1_000, batch: 20, within: NEXT_DECISION }),
