@@ -177,6 +177,13 @@ async fn the_tour_of_readme_runs_as_written_and_a_third_party_finds_what_was_tam
         let bad = third.repacked(file, |files| flip(&files.join(file)));
         assert!(third.check(&bad, &format!("flipped-{file}")).is_err(), "a flipped byte of {file} went unnoticed");
     }
+    // A line that is no checksum at all is not passed over.
+    let bad = third.repacked("no-checksum", |files| {
+        let list = files.join("checksums.txt");
+        let text = std::fs::read_to_string(&list).unwrap();
+        std::fs::write(&list, format!("`{}", &text[1..])).unwrap();
+    });
+    assert!(third.check(&bad, "no-checksum").is_err(), "a line without a checksum went unnoticed");
     for file in ["config.kdl", "config.json", "manifest.json"] {
         let bad = third.repacked(&format!("fit-{file}"), |files| {
             flip(&files.join(file));
