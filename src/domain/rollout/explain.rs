@@ -104,7 +104,7 @@ pub fn explain_head(spec: &Spec, h: &Head, steps: u32, open: u32) -> Reason {
         }
         Phase::RollingBack => {
             // Those that were told hold a reservation, those that wait for their turn do not.
-            let told = h.budget.updating.min(h.restoring);
+            let told = if spec.restarts { h.budget.updating.min(h.restoring) } else { h.restoring };
             let text = match h.restoring - told {
                 0 => format!("{told} nodes are going back"),
                 n => format!("{told} nodes are going back, {n} wait for their turn: their proxies must restart"),
