@@ -198,6 +198,8 @@ impl ControlPlane {
             self.refuse_rolling_back(&resolved).await?;
         }
         let restarts = self.restarts(project, &spec, &resolved).await?;
+        // Known from here on: its way back restarts them too.
+        spec.restarts = !restarts.is_empty();
         let row = self.inner.store.project(Scope::Project(project), &project.to_string()).await?;
         let id: RolloutId = self.fresh().id(now);
         let origin = originate(id, project, spec, &resolved.members());

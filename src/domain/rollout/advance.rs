@@ -4,7 +4,6 @@ use super::draft::Draft;
 use super::event::*;
 use super::state::*;
 use super::*;
-use crate::node::HistoryOutcome;
 
 impl Draft<'_> {
     /// After every event: judge the failures, then assign what may be assigned.
@@ -46,13 +45,13 @@ impl Draft<'_> {
             self.complete_step(k);
         }
         self.run_lane();
-        if self.head.phase == Phase::RollingBack && self.head.restoring == 0 {
-            self.end_rollback();
+        if self.head.phase == Phase::RollingBack {
+            self.go_on_back();
         }
     }
 
     /// The step that runs will not be finished.
-    fn fail_step(&mut self, error: &str) {
+    pub fn fail_step(&mut self, error: &str) {
         let k = self.head.step;
         if self.step(k).is_some_and(|s| s.state == StepState::Running) {
             self.edit_step(k, |s| {
@@ -354,87 +353,5 @@ impl Draft<'_> {
         }
         self.restore_weights();
         self.change(Change::ReleaseAll { keep: Vec::new() });
-    }
-
-    /// Every touched node goes back to its own previous verified bundle. `only` and `gone` choose among the verified: what is not
-    /// verified never stays on the bundle once the rollout ends, and no debt outlives it.
-    pub fn begin_rollback(
-        &mut self,
-        automatic: bool,
-        note: Option<String>,
-        only: Option<&BTreeSet<NodeId>>,
-        revoked: &BTreeSet<BundleId>,
-        gone: &BTreeSet<NodeId>,
-    ) {
-        let claim = !self.head.phase.is_active();
-        self.head.phase = Phase::RollingBack;
-        self.head.causes.clear();
-        self.head.waits.clear();
-        self.head.rollback_since = Some(self.now);
-        self.head.auto_rollback = automatic;
-        self.head.ended_at = None;
-        self.head.note = note.clone();
-        self.fact(Fact::RollbackBegan { automatic, note });
-        self.fail_step("rolled back");
-        for node in self.all_members(|m| !matches!(m.state, NodeState::Skipped { .. })) {
-            let Some(m) = self.member(node) else { continue };
-            let verified = matches!(m.state, NodeState::Verified { .. });
-            let left_alone = gone.contains(&node) || (verified && only.is_some_and(|o| !o.contains(&node)));
-            match (m.told, &m.state) {
-                (Told::Target, _) if left_alone => {}
-                (Told::Target, state) => {
-                    if *state == NodeState::Owed {
-                        self.change(Change::DebtEnded { node });
-                    }
-                    if claim {
-                        self.change(Change::Claim { node });
-                    }
-                    self.restore(node, revoked);
-                }
-                (Told::Nothing | Told::Back(_), state @ (NodeState::Pending | NodeState::Owed)) => {
-                    if *state == NodeState::Owed {
-                        self.change(Change::DebtEnded { node });
-                    }
-                    self.edit(node, None, |m| m.state = NodeState::Skipped { reason: SkipReason::Cancelled });
-                }
-                (Told::Nothing | Told::Back(_), _) => {}
-            }
-        }
-        if claim {
-            // Of an ended rollout everybody serves a full share already, and whose node it is now is not for us to say.
-            return;
-        }
-        self.restore_weights();
-    }
-
-    /// Tell one node to go back, and owe it the restore when it is away.
-    pub fn restore(&mut self, node: NodeId, revoked: &BTreeSet<BundleId>) {
-        let to = self.back_target(node, revoked);
-        let Some(m) = self.member(node) else { return };
-        let (owed, generation) = (!m.online, m.generation);
-        let already_ended = matches!(m.state, NodeState::Failed { .. });
-        if !already_ended {
-            let bundle = self.spec().bundle;
-            self.change(Change::HistoryEnded {
-                node,
-                bundle,
-                generation,
-                how: HistoryOutcome::RolledBack,
-                detail: None,
-            });
-        }
-        if owed {
-            self.change(Change::DebtAdded { node, restore: true, bundle: to });
-        }
-        self.send_back(node, to, None, |m| m.state = NodeState::RollingBack { to, activated: None, owed });
-    }
-
-    fn end_rollback(&mut self) {
-        self.head.phase = Phase::RolledBack;
-        self.head.ended_at = Some(self.now);
-        self.head.rollback_since = None;
-        self.change(Change::ReleaseAll { keep: Vec::new() });
-        let unrestored = self.head.counts.rollback_failed;
-        self.fact(Fact::RolledBack { unrestored });
     }
 }

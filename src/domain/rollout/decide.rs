@@ -501,13 +501,15 @@ impl Draft<'_> {
     fn forget(&mut self, revoked: &BTreeSet<BundleId>) {
         for node in self.all_members(|m| m.previous.iter().any(|b| revoked.contains(b))) {
             self.edit(node, None, |m| m.previous.retain(|b| !revoked.contains(b)));
-            let Some(NodeState::RollingBack { to: Some(b), activated: None, owed }) =
-                self.member(node).map(|m| m.state.clone())
-            else {
-                continue;
-            };
+            let Some(m) = self.member(node) else { continue };
+            let NodeState::RollingBack { to: Some(b), activated: None, owed } = m.state.clone() else { continue };
             if self.head.phase == Phase::RollingBack && revoked.contains(&b) {
+                let waits = waits_back(m);
                 let to = self.back_target(node, revoked);
+                if waits {
+                    self.edit(node, None, |m| m.state = NodeState::RollingBack { to, activated: None, owed });
+                    continue;
+                }
                 if owed {
                     self.change(Change::DebtAdded { node, restore: true, bundle: to });
                 }

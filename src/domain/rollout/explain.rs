@@ -102,7 +102,15 @@ pub fn explain_head(spec: &Spec, h: &Head, steps: u32, open: u32) -> Reason {
             };
             reason(code, format!("{text}{note}"))
         }
-        Phase::RollingBack => reason("restoring", format!("{} nodes are going back", h.restoring)),
+        Phase::RollingBack => {
+            // Those that were told hold a reservation, those that wait for their turn do not.
+            let told = if spec.restarts { h.budget.updating.min(h.restoring) } else { h.restoring };
+            let text = match h.restoring - told {
+                0 => format!("{told} nodes are going back"),
+                n => format!("{told} nodes are going back, {n} wait for their turn: their proxies must restart"),
+            };
+            reason("restoring", text)
+        }
         Phase::Completed if h.counts.owed > 0 => {
             reason("completed", format!("completed; {} nodes are owed the bundle", h.counts.owed))
         }

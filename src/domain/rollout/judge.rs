@@ -95,6 +95,13 @@ impl Draft<'_> {
             (Said::Failed { error, .. }, NodeState::Verified { .. }) => {
                 self.fail_member(r.node, FailReason::Regressed, Some(first_line(error)));
             }
+            // It waited for its turn to go back, and does not serve any more.
+            (Said::Failed { error, .. }, NodeState::RollingBack { .. }) => {
+                self.fail_waiting(r.node, HistoryOutcome::Failed, first_line(error));
+            }
+            (Said::Active { .. }, NodeState::RollingBack { .. }) if !same => {
+                self.fail_waiting(r.node, HistoryOutcome::FellBack, "runs another bundle again".into());
+            }
             // Late, doubled or reordered: harmless.
             (
                 Said::Downloaded { .. }
@@ -221,6 +228,12 @@ impl Draft<'_> {
                 }
                 GateVerdict::Pass | GateVerdict::Unknown => {}
             },
+            (Told::Target, NodeState::RollingBack { .. }) => match w.verdict {
+                GateVerdict::Fail | GateVerdict::Flapping => {
+                    self.fail_waiting(w.node, HistoryOutcome::Failed, w.worst.clone());
+                }
+                GateVerdict::Pass | GateVerdict::Unknown => {}
+            },
             (Told::Back(_), NodeState::RollingBack { to, activated: Some(since), .. })
                 if w.verdict == GateVerdict::Pass && w.last_fresh > *since =>
             {
@@ -299,12 +312,14 @@ impl Draft<'_> {
         }
         let now = self.now;
         let bundle = m.told;
+        let waits = waits_back(m);
         self.edit(c.node, None, |m| {
             m.online = false;
             m.handed_over |= told;
             m.silent_since = Some(now);
+            // One that waits for its turn is told, and owed, behind all of this event.
             if let NodeState::RollingBack { owed, .. } = &mut m.state {
-                *owed = true;
+                *owed = !waits;
             }
         });
         if told {
@@ -359,7 +374,7 @@ impl Draft<'_> {
         let over = self.head.rollback_since.is_some_and(|t| self.now >= t + self.spec().rollback_deadline);
         if self.head.phase == Phase::RollingBack && over {
             let at = self.now;
-            for node in self.all_members(is_restoring) {
+            for node in self.all_members(|m| is_restoring(m) && !waits_back(m)) {
                 let error = Some("not restored within the rollback deadline".to_string());
                 self.edit(node, error.clone(), |m| m.state = NodeState::RollbackFailed { at, error });
             }
@@ -420,6 +435,7 @@ impl Draft<'_> {
         let verified = matches!(m.state, NodeState::Verified { .. });
         // Where nobody else says what the node shall run instead, it goes back to what it had.
         let withdraw = held && m.told == Told::Target && !verified && !reason.names_another();
+        let waits = waits_back(m);
         if matches!(m.state, NodeState::Owed | NodeState::RollingBack { owed: true, .. }) {
             self.change(Change::DebtEnded { node });
         }
@@ -429,6 +445,9 @@ impl Draft<'_> {
         let detail = Some(reason.to_string());
         if withdraw {
             let to = self.back_target(node, &BTreeSet::new());
+            if waits {
+                self.end_history(node, HistoryOutcome::RolledBack, None);
+            }
             self.send_back(node, to, detail, skipped);
         } else {
             self.edit(node, detail, skipped);

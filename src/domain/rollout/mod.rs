@@ -11,6 +11,7 @@
 
 mod advance;
 pub mod analysis;
+mod back;
 mod compare;
 mod decide;
 mod draft;
@@ -28,6 +29,7 @@ pub mod state;
 #[cfg(test)]
 mod tests;
 
+pub use back::waits_back;
 pub use compare::compared;
 pub use decide::{allowed_commands, decide};
 pub use event::*;
@@ -76,6 +78,8 @@ struct Index {
     lane_ready: BTreeSet<(LaneClass, NodeId)>,
     /// Pending members of steps that are not serving: assigning to them takes no slot.
     mendable: BTreeSet<(u32, u32, NodeId)>,
+    /// Waiting for their turn to go back, in their order.
+    going_back: BTreeSet<(u32, u32, NodeId)>,
 }
 
 impl Rollout {
@@ -216,6 +220,7 @@ impl Index {
         if let Some(key) = mendable_key(m) {
             self.mendable.insert(key);
         }
+        self.going_back.extend(back::back_key(m));
     }
     fn remove(&mut self, spec: &Spec, m: &Member) {
         if let Some(d) = deadline_of(spec, m) {
@@ -230,6 +235,9 @@ impl Index {
         self.lane_ready.remove(&(lane_class(m), m.node));
         if let Some(key) = mendable_key(m) {
             self.mendable.remove(&key);
+        }
+        if let Some(key) = back::back_key(m) {
+            self.going_back.remove(&key);
         }
     }
 }
@@ -306,6 +314,8 @@ pub fn is_unavailable(m: &Member) -> bool {
     }
     match &m.state {
         NodeState::Assigned | NodeState::Downloaded | NodeState::Staged | NodeState::Activated { .. } => true,
+        // It runs what it ran, until its turn comes.
+        NodeState::RollingBack { .. } if waits_back(m) => m.health.is_bad(),
         NodeState::RollingBack { .. } | NodeState::RollbackFailed { .. } => true,
         NodeState::Failed { .. } => m.told == Told::Target || m.health.is_bad(),
         NodeState::Skipped { .. } => false,
@@ -342,9 +352,10 @@ fn counts_failed(m: &Member) -> bool {
     matches!(m.state, NodeState::Failed { .. }) && !m.accepted
 }
 
-/// Does the member hold a reservation of the project's budget? Who gets its first configuration serves nothing yet and needs none.
+/// Does the member hold a reservation of the project's budget? Who gets its first configuration serves nothing yet and needs none, and
+/// nobody waits for its turn while holding one.
 fn is_updating(m: &Member) -> bool {
-    (m.state.in_flight() && !m.first_config) || is_restoring(m)
+    (m.state.in_flight() && !m.first_config) || (is_restoring(m) && !waits_back(m))
 }
 
 fn is_restoring(m: &Member) -> bool {

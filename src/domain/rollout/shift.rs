@@ -22,6 +22,11 @@ impl Draft<'_> {
         self.spec().strategy == StrategyKind::BlueGreen && k == STANDBY
     }
 
+    /// Is there still a half that serves all it can on what it ran before? Then nothing is lost by taking the other back at once.
+    pub fn is_live_half_untouched(&self) -> bool {
+        self.is_shifted_step(self.head.step)
+    }
+
     /// The weight that a new assignment of this member names.
     pub fn weight_of(&self, m: &Member) -> u8 {
         let standby = m.step.is_some_and(|k| self.is_shifted_step(k));

@@ -218,6 +218,9 @@ pub struct Spec {
     /// Large batches are allowed although the proxies must restart.
     #[serde(default)]
     pub allow_restart: bool,
+    /// The change makes proxies restart, as found at creation. Not known of older rollouts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restarts: bool,
     /// The bundle may be deprecated.
     #[serde(default)]
     pub allow_deprecated: bool,
@@ -270,6 +273,7 @@ impl Spec {
             kind: RolloutKind::Rollout,
             supersede: false,
             allow_restart: false,
+            restarts: false,
             allow_deprecated: false,
             canary: Canary::default(),
             blue_green: BlueGreen::default(),

@@ -97,7 +97,8 @@ pub enum NodeState {
     Skipped {
         reason: SkipReason,
     },
-    /// Told to run `to` again (`None`: its baseline). `owed`: it is offline, the restore waits for its return.
+    /// Told to run `to` again (`None`: its baseline), or waiting for its turn to be ([`super::waits_back`]). `owed`: it is offline, the
+    /// restore waits for its return.
     RollingBack {
         to: Option<BundleId>,
         activated: Option<Timestamp>,
@@ -350,7 +351,7 @@ pub struct Head {
     pub note: Option<String>,
     pub started_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
-    /// When `rolling_back` began.
+    /// When `rolling_back` began, or the newest of those that waited for their turn was told: the deadline counts from here.
     pub rollback_since: Option<Timestamp>,
     /// It was the engine, not a person, that began the rollback.
     pub auto_rollback: bool,

@@ -178,6 +178,7 @@ fn detail(m: &Member) -> String {
         NodeState::Skipped { reason } => parts::words(reason.as_str()),
         NodeState::Verified { no_traffic: true, .. } => "without traffic".into(),
         NodeState::RollingBack { owed: true, .. } => "waits for its return".into(),
+        NodeState::RollingBack { .. } if domain::rollout::waits_back(m) => "waits for its turn".into(),
         NodeState::Assigned if !m.handed_over => "not handed over yet".into(),
         NodeState::Pending
         | NodeState::Assigned

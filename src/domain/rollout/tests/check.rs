@@ -65,6 +65,16 @@ pub fn state(r: &Rollout, db: &Db) -> Result<(), String> {
         if h.phase.is_end() && verified && m.told == Told::Target {
             ensure!(11, m.weight == FULL_WEIGHT, "{:?} is left at {} % of its traffic", m.node, m.weight);
         }
+        if waits_back(m) {
+            let fits = h.phase == Phase::RollingBack && r.spec.restarts && m.online && !m.health.is_bad();
+            ensure!(1, fits, "{:?} waits to go back: {}, {:?}, online: {}", m.node, h.phase, m.health, m.online);
+            // 5. What it waits for ends by itself, and there is no room for it.
+            ensure!(5, going_back(r) > 0, "{:?} waits to go back, and nobody is under way", m.node);
+            let free = back_limit(r).saturating_sub(h.unavailable);
+            // A large portion is told a thousand at a time.
+            let large = going_back(r) >= MAX_ASSIGN_PER_COMMIT as usize;
+            ensure!(5, free == 0 || large, "{:?} waits to go back, and there is room for {free}", m.node);
+        }
         if h.phase.is_end() {
             let open = !m.state.settled();
             let waits = h.phase == Phase::Completed && m.step.is_none();
@@ -104,7 +114,7 @@ fn counters(r: &Rollout) -> Result<(), String> {
         unavailable += u32::from(is_unavailable(m));
         failures += u32::from(matches!(m.state, NodeState::Failed { .. }) && !m.accepted);
         restoring += u32::from(is_restoring(m));
-        updating += u32::from((m.state.in_flight() && !m.first_config) || is_restoring(m));
+        updating += u32::from((m.state.in_flight() && !m.first_config) || (is_restoring(m) && !waits_back(m)));
         lane += u32::from(m.step.is_none() && m.state.in_flight());
         if let Some(k) = m.step.filter(|_| !m.state.settled()) {
             open[k as usize] += 1;
@@ -154,6 +164,7 @@ fn reason(r: &Rollout) -> Result<(), String> {
 /// What holds of one decision: from `b` by `e` at `now` to `a`.
 pub fn step(b: &Rollout, e: &Event, now: Timestamp, d: &Decision, a: &Rollout, db: &Db) -> Result<(), String> {
     limits(b, d, a)?;
+    turns(b, e, d, a)?;
     order(d, a)?;
     unrevoked(d, a, db)?;
     for m in a.members.values() {
@@ -217,6 +228,69 @@ fn limits(b: &Rollout, d: &Decision, a: &Rollout) -> Result<(), String> {
     let out = a.head.unavailable - exempt;
     ensure!(1, out <= limit, "{out} online targets out of service, limit {limit}");
     Ok(())
+}
+
+/// 1. Where proxies restart, nobody who serves is told to go back beyond the limit. With no room at all it is one at a time.
+fn turns(b: &Rollout, e: &Event, d: &Decision, a: &Rollout) -> Result<(), String> {
+    let live_half = b.spec.strategy == StrategyKind::BlueGreen && b.head.step == 0;
+    // A person who tries again does not wait, and what failed is out of service already.
+    if !b.spec.restarts || a.head.phase != Phase::RollingBack || live_half || matches!(e, Event::Retry { .. }) {
+        return Ok(());
+    }
+    let served = |m: &Member| {
+        let runs_it = matches!(m.state, NodeState::Verified { .. } | NodeState::Activated { .. }) || waits_back(m);
+        runs_it
+            && m.told == Told::Target
+            && !m.first_config
+            && m.weight == FULL_WEIGHT
+            && m.online
+            && !m.health.is_bad()
+    };
+    let fails = |m: &Member| {
+        let failed = |f: &Fact| matches!(f, Fact::NodeMoved { node, to: NodeStateKind::Failed, .. } if *node == m.node);
+        d.facts.iter().any(failed)
+    };
+    let told = d.changes.iter().filter_map(|c| match c {
+        Change::Desire { node, .. } => a.members.get(node).zip(b.members.get(node)),
+        _ => None,
+    });
+    let told =
+        told.filter(|(m, old)| m.online && !m.health.is_bad() && served(old) && !says_it_failed(e, old) && !fails(m));
+    let told = told.filter(|(m, _)| is_restoring(m)).count();
+    let (out, limit) = (a.head.unavailable, back_limit(a));
+    let alone = told == 1 && going_back(a) == 1;
+    ensure!(1, told == 0 || out <= limit || alone, "{told} told to go back, {out} out of service, limit {limit}");
+    Ok(())
+}
+
+/// What `e` says of a node that goes back at once, in its turn or not.
+fn says_it_failed(e: &Event, m: &Member) -> bool {
+    match e {
+        Event::Reports { reports } => {
+            let fails = |s: &Said| matches!(s, Said::Failed { .. } | Said::Active { .. });
+            reports.iter().any(|r| r.node == m.node && fails(&r.said))
+        }
+        Event::Gates { windows } => {
+            let fails = |v: GateVerdict| matches!(v, GateVerdict::Fail | GateVerdict::Flapping);
+            windows.iter().any(|w| w.node == m.node && fails(w.verdict))
+        }
+        _ => false,
+    }
+}
+
+/// Told to go back, here, and not there yet.
+fn going_back(r: &Rollout) -> usize {
+    r.members.values().filter(|m| is_restoring(m) && !waits_back(m)).count()
+}
+
+/// `max_unavailable`; unset: the larger of the batch and a tenth.
+fn back_limit(r: &Rollout) -> u32 {
+    match r.spec.max_unavailable {
+        None | Some(crate::project::Amount::Count(0)) => {
+            r.spec.batch_size.up(r.head.planned.max(1)).max(r.head.online / 10).max(1)
+        }
+        Some(amount) => amount.down(r.head.online, 1),
+    }
 }
 
 fn assigned<'a>(d: &'a Decision, a: &'a Rollout) -> impl Iterator<Item = &'a Member> {

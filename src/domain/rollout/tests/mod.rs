@@ -24,3 +24,4 @@ mod replays;
 mod rollbacks;
 mod steps;
 mod table;
+mod turns;

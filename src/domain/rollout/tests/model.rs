@@ -10,7 +10,7 @@ mod key;
 
 use super::check;
 use super::db::{Db, Holder, Row, bundle, id};
-use super::world::{World, forgive, readings, rollback_event, target};
+use super::world::{World, forgive, old, readings, rollback_event, target};
 use crate::node::{GateVerdict, GateWindow, HealthClass};
 use crate::rollout::*;
 use crate::time::{Span, Timestamp};
@@ -39,6 +39,8 @@ enum Act {
     Blocked,
     Unblocked,
     Revoke,
+    /// What they ran before is revoked.
+    RevokeOld,
     GivenUp,
     /// The process died, all wake-ups are lost, another one takes over a unit later.
     Crash,
@@ -136,6 +138,7 @@ impl State {
             Act::Blocked => self.feed(Event::WaitBegan { wait: Wait::Store }),
             Act::Unblocked => self.feed(Event::WaitEnded { wait: Wait::Store }),
             Act::Revoke => self.feed(Event::BundleRevoked { revoked: [target()].into() }),
+            Act::RevokeOld => self.feed(Event::BundleRevoked { revoked: [old()].into() }),
             Act::GivenUp => self.feed(Event::ControllerFailed { note: String::new() }),
             Act::Crash => {
                 let later = self.after(UNIT);
@@ -325,7 +328,8 @@ impl State {
     fn comes_to_rest(&self) -> Result<(), String> {
         let s = &self.r.spec;
         let one = (s.progress_deadline + s.judge.soak + s.stale_after).0 / UNIT.0 + 2;
-        let ticks = one * (self.r.members.len() as i64 + 1) + s.rollback_deadline.0 / UNIT.0 + 1;
+        let turns = if s.restarts { self.r.members.len() as i64 } else { 1 };
+        let ticks = one * (self.r.members.len() as i64 + 1) + turns * (s.rollback_deadline.0 / UNIT.0) + 1;
         let mut state = self.clone();
         for _ in 0..ticks {
             if let Some(next) = state.take(Act::Tick)? {

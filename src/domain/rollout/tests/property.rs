@@ -147,14 +147,23 @@ fn any_spec() -> impl Strategy<Value = Spec> {
     let on_failure = prop_oneof![Just(OnFailure::Pause), Just(OnFailure::Fail), Just(OnFailure::Rollback)];
     let tolerated = prop_oneof![3 => Just(Amount::Count(0)), 2 => amount(4)];
     let soak = prop_oneof![Just(0), Just(30)];
-    let traffic = (any::<bool>(), prop_oneof![Just(0), Just(40)]);
+    let traffic = (any::<bool>(), prop_oneof![Just(0), Just(40)], any::<bool>());
     (strategy, amount(4), prop::option::of(amount(3)), tolerated, on_failure, soak, traffic).prop_map(
-        |(strategy, batch_size, max_unavailable, failure_threshold, on_failure, soak, (auto_advance, delay))| Spec {
+        |(
             strategy,
             batch_size,
             max_unavailable,
             failure_threshold,
             on_failure,
+            soak,
+            (auto_advance, delay, restarts),
+        )| Spec {
+            strategy,
+            batch_size,
+            max_unavailable,
+            failure_threshold,
+            on_failure,
+            restarts,
             judge: GateSpec { soak: Span::secs(soak), ..GateSpec::default() },
             canary: canary().canary,
             blue_green: BlueGreen { auto_advance, advance_delay: Span::secs(delay), ..BlueGreen::default() },
@@ -341,7 +350,7 @@ impl World {
     fn soaking(&self, n: u32) -> u32 {
         let waits = |m: &&Member| match &m.state {
             NodeState::Activated { .. } => m.online,
-            NodeState::RollingBack { activated, .. } => activated.is_some(),
+            NodeState::RollingBack { activated, .. } => activated.is_some() || waits_back(m),
             _ => false,
         };
         let waiting: Vec<u32> = self.r.members.values().filter(waits).map(|m| m.node.0.as_u128() as u32).collect();
@@ -521,7 +530,9 @@ impl World {
         let one = s.progress_deadline + s.judge.soak + s.stale_after;
         let deadlines = 1 + if s.failure_threshold == Amount::Count(0) { 0 } else { self.r.members.len() };
         let stages = if s.strategy == StrategyKind::BlueGreen { 4 } else { 1 };
-        let limit = Span(one.0 * deadlines as i64 * stages) + s.rollback_deadline;
+        // Where proxies restart, at worst each goes back alone and never gets there.
+        let turns = if s.restarts { self.r.members.len().max(1) } else { 1 };
+        let limit = Span(one.0 * deadlines as i64 * stages + s.rollback_deadline.0 * turns as i64);
         if took > limit { Err(format!("invariant 5: it came to rest after {took:?}, limit {limit:?}")) } else { Ok(()) }
     }
 
@@ -588,6 +599,9 @@ fn note(w: &World, seen: &mut BTreeSet<String>) {
     if w.r.head.lane_halted {
         seen.insert("lane halted".into());
     }
+    if w.r.members.values().any(waits_back) {
+        seen.insert("waits to go back".into());
+    }
 }
 
 /// A search that never gets anywhere proves nothing.
@@ -613,7 +627,7 @@ fn expected() -> Vec<String> {
         "traffic",
     ];
     let reasons = reasons.iter().map(|r| format!("reason {r}"));
-    let lane = ["lane after completion", "lane halted"].map(String::from);
+    let lane = ["lane after completion", "lane halted", "waits to go back"].map(String::from);
     phases.chain(kinds).chain(failures).chain(reasons).chain(lane).collect()
 }
 

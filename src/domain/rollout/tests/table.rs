@@ -78,7 +78,11 @@ fn worlds(phase: Phase) -> Vec<World> {
             w.activates(1);
             w.tick(1);
             w.goes_silent(3);
-            vec![w]
+            let limit = crate::project::Amount::Count(1);
+            let mut turns = World::started(Spec { restarts: true, max_unavailable: Some(limit), ..at_once() }, 3);
+            turns.all_verify([1, 2, 3]);
+            turns.rollback();
+            vec![w, turns]
         }
         Phase::Completed => {
             let mut owed = World::pending(tolerating(in_batches(2), 1), 5);

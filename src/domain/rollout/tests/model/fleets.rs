@@ -59,7 +59,7 @@ fn and(mut acts: Vec<Act>, more: impl IntoIterator<Item = Act>) -> Vec<Act> {
 /// What a project may grant: nothing, one node at a time, two, or no budget at all.
 const BUDGETS: [Option<u32>; 4] = [Some(0), Some(1), Some(2), None];
 
-/// States per fleet unless `MODEL_STATES` says otherwise: fourteen fleets that do not close before it, more than a million states, one or
+/// States per fleet unless `MODEL_STATES` says otherwise: sixteen fleets that do not close before it, more than a million states, one or
 /// two minutes on two cores.
 const USUALLY: usize = 80_000;
 
@@ -67,7 +67,8 @@ fn most() -> usize {
     std::env::var("MODEL_STATES").ok().and_then(|n| n.parse().ok()).unwrap_or(USUALLY)
 }
 
-/// Looks for a state in which invariant `number` breaks: three nodes with everything that bears on it, two strategies.
+/// Looks for a state in which invariant `number` breaks: three nodes with everything that bears on it, two strategies, and a way
+/// back in turns.
 pub fn explore(number: u8, most: usize) -> Result<(), String> {
     let mut rows = fleet(3);
     rows[2].online = number == 12;
@@ -80,7 +81,11 @@ pub fn explore(number: u8, most: usize) -> Result<(), String> {
     let halves = World::new(short(blue_green()), fleet(2));
     let shifts = and(usual(2), [Act::Swap, Act::Advance, Act::Weigh(2), Act::Revoke]);
     let broken = format!("invariant {number}:");
-    for (world, acts) in [(rolling, acts), (halves, shifts)] {
+    let turns = and(
+        usual(3),
+        [Act::Sick(2), Act::Well(2), Act::FallBack(3), Act::GateFails(2), Act::RevokeOld, Act::Excluded(3)],
+    );
+    for (world, acts) in [(rolling, acts), (halves, shifts), (restarted(3), turns)] {
         match Search::run(world, acts, most) {
             Err(e) if e.contains(&broken) => return Err(e),
             Err(_) => {}
@@ -150,6 +155,35 @@ fn three_nodes_that_roll_back_by_themselves() {
     let world = World::new(short(spec), fleet(3));
     let acts = and(usual(3), [Act::Sick(2), Act::Well(2), Act::Sick(3), Act::Well(3), Act::Revoke]);
     search("automatic rollback", world, acts);
+}
+
+/// All of `n` nodes run a change that restarted them, one at a time.
+fn restarted(n: u32) -> World {
+    let spec = Spec { restarts: true, max_unavailable: Some(Amount::Count(1)), ..at_once() };
+    let mut world = World::new(short(spec), fleet(n)).start();
+    world.all_verify(1..=n);
+    world
+}
+
+#[test]
+fn nodes_that_restart_to_go_back_take_turns() {
+    let acts = and(usual(3), [Act::Sick(2), Act::Well(2), Act::Sick(3), Act::FallBack(2), Act::GateFails(3)]);
+    let acts = and(acts, [Act::Revoke, Act::RevokeOld, Act::Pinned(2), Act::Excluded(3), Act::LateTick]);
+    search("turns", restarted(3), acts);
+}
+
+#[test]
+fn a_rollback_by_itself_in_turns() {
+    let spec = Spec {
+        restarts: true,
+        on_failure: OnFailure::Rollback,
+        max_unavailable: Some(Amount::Count(1)),
+        ..in_batches(3)
+    };
+    let mut world = World::new(short(spec), fleet(4)).start();
+    world.all_verify([1, 2]);
+    let acts = and(usual(4), [Act::Sick(1), Act::Well(1), Act::GateFails(2), Act::GateFails(3), Act::Revoke]);
+    search("turns by itself", world, acts);
 }
 
 #[test]
