@@ -273,12 +273,26 @@ async fn housekeeping(plane: ControlPlane) -> Result<(), String> {
 }
 
 /// The gauges that are counted rather than kept: a few indexed queries, whatever the load.
+///
+/// All is asked before anything is set, so that whoever scrapes meanwhile is shown one count or the other, and no half of one.
 async fn count(plane: &ControlPlane) -> store::Result<()> {
     let (store, m) = (plane.store(), &plane.inner.rollouts.metrics);
     let mut nodes = Vec::new();
     for p in store.all_projects().await? {
         let n = store.node_stats(p.id).await?;
         nodes.push((p.slug, [("online", n.online), ("offline", n.offline), ("unknown", n.unknown)]));
+    }
+    let mut rollouts = Vec::new();
+    for phase in domain::rollout::Phase::ALL {
+        let filter = store::RolloutFilter { phases: vec![*phase], bundle: None };
+        let scope = Scope::System("counts for the metrics");
+        rollouts.push((phase, store.rollouts(scope, filter, store::Page::first(1)).await?.total));
+    }
+    let entries: i64 = store.audit_chains().await?.iter().map(|(_, head)| head.seq).sum();
+
+    m.audit_entries.inc_by((entries.max(0) as u64).saturating_sub(m.audit_entries.get()));
+    for (phase, n) in rollouts {
+        m.rollouts.with_label_values(&[phase.as_str()]).set(n);
     }
     // A project that is gone must not be shown for ever.
     m.nodes.reset();
@@ -287,14 +301,6 @@ async fn count(plane: &ControlPlane) -> store::Result<()> {
             m.nodes.with_label_values(&[slug.as_str(), status]).set(n);
         }
     }
-    for phase in domain::rollout::Phase::ALL {
-        let filter = store::RolloutFilter { phases: vec![*phase], bundle: None };
-        let scope = Scope::System("counts for the metrics");
-        let n = store.rollouts(scope, filter, store::Page::first(1)).await?.total;
-        m.rollouts.with_label_values(&[phase.as_str()]).set(n);
-    }
-    let entries: i64 = store.audit_chains().await?.iter().map(|(_, head)| head.seq).sum();
-    m.audit_entries.inc_by((entries.max(0) as u64).saturating_sub(m.audit_entries.get()));
     Ok(())
 }
 

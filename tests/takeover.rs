@@ -134,6 +134,12 @@ async fn too_old_proxies_are_left_out_and_restarts_need_a_limit(ground: Ground) 
     assert!(plan["warnings"].to_string().contains("must restart"), "{plan:#}");
     let id = w.roll_out(json!({"bundle_id": v2["bundle_id"], "batch_size": 3, "allow_restart": true})).await;
     reaches(&w.op, &id, "completed").await;
+    // Written down for the way back, which restarts them again: in turns.
+    let opened = w.op.get(&format!("/api/v1/rollouts/{id}/export")).await;
+    assert!(String::from_utf8_lossy(&opened.bytes).contains(r#""restarts":true"#), "{:#}", opened.body);
+    w.op.post(&format!("/api/v1/rollouts/{id}/rollback"), json!({"reason": "the port is taken"})).await.expect(200);
+    reaches(&w.op, &id, "rolled_back").await;
+    all_run(&w.op, "p", &["n-1", "n-2", "n-3"], &v1["bundle_id"]).await;
     fleet.stop().await.unwrap();
     w.end().await;
 }

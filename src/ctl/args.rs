@@ -69,6 +69,22 @@ pub struct In {
     pub project: String,
 }
 
+// What only says which one it is about: of these two, a comment for rustdoc would become the help of every such command.
+#[derive(Args, Clone, Debug)]
+pub struct One {
+    #[command(flatten)]
+    pub project: In,
+    pub id: String,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Listing {
+    #[command(flatten)]
+    pub project: In,
+    #[command(flatten)]
+    pub page: Paged,
+}
+
 #[derive(Args, Clone, Debug)]
 pub struct Paged {
     /// At most this many, up to 500
@@ -132,17 +148,9 @@ pub enum Nodes {
         #[command(flatten)]
         page: Paged,
     },
-    Show {
-        #[command(flatten)]
-        project: In,
-        id: String,
-    },
+    Show(One),
     /// Why it runs what it runs
-    Explain {
-        #[command(flatten)]
-        project: In,
-        id: String,
-    },
+    Explain(One),
     /// How many are online, and on what
     Stats {
         #[command(flatten)]
@@ -163,43 +171,18 @@ pub enum Nodes {
         id: String,
         bundle: String,
     },
-    Unpin {
-        #[command(flatten)]
-        project: In,
-        id: String,
-    },
+    Unpin(One),
     /// Let a quarantined node in
-    Adopt {
-        #[command(flatten)]
-        project: In,
-        id: String,
-    },
+    Adopt(One),
     /// Shut it out
-    Revoke {
-        #[command(flatten)]
-        project: In,
-        id: String,
-    },
-    RotateKey {
-        #[command(flatten)]
-        project: In,
-        id: String,
-    },
-    Delete {
-        #[command(flatten)]
-        project: In,
-        id: String,
-    },
+    Revoke(One),
+    RotateKey(One),
+    Delete(One),
 }
 
 #[derive(Subcommand, Clone, Debug)]
 pub enum Tokens {
-    List {
-        #[command(flatten)]
-        project: In,
-        #[command(flatten)]
-        page: Paged,
-    },
+    List(Listing),
     /// The token is shown once
     Create {
         #[command(flatten)]
@@ -215,11 +198,7 @@ pub enum Tokens {
         #[arg(long)]
         allow_replace: bool,
     },
-    Delete {
-        #[command(flatten)]
-        project: In,
-        id: String,
-    },
+    Delete(One),
 }
 
 #[derive(Subcommand, Clone, Debug)]
@@ -232,11 +211,7 @@ pub enum Bundles {
         #[command(flatten)]
         page: Paged,
     },
-    Show {
-        #[command(flatten)]
-        project: In,
-        id: String,
-    },
+    Show(One),
     /// Compile a file, or a directory with config.kdl and what it includes
     Create {
         #[command(flatten)]
@@ -257,16 +232,8 @@ pub enum Bundles {
         against: String,
     },
     /// The archive, to standard output
-    Download {
-        #[command(flatten)]
-        project: In,
-        id: String,
-    },
-    Verify {
-        #[command(flatten)]
-        project: In,
-        id: String,
-    },
+    Download(One),
+    Verify(One),
     /// Stop its distribution at once
     Revoke {
         #[command(flatten)]
@@ -275,11 +242,7 @@ pub enum Bundles {
         #[arg(long)]
         reason: Option<String>,
     },
-    Deprecate {
-        #[command(flatten)]
-        project: In,
-        id: String,
-    },
+    Deprecate(One),
 }
 
 /// What a rollout is asked to be. Everything else: `--set FIELD=VALUE`.

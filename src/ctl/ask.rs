@@ -1,7 +1,7 @@
 //! What a command asks of the API. Pure, but for the files it names.
 
 use crate::Failure;
-use crate::args::{Audit, Bundles, Command, In, Keys, Nodes, Paged, Projects, Rollouts, Tokens, Wanted};
+use crate::args::{Audit, Bundles, Command, In, Keys, Listing, Nodes, One, Paged, Projects, Rollouts, Tokens, Wanted};
 use crate::policy;
 use crate::view::Show;
 use http::Method;
@@ -141,8 +141,8 @@ fn nodes(command: &Nodes) -> Result<Ask, Failure> {
             ask.query.extend(labels.iter().map(|(k, v)| (format!("labels[{k}]"), v.clone())));
             ask
         }
-        Nodes::Show { project, id } => get(below(project, "nodes", id, ""), Show::One("node")),
-        Nodes::Explain { project, id } => get(below(project, "nodes", id, "/explain"), Show::Explanation),
+        Nodes::Show(One { project, id }) => get(below(project, "nodes", id, ""), Show::One("node")),
+        Nodes::Explain(One { project, id }) => get(below(project, "nodes", id, "/explain"), Show::Explanation),
         Nodes::Stats { project } => get(within(project, "/nodes/stats"), Show::One("stats")),
         Nodes::Label { project, id, changes } => {
             let mut labels = Map::new();
@@ -158,26 +158,28 @@ fn nodes(command: &Nodes) -> Result<Ask, Failure> {
         Nodes::Pin { project, id, bundle } => {
             patch(below(project, "nodes", id, ""), json!({"pinned_bundle_id": bundle}))
         }
-        Nodes::Unpin { project, id } => patch(below(project, "nodes", id, ""), json!({"pinned_bundle_id": null})),
-        Nodes::Adopt { project, id } => post(below(project, "nodes", id, "/adopt"), json!({}), Show::One("node")),
-        Nodes::Revoke { project, id } => post(below(project, "nodes", id, "/revoke"), json!({}), Show::One("node")),
-        Nodes::RotateKey { project, id } => {
+        Nodes::Unpin(One { project, id }) => patch(below(project, "nodes", id, ""), json!({"pinned_bundle_id": null})),
+        Nodes::Adopt(One { project, id }) => post(below(project, "nodes", id, "/adopt"), json!({}), Show::One("node")),
+        Nodes::Revoke(One { project, id }) => {
+            post(below(project, "nodes", id, "/revoke"), json!({}), Show::One("node"))
+        }
+        Nodes::RotateKey(One { project, id }) => {
             post(below(project, "nodes", id, "/rotate-key"), json!({}), Show::Secret("node_key"))
         }
-        Nodes::Delete { project, id } => delete(below(project, "nodes", id, "")),
+        Nodes::Delete(One { project, id }) => delete(below(project, "nodes", id, "")),
     })
 }
 
 fn tokens(command: &Tokens) -> Ask {
     match command {
-        Tokens::List { project, page } => get(within(project, "/enrolment-tokens"), Show::Tokens).page(page),
+        Tokens::List(Listing { project, page }) => get(within(project, "/enrolment-tokens"), Show::Tokens).page(page),
         Tokens::Create { project, name, max_uses, expires_in, labels, allow_replace } => {
             let labels = if labels.is_empty() { Value::Null } else { texts(labels) };
             let body = json!({"name": name, "max_uses": max_uses, "expires_in_seconds": expires_in, "labels": labels,
                 "allow_replace": allow_replace.then_some(true)});
             post(within(project, "/enrolment-tokens"), given(body), Show::Secret("token"))
         }
-        Tokens::Delete { project, id } => delete(below(project, "enrolment-tokens", id, "")),
+        Tokens::Delete(One { project, id }) => delete(below(project, "enrolment-tokens", id, "")),
     }
 }
 
@@ -186,7 +188,7 @@ fn bundles(command: &Bundles) -> Result<Ask, Failure> {
         Bundles::List { project, status, page } => {
             get(within(project, "/bundles"), Show::Bundles).with("status", status.clone()).page(page)
         }
-        Bundles::Show { project, id } => get(below(project, "bundles", id, ""), Show::One("bundle")),
+        Bundles::Show(One { project, id }) => get(below(project, "bundles", id, ""), Show::One("bundle")),
         Bundles::Create { project, source, version, wait } => {
             let files = sources(source)?;
             let body = match files.len() {
@@ -198,12 +200,12 @@ fn bundles(command: &Bundles) -> Result<Ask, Failure> {
         Bundles::Diff { project, id, against } => {
             get(below(project, "bundles", id, "/diff"), Show::Json).with("against", Some(against))
         }
-        Bundles::Download { project, id } => get(below(project, "bundles", id, "/download"), Show::Bytes),
-        Bundles::Verify { project, id } => get(below(project, "bundles", id, "/verify"), Show::Checks),
+        Bundles::Download(One { project, id }) => get(below(project, "bundles", id, "/download"), Show::Bytes),
+        Bundles::Verify(One { project, id }) => get(below(project, "bundles", id, "/verify"), Show::Checks),
         Bundles::Revoke { project, id, reason } => {
             post(below(project, "bundles", id, "/revoke"), given(json!({"reason": reason})), Show::One("bundle"))
         }
-        Bundles::Deprecate { project, id } => {
+        Bundles::Deprecate(One { project, id }) => {
             post(below(project, "bundles", id, "/deprecate"), json!({}), Show::One("bundle"))
         }
     })

@@ -1,6 +1,6 @@
 //! What stands around rollouts: freeze windows, environments, templates; and drift, what nodes run besides them.
 
-use crate::args::{In, Paged, Wanted, pair};
+use crate::args::{In, Listing, One, Paged, Wanted, pair};
 use crate::ask::{Ask, below, delete, get, given, post, texts, wanted, within};
 use crate::view::Show;
 use clap::Subcommand;
@@ -8,17 +8,8 @@ use serde_json::json;
 
 #[derive(Subcommand, Clone, Debug)]
 pub enum Freezes {
-    List {
-        #[command(flatten)]
-        project: In,
-        #[command(flatten)]
-        page: Paged,
-    },
-    Show {
-        #[command(flatten)]
-        project: In,
-        id: String,
-    },
+    List(Listing),
+    Show(One),
     /// From now on without an end, unless told otherwise: the red button
     Create {
         #[command(flatten)]
@@ -37,26 +28,13 @@ pub enum Freezes {
         environment: Option<String>,
     },
     /// Ends it, if it holds
-    Delete {
-        #[command(flatten)]
-        project: In,
-        id: String,
-    },
+    Delete(One),
 }
 
 #[derive(Subcommand, Clone, Debug)]
 pub enum Environments {
-    List {
-        #[command(flatten)]
-        project: In,
-        #[command(flatten)]
-        page: Paged,
-    },
-    Show {
-        #[command(flatten)]
-        project: In,
-        id: String,
-    },
+    List(Listing),
+    Show(One),
     Create {
         #[command(flatten)]
         project: In,
@@ -73,26 +51,13 @@ pub enum Environments {
         #[arg(long)]
         approvals: Option<u32>,
     },
-    Delete {
-        #[command(flatten)]
-        project: In,
-        id: String,
-    },
+    Delete(One),
 }
 
 #[derive(Subcommand, Clone, Debug)]
 pub enum Templates {
-    List {
-        #[command(flatten)]
-        project: In,
-        #[command(flatten)]
-        page: Paged,
-    },
-    Show {
-        #[command(flatten)]
-        project: In,
-        id: String,
-    },
+    List(Listing),
+    Show(One),
     /// Everything a rollout may say but its bundle; used by `rollouts create --set template_id=ID`
     Create {
         #[command(flatten)]
@@ -101,11 +66,7 @@ pub enum Templates {
         #[command(flatten)]
         wanted: Box<Wanted>,
     },
-    Delete {
-        #[command(flatten)]
-        project: In,
-        id: String,
-    },
+    Delete(One),
 }
 
 #[derive(Subcommand, Clone, Debug)]
@@ -123,11 +84,7 @@ pub enum Drift {
         #[command(flatten)]
         page: Paged,
     },
-    Show {
-        #[command(flatten)]
-        project: In,
-        id: String,
-    },
+    Show(One),
     /// How much of it is open, by severity
     Stats {
         #[command(flatten)]
@@ -154,22 +111,24 @@ pub enum Drift {
 pub fn freezes(command: &Freezes) -> Ask {
     let noun = "freeze-windows";
     match command {
-        Freezes::List { project, page } => get(within(project, "/freeze-windows"), Show::Freezes).page(page),
-        Freezes::Show { project, id } => get(below(project, noun, id, ""), Show::One("freeze_window")),
+        Freezes::List(Listing { project, page }) => get(within(project, "/freeze-windows"), Show::Freezes).page(page),
+        Freezes::Show(One { project, id }) => get(below(project, noun, id, ""), Show::One("freeze_window")),
         Freezes::Create { project, name, reason, starts_at, ends_at, environment } => {
             let body = json!({"name": name, "reason": reason, "starts_at": starts_at, "ends_at": ends_at,
                 "environment_id": environment});
             post(within(project, "/freeze-windows"), given(body), Show::One("freeze_window"))
         }
-        Freezes::Delete { project, id } => delete(below(project, noun, id, "")),
+        Freezes::Delete(One { project, id }) => delete(below(project, noun, id, "")),
     }
 }
 
 pub fn environments(command: &Environments) -> Ask {
     let noun = "environments";
     match command {
-        Environments::List { project, page } => get(within(project, "/environments"), Show::Environments).page(page),
-        Environments::Show { project, id } => get(below(project, noun, id, ""), Show::One("environment")),
+        Environments::List(Listing { project, page }) => {
+            get(within(project, "/environments"), Show::Environments).page(page)
+        }
+        Environments::Show(One { project, id }) => get(below(project, noun, id, ""), Show::One("environment")),
         Environments::Create { project, name, slug, ordinal, labels, approvals } => {
             let selector = match labels.is_empty() {
                 true => json!({"type": "all"}),
@@ -180,20 +139,22 @@ pub fn environments(command: &Environments) -> Ask {
                 json!({"name": name, "slug": slug, "ordinal": ordinal, "selector": selector, "settings": settings});
             post(within(project, "/environments"), given(body), Show::One("environment"))
         }
-        Environments::Delete { project, id } => delete(below(project, noun, id, "")),
+        Environments::Delete(One { project, id }) => delete(below(project, noun, id, "")),
     }
 }
 
 pub fn templates(command: &Templates) -> Ask {
     let noun = "rollout-templates";
     match command {
-        Templates::List { project, page } => get(within(project, "/rollout-templates"), Show::Templates).page(page),
-        Templates::Show { project, id } => get(below(project, noun, id, ""), Show::One("rollout_template")),
+        Templates::List(Listing { project, page }) => {
+            get(within(project, "/rollout-templates"), Show::Templates).page(page)
+        }
+        Templates::Show(One { project, id }) => get(below(project, noun, id, ""), Show::One("rollout_template")),
         Templates::Create { project, name, wanted: w } => {
             let body = json!({"name": name, "settings": wanted(None, w)});
             post(within(project, "/rollout-templates"), body, Show::One("rollout_template"))
         }
-        Templates::Delete { project, id } => delete(below(project, noun, id, "")),
+        Templates::Delete(One { project, id }) => delete(below(project, noun, id, "")),
     }
 }
 
@@ -203,7 +164,7 @@ pub fn drift(command: &Drift) -> Ask {
             .with("status", status.clone())
             .with("node", node.clone())
             .page(page),
-        Drift::Show { project, id } => get(below(project, "drift", id, ""), Show::One("drift")),
+        Drift::Show(One { project, id }) => get(below(project, "drift", id, ""), Show::One("drift")),
         Drift::Stats { project } => get(within(project, "/drift/stats"), Show::One("stats")),
         Drift::Resolve { project, id, remediate } => {
             post(below(project, "drift", id, "/resolve"), json!({"remediate": remediate}), Show::One("drift"))

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 /// From the fault to the next decision (issue 7), with the default lease of 3 s: looked after every quarter of it, and a lock that the
 /// old owner may hold is freed after 2 s. Asserted where the machine is ours, in the long form.
-const NEXT_DECISION: Duration = Duration::from_secs(5);
+pub const NEXT_DECISION: Duration = Duration::from_secs(5);
 const SCRIPT: &str = "[default]\napply_delay = \"300ms\"\n";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +35,11 @@ enum Fault {
 
 pub fn long() -> bool {
     std::env::var("SENTINEL_LONG").is_ok_and(|v| v == "1")
+}
+
+/// A limit on time: as given where the machine is ours, in the long form; otherwise only that it ends.
+pub fn within(limit: Duration) -> Duration {
+    if long() { limit } else { PATIENCE }
 }
 
 pub fn seeded(stream: u64) -> Dice {
@@ -146,6 +151,21 @@ impl Several {
     /// The place of the process that owns the rollout.
     pub fn owner(&self, s: &Standing) -> Option<usize> {
         self.all.iter().position(|p| !s.owner.is_empty() && p.url.ends_with(&s.owner))
+    }
+
+    /// The number of the last event of a rollout.
+    pub async fn last_seq(&self, rollout: &str) -> i64 {
+        self.sql.number(&format!("SELECT last_seq FROM rollouts WHERE id = '{rollout}'")).await
+    }
+
+    /// How long after `since` the rollout decided something beyond event `seen`.
+    ///
+    /// Panics: if it took longer than `limit` (in the long form) or never did.
+    pub async fn goes_on(&self, rollout: &str, seen: i64, since: Instant, limit: Duration) -> Duration {
+        eventually("the rollout goes on", async || (self.last_seq(rollout).await > seen).then_some(())).await;
+        let took = since.elapsed();
+        assert!(took < within(limit), "the next decision came after {took:?}");
+        took
     }
 
     pub async fn completed(&self, rollout: &str) -> Value {

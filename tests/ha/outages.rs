@@ -1,7 +1,7 @@
 //! The database is killed, restarted, failed over and held up while a rollout is under way: the rollout goes on by itself,
 //! what needs no decision is answered from memory, what does is answered 503 with Retry-After, and no process ends or storms.
 
-use super::drills::{Several, long, seeded};
+use super::drills::{NEXT_DECISION, Several, long, seeded, within};
 use super::nodes::promises_hold;
 use super::postgres::Sql;
 use super::process::{Process, Wire};
@@ -43,7 +43,7 @@ pub(super) async fn served_from_memory(w: &Several, quiet: &Hand) {
         assert_eq!(beat.status, 200, "{}: a heartbeat without a database: {:#}", p.name, beat.body);
         let poll = http.get(&format!("/api/v1/nodes/{}/bundles/latest?wait=0", quiet.id)).await;
         assert_eq!((poll.status, &poll.body["no_update"]), (200, &json!(true)), "{}: {:#}", p.name, poll.body);
-        assert!(begun.elapsed() < AT_ONCE, "{}: a heartbeat and a poll took {:?}", p.name, begun.elapsed());
+        assert!(begun.elapsed() < within(AT_ONCE), "{}: a heartbeat and a poll took {:?}", p.name, begun.elapsed());
         assert_eq!(Client::new(&p.url, None).get("/health").await.status, 200);
     }
 }
@@ -113,13 +113,8 @@ async fn postgres_is_killed_and_comes_back_and_the_rollout_goes_on_by_itself() {
         w.sql = w.pg.sql("postgres").await;
         let back = Instant::now();
         promises_hold(&w.sql, &id, &promised, "after PostgreSQL came back").await;
-        let seen = w.sql.number(&format!("SELECT last_seq FROM rollouts WHERE id = '{id}'")).await;
-        eventually("the rollout goes on", async || {
-            (w.sql.number(&format!("SELECT last_seq FROM rollouts WHERE id = '{id}'")).await > seen).then_some(())
-        })
-        .await;
-        let took = back.elapsed();
-        assert!(took < Duration::from_secs(5), "the first decision came {took:?} after the database");
+        let seen = w.last_seq(&id).await;
+        let took = w.goes_on(&id, seen, back, NEXT_DECISION).await;
         w.completed(&id).await;
         w.sound(&id, NODES).await;
         let restarted = no_storm(&mut w).await;
@@ -153,13 +148,8 @@ async fn postgres_fails_over_to_its_replica_and_nothing_acknowledged_is_lost() {
     let back = Instant::now();
     w.sql = replica.sql("postgres").await;
     promises_hold(&w.sql, &id, &promised, "on the replica").await;
-    let seen = w.sql.number(&format!("SELECT last_seq FROM rollouts WHERE id = '{id}'")).await;
-    eventually("the rollout goes on", async || {
-        (w.sql.number(&format!("SELECT last_seq FROM rollouts WHERE id = '{id}'")).await > seen).then_some(())
-    })
-    .await;
-    let took = back.elapsed();
-    assert!(took < Duration::from_secs(5), "the first decision came {took:?} after the promotion");
+    let seen = w.last_seq(&id).await;
+    let took = w.goes_on(&id, seen, back, NEXT_DECISION).await;
     w.completed(&id).await;
     w.sound(&id, NODES).await;
     let restarted = no_storm(&mut w).await;
@@ -187,7 +177,7 @@ async fn a_database_that_is_held_up_stops_decisions_and_nothing_else() {
     let answer = w.op.post("/api/v1/projects", json!({"name": "late", "slug": "late"})).await;
     is_problem(&answer, 503, None);
     assert!(!answer.header("retry-after").is_empty());
-    assert!(held.elapsed() < Duration::from_secs(4), "a lock was waited for {:?}", held.elapsed());
+    assert!(held.elapsed() < within(Duration::from_secs(4)), "a lock was waited for {:?}", held.elapsed());
     served_from_memory(&w, &quiet).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     served_from_memory(&w, &quiet).await;

@@ -1,6 +1,6 @@
 //! What holds the data is full or away while a rollout is under way: the database's disk, and the S3 server under two processes.
 
-use super::drills::{Several, seeded};
+use super::drills::{NEXT_DECISION, Several, seeded};
 use super::nodes::promises_hold;
 use super::outages::*;
 use super::postgres::Postgres;
@@ -48,13 +48,8 @@ async fn a_database_whose_disk_is_full_decides_nothing_and_goes_on_when_there_is
     promises_hold(&w.sql, &id, &promised, "while the disk is full").await;
     disk.clear();
     let room = Instant::now();
-    let seen = w.sql.number(&format!("SELECT last_seq FROM rollouts WHERE id = '{id}'")).await;
-    eventually("the rollout goes on", async || {
-        (w.sql.number(&format!("SELECT last_seq FROM rollouts WHERE id = '{id}'")).await > seen).then_some(())
-    })
-    .await;
-    let took = room.elapsed();
-    assert!(took < Duration::from_secs(5), "the first decision came {took:?} after there was room");
+    let seen = w.last_seq(&id).await;
+    let took = w.goes_on(&id, seen, room, NEXT_DECISION).await;
     w.completed(&id).await;
     w.sound(&id, NODES).await;
     let restarted = no_storm(&mut w).await;
@@ -104,15 +99,10 @@ async fn the_s3_server_is_restarted_under_two_processes_and_the_rollout_goes_on_
     assert_eq!(waiting["status"], "compiling", "{waiting:#}");
     tokio::time::sleep(AWAY.saturating_sub(away.elapsed())).await;
     served_from_memory(&w, &quiet).await;
-    let seen = w.sql.number(&format!("SELECT last_seq FROM rollouts WHERE id = '{id}'")).await;
+    let seen = w.last_seq(&id).await;
     peer.up().await;
     let back = Instant::now();
-    eventually("the rollout goes on", async || {
-        (w.sql.number(&format!("SELECT last_seq FROM rollouts WHERE id = '{id}'")).await > seen).then_some(())
-    })
-    .await;
-    let took = back.elapsed();
-    assert!(took < Duration::from_secs(10), "the first decision came {took:?} after the bucket");
+    let took = w.goes_on(&id, seen, back, Duration::from_secs(10)).await;
     w.completed(&id).await;
     w.sound(&id, NODES).await;
     let row = format!("/api/v1/projects/p/bundles/{}", waiting["id"].as_str().unwrap());
