@@ -13,7 +13,7 @@ use domain::rollout::{Phase, Spec};
 use domain::*;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
 
 /// A freeze that another instance stored is heeded after this at the latest; the feed is usually faster.
@@ -22,14 +22,27 @@ const FREEZES_KEPT: Span = Span::secs(1);
 /// Freezes not over when they were read, of every project.
 #[derive(Default)]
 pub(crate) struct Freezes {
-    kept: Mutex<Option<(Timestamp, Arc<Vec<Freeze>>)>>,
+    kept: Mutex<Kept>,
     /// Those that held when the sweep last looked.
     holding: Mutex<BTreeSet<FreezeId>>,
 }
 
+#[derive(Default)]
+struct Kept {
+    read: Option<(Timestamp, Arc<Vec<Freeze>>)>,
+    /// Counts what was forgotten: what was read from the database before that is not kept after it.
+    forgotten: u64,
+}
+
 impl Freezes {
     pub(crate) fn forget(&self) {
-        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let mut kept = self.kept();
+        kept.read = None;
+        kept.forgotten += 1;
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Did one begin or end since the last look?
@@ -64,12 +77,18 @@ pub struct Approvals {
 impl ControlPlane {
     pub(crate) async fn freezes(&self) -> store::Result<Arc<Vec<Freeze>>> {
         let now = self.now();
-        let kept = self.inner.freezes.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((_, all)) = kept.filter(|(at, _)| now >= *at && now.since(*at) < FREEZES_KEPT) {
+        let (read, forgotten) = {
+            let kept = self.inner.freezes.kept();
+            (kept.read.clone(), kept.forgotten)
+        };
+        if let Some((_, all)) = read.filter(|(at, _)| now >= *at && now.since(*at) < FREEZES_KEPT) {
             return Ok(all);
         }
         let all = Arc::new(self.inner.store.freezes_around(now).await?);
-        *self.inner.freezes.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, all.clone()));
+        let mut kept = self.inner.freezes.kept();
+        if kept.forgotten == forgotten {
+            kept.read = Some((now, all.clone()));
+        }
         Ok(all)
     }
 
