@@ -262,6 +262,13 @@ async fn bad_input_gets_the_right_4xx_and_stores_nothing(ground: Ground) {
     w.end().await;
 }
 
+/// The answer comes before the body was read, and the connection ends: who still writes, or asks the next thing there, may find it
+/// closed before an answer.
+async fn early(client: &Client, path: &str, kind: &str, body: &Bytes) -> Answer {
+    let answered = async || client.try_raw("POST", path, &[("content-type", kind)], body.clone()).await.ok();
+    eventually("an answer that is heard", answered).await
+}
+
 async fn a_body_beyond_the_limit_is_413(ground: Ground) {
     let w = World::on(ground, Options { max_body_bytes: 64 * 1024, ..Options::default() }).await;
     let node = Hand::register(&w.at, "p", "a").await;
@@ -269,6 +276,7 @@ async fn a_body_beyond_the_limit_is_413(ground: Ground) {
     let before = stored(&w.op).await;
     let large = "x".repeat(100 * 1024);
     let body = json!({"name": large, "version": "v", "config_source": large, "metadata": {"x": large}});
+    let body = Bytes::from(body.to_string());
     let beat = format!("/api/v1/nodes/{}/heartbeat", node.id);
     let cases = [
         (&w.op, "/api/v1/projects"),
@@ -277,7 +285,7 @@ async fn a_body_beyond_the_limit_is_413(ground: Ground) {
         (&node.http, "/api/v1/projects/p/nodes/register"),
     ];
     for (client, path) in cases {
-        is_problem(&client.post(path, body.clone()).await, 413, None);
+        is_problem(&early(client, path, "application/json", &body).await, 413, None);
     }
     // Within it: judged by what it says.
     let less = json!({"version": "v", "config_source": "x".repeat(50 * 1024)});
@@ -293,16 +301,12 @@ async fn who_is_not_known_sends_64_kib_at_most_and_a_form_of_nobody_is_not_read(
     let w = World::on(ground, Options::default()).await;
     let anyone = Client::new(&w.one.url, None);
     let body = json!({"email": "x".repeat(65 * 1024), "password": "x", "token": "x", "name": "x"});
+    let body = Bytes::from(body.to_string());
     for path in ["/api/v1/session", "/api/v1/invitations/accept", "/api/v1/projects/p/nodes/register"] {
-        is_problem(&anyone.post(path, body.clone()).await, 413, None);
+        is_problem(&early(&anyone, path, "application/json", &body).await, 413, None);
     }
     let form = Bytes::from(format!("config={}", "x".repeat(65 * 1024)));
-    let headers = [("content-type", "application/x-www-form-urlencoded")];
-    // The answer comes before the body was read, and the connection ends: who still writes may find it closed before the answer.
-    let post = async |path: &str| {
-        let answered = async || anyone.try_raw("POST", path, &headers, form.clone()).await.ok();
-        eventually("an answer that is heard", answered).await.status
-    };
+    let post = async |path: &str| early(&anyone, path, "application/x-www-form-urlencoded", &form).await.status;
     assert_eq!(post("/login").await, 413);
     assert_eq!(post("/no/such/place/new").await, 404);
     assert_eq!(post("/projects/p/bundles/new").await, 303, "to sign in, whatever the form says");
