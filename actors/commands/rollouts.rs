@@ -286,18 +286,27 @@ impl ControlPlane {
         revoked: BundleId,
         with: Replacement,
     ) -> CommandResult<Vec<RolloutView>> {
+        let replaces = |spec: &Spec| spec.kind == RolloutKind::Replace && spec.bundle != revoked;
+        // Asked again, perhaps because the first answer was lost: what is replaced already is left to it. Whatever has not claimed its
+        // nodes yet is looked for before them: else it might do so in between.
+        let pending = store::RolloutFilter { phases: vec![Phase::Pending], bundle: None };
+        let mut meant = BTreeSet::new();
+        for r in self.all_rollouts(Scope::Project(project), pending).await?.into_iter().filter(|r| replaces(&r.spec)) {
+            if let Selector::NodeIds { node_ids } = r.spec.selector {
+                meant.extend(node_ids);
+            }
+        }
         let mut rows = self.inner.store.candidates(project).await?;
         rows.retain(|r| r.active_bundle == Some(revoked) || r.desired_bundle == Some(revoked));
-        // Asked again, perhaps because the first answer was lost: what is replaced already is left to it.
         let holders: BTreeSet<RolloutId> = rows.iter().filter_map(|r| r.claimed_by).collect();
         let mut replacing = BTreeSet::new();
         for id in holders {
             let held = self.inner.store.rollout(Scope::Project(project), id).await?;
-            if held.spec.kind == RolloutKind::Replace && held.spec.bundle != revoked {
+            if replaces(&held.spec) {
                 replacing.insert(id);
             }
         }
-        rows.retain(|r| r.claimed_by.is_none_or(|id| !replacing.contains(&id)));
+        rows.retain(|r| !meant.contains(&r.id) && r.claimed_by.is_none_or(|id| !replacing.contains(&id)));
         let on_it: Vec<NodeId> = rows.iter().map(|r| r.id).collect();
         let mut by_bundle: BTreeMap<BundleId, BTreeSet<NodeId>> = BTreeMap::new();
         match with {
