@@ -132,7 +132,8 @@ async fn a_compile_is_cancelled_in_the_queue_and_at_work_and_its_validator_ends(
         .await;
         // Its place is free for another; the one beside it was left alone.
         let next = asked(&w, "next").await;
-        w.eventually("the next began", async || (gate.log().len() == 3).then_some(())).await;
+        // The one that waited may have begun between the two cancellations.
+        w.eventually("the next began", async || (gate.log().len() >= 3).then_some(())).await;
         gate.open();
         for id in [b, next] {
             assert_eq!(settled(&w, id).await, BundleStatus::Compiled);

@@ -9,6 +9,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 const NARROW: Budget = Budget { restarts: 6, within: Span::secs(60) };
+/// Only failures wait for it.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn starting_is_idempotent_also_for_many_callers_at_once() {
@@ -18,7 +20,7 @@ async fn starting_is_idempotent_also_for_many_callers_at_once() {
     assert_eq!((actors.len(), bench.script.starts()), (1, 1));
     let child = bench.family.start_child(7).await.unwrap();
     assert_eq!(bench.family.lookup(&7).as_ref(), Some(&child));
-    let echo = call_with_deadline(&child, Duration::from_secs(1), |reply| Ask::Echo(5, reply)).await;
+    let echo = call_with_deadline(&child, PATIENCE, |reply| Ask::Echo(5, reply)).await;
     assert_eq!(echo, Ok(5));
     assert_eq!((bench.family.stop_child(&7).await, bench.family.stop_child(&7).await), (Ok(true), Ok(false)));
     assert_eq!((bench.family.lookup(&7), bench.family.directory().len()), (None, 0));
@@ -139,7 +141,7 @@ async fn a_dead_actor_is_never_handed_out() {
         assert_eq!(bench.family.lookup(&key), None);
         let next = bench.family.start_child(key).await.unwrap();
         assert_ne!(next, child);
-        assert_eq!(call_with_deadline(&next, Duration::from_secs(1), |r| Ask::Echo(1, r)).await, Ok(1));
+        assert_eq!(call_with_deadline(&next, PATIENCE, |r| Ask::Echo(1, r)).await, Ok(1));
     }
     let dead =
         bench.family.directory().snapshot().into_iter().filter(|(_, a)| !super::super::directory::takes_messages(a));
