@@ -9,12 +9,14 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What systemd would do: `restart` ends the proxy and starts another, whose number it leaves in `proxy.pid`.
+/// What systemd would do: `restart` ends the proxy and, once it is gone with its sockets, starts another, whose number it leaves
+/// in `proxy.pid`.
 fn unit(w: &World) -> String {
     let dir = w.dir.path().display();
     let me = std::env::current_exe().unwrap();
     let script = format!(
-        "#!/bin/sh\ncd /\nif [ -f {dir}/proxy.pid ]; then kill -9 $(cat {dir}/proxy.pid) 2>/dev/null; fi\n\
+        "#!/bin/sh\ncd /\nold=/proc/$(cat {dir}/proxy.pid 2>/dev/null || echo none)\nkill -9 ${{old#/proc/}} 2>/dev/null\n\
+         while [ -e $old ] && ! grep -q '^State:.Z' $old/status 2>/dev/null; do sleep 0.01; done\n\
          BESIDE_FAKE=1 RUST_MIN_STACK=33554432 setsid {} run -c {dir}/state/current/proxy.kdl >>{dir}/proxy.log 2>&1 </dev/null &\n\
          echo $! >{dir}/proxy.pid\n",
         me.display()
@@ -101,7 +103,10 @@ pub async fn a_stale_pid_file_never_makes_a_stranger_suffer() {
     w.plane.order(&w.bundle("// answer one"), 1);
     w.said(1, "failed").await;
     assert!(stranger.try_wait().unwrap().is_none(), "a SIGHUP would have ended it\n{}", w.log());
-    eq(w.plane.last_beat()["health"]["status"].as_str(), Some("unhealthy"), &w);
+    eventually("a heartbeat says unhealthy", async || {
+        (w.plane.last_beat()["health"]["status"] == "unhealthy").then_some(())
+    })
+    .await;
     stranger.kill().unwrap();
     stranger.wait().unwrap();
 }
