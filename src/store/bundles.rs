@@ -205,32 +205,30 @@ impl Store {
     pub async fn enqueue_compile(&self, bundle: Bundle, input_hash: Digest, w: Write) -> Result<Enqueued> {
         self.write("bundle.enqueue", (bundle, input_hash, w), |c, (b, hash, w)| {
             Box::pin(async move {
+                // Those of one project come one after the other: a rival with the same input is found, not met at the index of versions.
+                c.rows("SELECT id FROM projects WHERE id = ? {update}", p![b.project], |_| Ok(())).await?;
                 let same = format!(
                     "SELECT {} FROM bundles b WHERE b.project_id = ? AND b.input_hash = ? AND b.status <> 'failed' AND b.alias_of IS NULL {{update}}",
                     columns(true)
                 );
-                // The second look is for a rival whose insert was waited for.
-                for _ in 0..2 {
-                    if let Some(mut old) = c.maybe(same.clone(), p![b.project, *hash], read_bundle).await? {
-                        name_it(c, &mut old, b.version.as_deref()).await?;
-                        finish(c, w).await?;
-                        return Ok(Enqueued { bundle: old, created: false });
-                    }
-                    let sql = "INSERT INTO bundles (id, org_id, project_id, version, status, desired_config, input_hash, builder, source, resources, risk, \
-                               risk_reasons, warnings, errors, created_at, created_by, updated_at) \
-                               SELECT ?, p.org_id, p.id, ?, 'compiling', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM projects p WHERE p.id = ? AND p.deleted_at IS NULL \
-                               ON CONFLICT (project_id, input_hash) WHERE input_hash IS NOT NULL AND status <> 'failed' AND alias_of IS NULL DO NOTHING";
-                    let params = p![
-                        b.id, b.version.clone(), b.desired_config, *hash, &b.builder, json(&b.source), json(&b.resources), b.risk.as_str(), json(&b.risk_reasons),
-                        json(&b.warnings), json(&b.errors), b.created_at, b.created_by, b.updated_at, b.project
-                    ];
-                    if c.exec(sql, params).await? > 0 {
-                        finish(c, w).await?;
-                        let made = by_id(c, SYSTEM, b.id).await?;
-                        return Ok(Enqueued { bundle: made, created: true });
-                    }
+                if let Some(mut old) = c.maybe(same, p![b.project, *hash], read_bundle).await? {
+                    name_it(c, &mut old, b.version.as_deref()).await?;
+                    finish(c, w).await?;
+                    return Ok(Enqueued { bundle: old, created: false });
                 }
-                Err(Fail::not_found())
+                let sql = "INSERT INTO bundles (id, org_id, project_id, version, status, desired_config, input_hash, builder, source, resources, risk, \
+                           risk_reasons, warnings, errors, created_at, created_by, updated_at) \
+                           SELECT ?, p.org_id, p.id, ?, 'compiling', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM projects p WHERE p.id = ? AND p.deleted_at IS NULL";
+                let params = p![
+                    b.id, b.version.clone(), b.desired_config, *hash, &b.builder, json(&b.source), json(&b.resources), b.risk.as_str(), json(&b.risk_reasons),
+                    json(&b.warnings), json(&b.errors), b.created_at, b.created_by, b.updated_at, b.project
+                ];
+                if c.exec(sql, params).await? == 0 {
+                    return Err(Fail::not_found());
+                }
+                finish(c, w).await?;
+                let made = by_id(c, SYSTEM, b.id).await?;
+                Ok(Enqueued { bundle: made, created: true })
             })
         })
         .await

@@ -33,6 +33,28 @@ async fn the_same_input_is_compiled_once() {
     .await;
 }
 
+/// Rivals that agree on everything must not meet at the index of versions before they meet at that of inputs.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_input_under_one_name_at_once_is_compiled_once() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 0).await;
+        for round in 0..20 {
+            let (version, input) = (format!("{round}.0"), Digest::of(&[round]));
+            let rivals: Vec<_> = (0..8)
+                .map(|_| {
+                    let (s, bundle) = (s.store.clone(), seed::bundle(w.project.id, Some(&version)));
+                    tokio::spawn(async move { s.enqueue_compile(bundle, input, seed::write()).await })
+                })
+                .collect();
+            let made: Vec<_> =
+                futures_util::future::join_all(rivals).await.into_iter().map(|e| e.unwrap().unwrap()).collect();
+            assert_eq!(made.iter().filter(|e| e.created).count(), 1);
+            assert!(made.iter().all(|e| e.bundle.id == made[0].bundle.id));
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_version_names_one_input() {
     testing::for_each_backend(|s| async move {
