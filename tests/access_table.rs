@@ -354,12 +354,13 @@ impl Scene {
         };
         match path.rsplit('/').next().unwrap_or_default() {
             "cancel" if path.contains("/bundles/") => {
-                // Those before it keep the compilers busy.
-                let mut last = String::new();
-                for _ in 0..BUSY {
+                // Those before it keep the compilers busy, and it is large itself.
+                for _ in 1..BUSY {
                     let (at, body) = one("p", self.fresh("c"));
-                    last = self.id(&at, body, "bundle").await;
+                    self.id(&at, body, "bundle").await;
                 }
+                let large = json!({"version": self.fresh("c"), "config_source": bundle::samples::generate(1_000)});
+                let last = self.id("/api/v1/projects/p/bundles", large, "bundle").await;
                 format!("/api/v1/projects/p/bundles/{last}/cancel")
             }
             "retry" => {

@@ -139,7 +139,11 @@ async fn late_and_doubled_reports_are_harmless(ground: Ground) {
     }
     let second = w.roll_out(json!({"bundle_id": v2["bundle_id"], "batch_size": 6})).await;
     let next = node.told().await;
-    assert_eq!(next["bundle_id"], v2["bundle_id"]);
+    // Told by each instance: each knows then that the generation before is over.
+    for url in w.at.all() {
+        let here = Hand { http: Client::node(url, &node.key), id: node.id.clone(), key: node.key.clone() };
+        assert_eq!(here.told().await["bundle_id"], v2["bundle_id"]);
+    }
     // Words about the generation before change nothing, and are told so.
     for what in ["activated", "failed"] {
         let answer = node.report(bundle, what, old.clone()).await;

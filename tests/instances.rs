@@ -1,10 +1,12 @@
 //! Several instances on one PostgreSQL: nodes spread over them, commands anywhere, an owner that dies.
 
+use crate::ha::drills::within;
 use crate::harness::*;
-use serde_json::json;
+use serde_json::{Value, json};
 use sim::Behaviour;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use store::testing::{Backend, Opened, open};
 use tokio::runtime::{Builder, Runtime};
 
@@ -66,6 +68,17 @@ async fn pair(options: Options) -> (Arc<Opened>, tempfile::TempDir, Apart, Apart
     (db, dir, one, two)
 }
 
+/// A rollout that `a` owns. One that the other finds between its making and its start is the other's: called off, and made again.
+async fn owned_by(a: &Apart, body: Value) -> String {
+    loop {
+        let id = roll_out(&a.op, "p", body.clone()).await;
+        if rollout(&a.op, &id).await["owner_instance_id"] == a.id {
+            return id;
+        }
+        a.op.post(&format!("/api/v1/rollouts/{id}/cancel"), json!({})).await.expect(200);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_spread_over_two_instances_complete_one_rollout() {
     let (_db, _dir, one, two) = pair(Options::default()).await;
@@ -91,7 +104,8 @@ async fn nodes_spread_over_two_instances_complete_one_rollout() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_work_on_the_instance_that_does_not_own_the_rollout() {
-    let (_db, _dir, one, two) = pair(Options::default()).await;
+    // So long a lease that the other does not look for work before the first has begun its own.
+    let (_db, _dir, one, two) = pair(Options { lease: 60, ..Options::default() }).await;
     let (a, b) = (Hand::register(&one.url, "p", "a").await, Hand::register(&two.url, "p", "b").await);
     let v1 = bundle_of(&two.op, "p", "v1").await;
     let id = roll_out(&one.op, "p", json!({"bundle_id": v1["bundle_id"], "batch_size": 1})).await;
@@ -112,7 +126,7 @@ async fn commands_work_on_the_instance_that_does_not_own_the_rollout() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poll_parked_on_one_instance_wakes_by_a_rollout_of_the_other() {
-    let (_db, _dir, one, two) = pair(Options::default()).await;
+    let (_db, _dir, one, two) = pair(Options { lease: 60, ..Options::default() }).await;
     let node = Hand::register(&two.url, "p", "a").await;
     let poll = tokio::spawn(async move { (node.poll(60).await, tokio::time::Instant::now()) });
     let v1 = bundle_of(&one.op, "p", "v1").await;
@@ -122,7 +136,7 @@ async fn a_poll_parked_on_one_instance_wakes_by_a_rollout_of_the_other() {
     let (told, woken) = poll.await.unwrap();
     assert_eq!(told["bundle_id"], v1["bundle_id"], "{told:#}");
     let took = woken.saturating_duration_since(made);
-    assert!(took < std::time::Duration::from_secs(5), "woken {took:?} after the assignment: by its own end, not by it");
+    assert!(took < Duration::from_secs(30), "woken {took:?} after the assignment: by its own end, not by it");
     one.stop().await;
     two.stop().await;
 }
@@ -135,7 +149,7 @@ async fn when_the_owner_dies_the_other_takes_over_within_the_lease_and_the_rollo
     let nodes_of_two = fleet_from(&two.url, "p", 1, 12, Behaviour::default(), script).await;
     online(&two.op, "p", 12).await;
     let b = bundle_of(&one.op, "p", "v1").await;
-    let id = roll_out(&one.op, "p", json!({"bundle_id": b["bundle_id"], "batch_size": 1})).await;
+    let id = owned_by(&one, json!({"bundle_id": b["bundle_id"], "batch_size": 1})).await;
     eventually("the first nodes are verified", async || {
         (rollout(&two.op, &id).await["progress"]["verified"].as_u64() >= Some(2)).then_some(())
     })
@@ -149,8 +163,8 @@ async fn when_the_owner_dies_the_other_takes_over_within_the_lease_and_the_rollo
     })
     .await;
     let took = died.elapsed();
-    // The lease, and the third of it that may pass before the other looks.
-    assert!(took < std::time::Duration::from_secs(4), "the takeover took {took:?}");
+    // The lease, and the quarter of it that may pass before the other looks.
+    assert!(took < within(Duration::from_secs(4)), "the takeover took {took:?}");
     let r = reaches(&two.op, &id, "completed").await;
     assert_eq!(r["progress"]["verified"], 12, "{r:#}");
     chains_hold(&two.op).await;

@@ -457,6 +457,11 @@ pub(super) async fn report(
 ) -> CommandResult<ReportAnswer> {
     let now = s.plane.now();
     note_clock(s, body.sent_at, now);
+    if body.generation.is_some_and(|g| g > s.assigned.generation) {
+        // Told by another instance, and the feed is on its way to us: what is newer than our memory is not called stale unread.
+        let view = Box::pin(s.plane.inner.store.session_view(s.node)).await?;
+        s.take_view(view);
+    }
     let Some(bundle) = resolve(s, named, now).await? else {
         heard(s, now);
         return Err(CommandError::NotFound("bundle"));

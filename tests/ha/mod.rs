@@ -1,7 +1,7 @@
 //! Real processes on one real PostgreSQL, and what may happen to either: killed, frozen, cut off, restarted, failed over, drained.
 
 mod backup;
-mod drills;
+pub mod drills;
 mod nodes;
 mod outages;
 mod pooler;

@@ -1,10 +1,10 @@
 //! What a node's session believes, against what is stored and what the clock does.
 
 use super::*;
-use crate::node_api::{BundleRef, Heartbeat, PollAnswer, ReportBody, ReportKind};
+use crate::node_api::{BundleRef, Heartbeat, PollAnswer, ReportBody, ReportKind, Update};
 use crate::node_session::SessionMsg;
-use domain::node::HealthClass;
 use domain::node::busy::MAX_BUSY;
+use domain::node::{Generation, HealthClass};
 use domain::rollout::{NodeStateKind, Spec};
 
 impl World {
@@ -12,6 +12,46 @@ impl World {
     async fn look_for_silence(&self, node: NodeAuth) {
         self.plane.inner.sessions.tell(node.node, SessionMsg::CheckSilence);
         self.plane.poll(node, Duration::ZERO, None).await.unwrap();
+    }
+
+    /// What it is told first.
+    async fn told(&self, node: NodeAuth) -> Box<Update> {
+        self.eventually("the node is told", async || {
+            match self.plane.poll(node, Duration::ZERO, None).await.unwrap().answer {
+                PollAnswer::Update(u) => Some(u),
+                PollAnswer::NoUpdate { .. } => None,
+            }
+        })
+        .await
+    }
+
+    /// A newer assignment that the session has not heard of: stored by another instance a moment ago. Answers its generation.
+    async fn assigned_elsewhere(&self, node: NodeAuth, told: &Update, bundle: Option<BundleId>) -> Generation {
+        let newer = told.generation + 1;
+        let rollout = self.plane.store().load_rollout(told.rollout.unwrap()).await.unwrap();
+        let mut head = rollout.planned.head.clone();
+        head.version += 1;
+        let change = domain::rollout::Change::Desire {
+            node: node.node,
+            expect: told.generation,
+            generation: newer,
+            bundle,
+            weight: 100,
+        };
+        let commit = store::RolloutCommit {
+            id: rollout.planned.id,
+            project: self.project.id,
+            expect_version: rollout.version,
+            fence: rollout.fence,
+            events: vec![],
+            changes: vec![domain::rollout::Change::Head { head }, change],
+            node_events: vec![],
+            consumed_inbox: vec![],
+            reports: vec![],
+            budget: None,
+        };
+        self.plane.store().commit_rollout(commit, Write::at(START)).await.unwrap();
+        newer
     }
 }
 
@@ -68,44 +108,31 @@ async fn an_answer_that_names_nothing_hands_nothing_over() {
         let (node, bundle) = (w.node("n1").await, w.bundle("1").await);
         let spec = Spec::new(bundle);
         w.plane.create_rollout(&w.caller, w.project.id, spec).await.unwrap();
-        let told = w
-            .eventually("the node is told", async || {
-                match w.plane.poll(node, Duration::ZERO, None).await.unwrap().answer {
-                    PollAnswer::Update(u) => Some(u),
-                    PollAnswer::NoUpdate { .. } => None,
-                }
-            })
-            .await;
+        let told = w.told(node).await;
         assert_eq!(w.stored(node).await.handed_over, told.generation);
-        // A newer assignment that the session has not heard of: stored by another instance a moment ago.
-        let newer = told.generation + 1;
-        let rollout = w.plane.store().load_rollout(told.rollout.unwrap()).await.unwrap();
-        let mut head = rollout.planned.head.clone();
-        head.version += 1;
-        let change = domain::rollout::Change::Desire {
-            node: node.node,
-            expect: told.generation,
-            generation: newer,
-            bundle: None,
-            weight: 100,
-        };
-        let commit = store::RolloutCommit {
-            id: rollout.planned.id,
-            project: w.project.id,
-            expect_version: rollout.version,
-            fence: rollout.fence,
-            events: vec![],
-            changes: vec![domain::rollout::Change::Head { head }, change],
-            node_events: vec![],
-            consumed_inbox: vec![],
-            reports: vec![],
-            budget: None,
-        };
-        w.plane.store().commit_rollout(commit, Write::at(START)).await.unwrap();
+        w.assigned_elsewhere(node, &told, None).await;
         let body = ReportBody { generation: Some(told.generation), ..ReportBody::default() };
         let staged = w.plane.report(node, BundleRef::Row(bundle), ReportKind::Staged, body).await.unwrap();
         assert!(!staged.proceed, "it was withdrawn");
         assert_eq!(w.stored(node).await.handed_over, told.generation, "the newer one was not named");
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_about_what_another_instance_has_just_told_is_not_stale() {
+    on_both(|w| async move {
+        let (node, bundle) = (w.node("n1").await, w.bundle("1").await);
+        w.plane.create_rollout(&w.caller, w.project.id, Spec::new(bundle)).await.unwrap();
+        let told = w.told(node).await;
+        let newer = w.assigned_elsewhere(node, &told, Some(bundle)).await;
+        let body = ReportBody { generation: Some(newer), ..ReportBody::default() };
+        let staged = w.plane.report(node, BundleRef::Row(bundle), ReportKind::Staged, body).await.unwrap();
+        assert!(staged.proceed && !staged.stale, "{staged:?}");
+        let body = ReportBody { generation: Some(newer + 1), ..ReportBody::default() };
+        let unknown = w.plane.report(node, BundleRef::Row(bundle), ReportKind::Staged, body).await.unwrap();
+        assert!(!unknown.proceed && unknown.stale, "{unknown:?}");
         w.end().await;
     })
     .await;
