@@ -15,14 +15,37 @@ pub const MAX_OPEN: usize = 64 * 1024;
 /// A body that is not here by then is given up: 4 MiB at 140 KB a second. Without this whoever stalls holds memory for ever.
 const WITHIN: Duration = Duration::from_secs(30);
 
+/// Of a body that is too long so many more bytes are read and thrown away, for at most [`LINGER`]: a connection that is closed on
+/// bytes nobody read is reset, and whoever still writes would hear of that and not of the 413.
+const DISCARDED: usize = 1024 * 1024;
+const LINGER: Duration = Duration::from_secs(2);
+
 /// The whole body, 408 when it takes longer than [`WITHIN`].
 pub async fn read<B: Buf, E>(stream: impl Stream<Item = Result<B, E>>, limit: usize) -> Outcome<Bytes> {
-    tokio::time::timeout(WITHIN, gather(stream, limit)).await.unwrap_or_else(|_| Err(Refusal::too_slow()))
+    let mut stream = std::pin::pin!(stream);
+    let gathered = tokio::time::timeout(WITHIN, gather(&mut stream, limit)).await;
+    if let Some(body) = gathered.unwrap_or_else(|_| Err(Refusal::too_slow()))? {
+        return Ok(body);
+    }
+    // Whether it ends in time or not: the answer is the same.
+    let _ = tokio::time::timeout(LINGER, discard(&mut stream)).await;
+    Err(Refusal::too_large(limit))
 }
 
-/// Chunked bodies are counted like others; 413 as soon as it is longer than `limit` bytes.
-async fn gather<B: Buf, E>(stream: impl Stream<Item = Result<B, E>>, limit: usize) -> Outcome<Bytes> {
-    let mut stream = std::pin::pin!(stream);
+async fn discard<B: Buf, E>(stream: &mut (impl Stream<Item = Result<B, E>> + Unpin)) {
+    let mut size = 0usize;
+    while size <= DISCARDED
+        && let Some(Ok(piece)) = stream.next().await
+    {
+        size = size.saturating_add(piece.remaining());
+    }
+}
+
+/// Chunked bodies are counted like others; `None` as soon as it is longer than `limit` bytes.
+async fn gather<B: Buf, E>(
+    stream: &mut (impl Stream<Item = Result<B, E>> + Unpin),
+    limit: usize,
+) -> Outcome<Option<Bytes>> {
     let mut first: Option<Bytes> = None;
     let mut all: Option<BytesMut> = None;
     let mut size = 0usize;
@@ -30,7 +53,7 @@ async fn gather<B: Buf, E>(stream: impl Stream<Item = Result<B, E>>, limit: usiz
         let mut piece = piece.map_err(|_| Refusal::bad_request("the body ended before its time"))?;
         size = size.saturating_add(piece.remaining());
         if size > limit {
-            return Err(Refusal::too_large(limit));
+            return Ok(None);
         }
         // Nearly every body comes in one piece, which is kept as it is.
         let piece = piece.copy_to_bytes(piece.remaining());
@@ -45,7 +68,7 @@ async fn gather<B: Buf, E>(stream: impl Stream<Item = Result<B, E>>, limit: usiz
             }
         }
     }
-    Ok(all.map(BytesMut::freeze).or(first).unwrap_or_default())
+    Ok(Some(all.map(BytesMut::freeze).or(first).unwrap_or_default()))
 }
 
 /// Parses an object. 400: not JSON. 422: a field has the wrong type, is missing or unknown.
@@ -217,6 +240,26 @@ mod tests {
         let stalled = begun.chain(futures_util::stream::pending());
         let refused = tokio::time::timeout(Duration::from_secs(60), read(stalled, 30)).await;
         assert_eq!(refused.unwrap().unwrap_err().problem.status, 408);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_too_long_is_read_on_for_a_while_before_it_is_refused() {
+        const PIECE: usize = 64 * 1024;
+        let taken = std::cell::Cell::new(0);
+        let pieces = |n: usize| {
+            taken.set(0);
+            futures_util::stream::iter(0..n).map(|_| {
+                taken.set(taken.get() + PIECE);
+                Ok::<_, ()>(Bytes::from(vec![b'x'; PIECE]))
+            })
+        };
+        assert_eq!(read(pieces(5), PIECE).await.unwrap_err().problem.status, 413);
+        assert_eq!(taken.get(), 5 * PIECE, "to its end");
+        assert_eq!(read(pieces(1_000), PIECE).await.unwrap_err().problem.status, 413);
+        assert!((DISCARDED..DISCARDED + 4 * PIECE).contains(&taken.get()), "{}", taken.get());
+        let stalled = pieces(2).chain(futures_util::stream::pending());
+        let refused = tokio::time::timeout(LINGER * 2, read(stalled, PIECE)).await;
+        assert_eq!(refused.unwrap().unwrap_err().problem.status, 413);
     }
 
     #[test]

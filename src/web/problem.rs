@@ -80,7 +80,7 @@ impl Refusal {
     }
 
     pub fn too_large(limit: usize) -> Refusal {
-        // The rest of the body is not read, so the connection cannot be used again.
+        // The rest of the body may not have been read, so the connection cannot be used again.
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {limit} bytes"))
             .with(header::CONNECTION, HeaderValue::from_static("close"))
     }
