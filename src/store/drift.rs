@@ -7,6 +7,7 @@ use crate::value::{Cells, Col, p};
 use crate::write::{NewChange, Write, finish_with};
 use domain::node::drift::{Compared, Drift, Resolution};
 use domain::{NodeId, ProjectId, Timestamp, UserId};
+use std::collections::HashSet;
 use uuid::Uuid;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -112,7 +113,8 @@ impl Store {
         .await
     }
 
-    /// New drifts; those of nodes that have an open one are left out. Answers how many were stored.
+    /// New drifts; those of nodes that have an open one are left out, and so are the entries of `w` whose resource is one of these:
+    /// of two sweeps that find the same at once, one tells of it. Answers how many were stored.
     pub async fn put_drifts(&self, drifts: Vec<Drift>, w: Write) -> Result<u64> {
         self.write("drift.put", (drifts, w), |c, (drifts, w)| {
             Box::pin(async move {
@@ -128,12 +130,16 @@ impl Store {
                 ];
                 let sql = "INSERT INTO drift (id, project_id, node_id, expected, found, kind, detected_at, detail) \
                            SELECT v.id, v.project_id, v.node_id, v.expected, v.found, v.kind, v.at, v.detail FROM {v} WHERE 1 = 1 \
-                           ON CONFLICT DO NOTHING";
-                let n = c.batch(sql, p![], cols).await?;
-                let at = w.at;
-                let change = |d: &Drift| NewChange { kind: ChangeKind::Drift, id: d.id, project: Some(d.project), version: at.0 };
-                finish_with(c, w, &drifts.iter().map(change).collect::<Vec<_>>()).await?;
-                Ok(n)
+                           ON CONFLICT DO NOTHING RETURNING id";
+                let stored = c.batch_rows(sql, p![], cols, |r| r.get::<Uuid>()).await?;
+                let (stored, at) = (stored.into_iter().collect::<HashSet<_>>(), w.at);
+                let (new, known): (Vec<&Drift>, Vec<&Drift>) = drifts.iter().partition(|d| stored.contains(&d.id));
+                let left_out: HashSet<Uuid> = known.iter().map(|d| d.id).collect();
+                let mut w = w.clone();
+                w.audit.retain(|(_, entry)| entry.resource_id.is_none_or(|id| !left_out.contains(&id)));
+                let change = |d: &&Drift| NewChange { kind: ChangeKind::Drift, id: d.id, project: Some(d.project), version: at.0 };
+                finish_with(c, &w, &new.iter().map(change).collect::<Vec<_>>()).await?;
+                Ok(new.len() as u64)
             })
         })
         .await

@@ -4,7 +4,7 @@ use domain::node::{HistoryOutcome, Presence, Standing};
 use domain::rollout::Change;
 use domain::{BundleId, NodeId, RolloutId, Scope, Span, Timestamp, UserId};
 use store::testing::{self, seed};
-use store::{DriftFilter, Error, NodeChange, Page, RolloutCommit, Store};
+use store::{AuditFilter, ChangeCursor, ChangeKind, DriftFilter, Error, NodeChange, Page, RolloutCommit, Store, Write};
 
 const SYSTEM: Scope = Scope::System("test");
 /// Later than every row of the test.
@@ -180,6 +180,52 @@ async fn an_enrolled_node_has_not_drifted() {
         let n = s.node(SYSTEM, w.nodes[0].id).await.unwrap();
         assert_eq!((n.standing, n.presence, n.generation), (Standing::Adopted, Presence::Online, 0));
         assert_eq!(s.drifting(later(), 9).await.unwrap(), [], "nothing was ever assigned");
+    })
+    .await;
+}
+
+/// As a sweep stores what it found: each drift with an entry of its own.
+fn swept(drifts: &[Drift]) -> Write {
+    drifts.iter().fold(seed::write(), |w, d| {
+        let (id, entry) = seed::entry(Some(d.project), "drift.detected");
+        w.audit(id, domain::audit::NewEntry { resource_id: Some(d.id), ..entry })
+    })
+}
+
+#[tokio::test]
+async fn of_sweeps_that_find_the_same_at_once_one_tells_of_it() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 0).await;
+        let (told, other) = (Some(w.bundle.id), Some(seed::compiled_bundle(&s, w.project.id, None).await.id));
+        for name in ["a", "b", "c"] {
+            node_running(&s, &w, name, told, other).await;
+        }
+        let found = s.drifting(later(), 9).await.unwrap();
+        // What one sweep has seen, and what a later one sees besides.
+        let early: Vec<Drift> = found[..1].iter().map(|(_, c)| drift(&w, c)).collect();
+        assert_eq!(s.put_drifts(early.clone(), swept(&early)).await.unwrap(), 1);
+        let stored = futures_util::future::join_all((0..8).map(|_| {
+            let (s, mine) = (s.store.clone(), found.iter().map(|(_, c)| drift(&w, c)).collect::<Vec<_>>());
+            async move {
+                let write = swept(&mine);
+                s.put_drifts(mine, write).await.unwrap()
+            }
+        }))
+        .await;
+        assert_eq!(stored.iter().sum::<u64>(), 2, "{stored:?}");
+
+        let rows = s.drifts(w.project.id, DriftFilter::default(), Page::first(9)).await.unwrap().rows;
+        let mut rows: Vec<_> = rows.iter().map(|d| d.id).collect();
+        rows.sort_unstable();
+        let detected = AuditFilter { action: Some("drift.detected".into()), ..AuditFilter::default() };
+        let entries = s.audit_entries(Scope::Project(w.project.id), detected, Page::first(99)).await.unwrap().rows;
+        let mut told_of: Vec<_> = entries.iter().filter_map(|e| e.resource_id).collect();
+        told_of.sort_unstable();
+        assert_eq!((rows.len(), &told_of), (3, &rows), "each row has one entry, and no entry is without its row");
+        let changes = s.changes_after(ChangeCursor::default(), 999).await.unwrap();
+        let mut rang: Vec<_> = changes.iter().filter(|c| c.kind == ChangeKind::Drift).map(|c| c.id).collect();
+        rang.sort_unstable();
+        assert_eq!(rang, rows);
     })
     .await;
 }
