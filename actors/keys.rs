@@ -8,12 +8,12 @@ use crate::clock::Clock;
 use crate::command::{CommandError, CommandResult};
 use crate::commands::access::Doorman;
 use crate::fresh::Fresh;
+use crate::kept::Kept;
 use crate::plane::PlaneConfig;
 use ::bundle::SignatureFile;
 use ::bundle::keys::{KeyPair, MasterKey, PublicKey, Role};
 use ::bundle::trust::{Assignment, DetachedSignature, Envelope, RoleKeys, Roles, TrustDoc, TrustError};
 use artifacts::ArtifactStore;
-use dashmap::DashMap;
 use domain::audit::NewEntry;
 use domain::{Actor, Digest, NodeId, OrgId, ProjectId, SigningKeyId, Span, Timestamp};
 use hmac::{Hmac, KeyInit, Mac};
@@ -75,7 +75,7 @@ struct Inner {
     /// Root of all further subkeys; never used itself for anything else.
     subkeys: [u8; 32],
     origins: Vec<String>,
-    orgs: DashMap<OrgId, Arc<OrgKeys>>,
+    orgs: Kept<OrgId, Arc<OrgKeys>>,
     /// One creation at a time in this process; between processes the trust document decides.
     creating: tokio::sync::Mutex<()>,
     doorman: Doorman,
@@ -233,7 +233,8 @@ impl Keyring {
                 sealing: MasterKey::new(derive(master, SEALING)),
                 subkeys,
                 origins,
-                orgs: DashMap::new(),
+                // All of them: each signs what its nodes are told.
+                orgs: Kept::at_most(usize::MAX),
                 creating: tokio::sync::Mutex::new(()),
                 doorman: Doorman::default(),
                 news: tokio::sync::watch::Sender::new(0),
@@ -301,7 +302,7 @@ impl Keyring {
 
     /// The version in use, unless the keys are to be read again.
     pub(crate) fn version_in_use(&self, org: OrgId) -> Option<u64> {
-        self.inner.orgs.get(&org).map(|keys| keys.doc.version)
+        self.inner.orgs.get(org).map(|keys| keys.doc.version)
     }
 
     /// At least the version that a node has: another instance may have told it of one that we have not read yet.
@@ -333,13 +334,13 @@ impl Keyring {
 
     /// Keys or trust changed, here or on another instance: read them again when they are next needed.
     pub fn forget(&self, org: OrgId) {
-        self.inner.orgs.remove(&org);
+        self.inner.orgs.forget(org);
         self.inner.news.send_modify(|n| *n += 1);
     }
 
     /// After the change feed may have been missed: the keys of every organisation.
     pub(crate) fn forget_all(&self) {
-        self.inner.orgs.clear();
+        self.inner.orgs.forget_all();
         self.inner.news.send_modify(|n| *n += 1);
     }
 
@@ -365,27 +366,27 @@ impl Keyring {
     }
 
     async fn org(&self, org: OrgId) -> CommandResult<Arc<OrgKeys>> {
-        if let Some(keys) = self.inner.orgs.get(&org) {
-            return Ok(keys.clone());
+        if let Some(keys) = self.inner.orgs.get(org) {
+            return Ok(keys);
         }
         let _one = self.inner.creating.lock().await;
-        if let Some(keys) = self.inner.orgs.get(&org) {
-            return Ok(keys.clone());
-        }
-        if self.inner.store.newest_trust(Some(org)).await?.is_none() {
-            self.inner.create(org).await?;
-        }
-        let mut keys = self.inner.load(org).await?;
-        if self.inner.with_origins(org, &keys).await? {
-            keys = self.inner.load(org).await?;
-        }
-        let keys = Arc::new(keys);
-        self.inner.orgs.insert(org, keys.clone());
-        Ok(keys)
+        self.inner.orgs.or_read(org, self.inner.read(org)).await
     }
 }
 
 impl Inner {
+    /// The keys as the database has them; created where there are none, and with the origins of this instance.
+    async fn read(&self, org: OrgId) -> CommandResult<Arc<OrgKeys>> {
+        if self.store.newest_trust(Some(org)).await?.is_none() {
+            self.create(org).await?;
+        }
+        let mut keys = self.load(org).await?;
+        if self.with_origins(org, &keys).await? {
+            keys = self.load(org).await?;
+        }
+        Ok(Arc::new(keys))
+    }
+
     /// Three keys and the first trust document. Whoever stores the document first has won; the others' keys are unused.
     async fn create(&self, org: OrgId) -> CommandResult<()> {
         // A soft-deleted or unknown organisation gets no keys.

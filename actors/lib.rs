@@ -9,6 +9,7 @@ pub mod commands;
 pub mod compile_job;
 mod feed;
 pub mod fresh;
+mod kept;
 pub mod keys;
 mod loader;
 pub mod node_api;

@@ -12,6 +12,7 @@
 
 use crate::attendance::Attendance;
 use crate::clock::Clock;
+use crate::commands::releases::{MAX_RELEASES_OF, ReleaseIndex};
 use crate::fresh::Fresh;
 use crate::keys::Keyring;
 use crate::node_session::NodeSessions;
@@ -104,7 +105,7 @@ impl Tree {
                     bundles: Default::default(),
                     egress: std::sync::OnceLock::new(),
                     probes: Default::default(),
-                    releases: Default::default(),
+                    releases: ReleaseIndex::at_most(MAX_RELEASES_OF),
                     sound: Default::default(),
                     heads: Default::default(),
                     said_heads: Default::default(),

@@ -5,13 +5,13 @@
 use super::write::*;
 use crate::command::*;
 use crate::compile_job::job::put_or_replace;
+use crate::kept::Kept;
 use crate::plane::ControlPlane;
 use ::bundle::archive::{self, MANIFEST, MAX_ARCHIVE_BYTES};
 use ::bundle::trust::{Envelope, Release, valid_signers};
 use ::bundle::verify::{check_manifest, check_release};
 use ::bundle::{BuildError, SignatureFile};
 use artifacts::Key;
-use dashmap::DashMap;
 use domain::bundle::{Bundle, BundleStatus};
 use domain::*;
 use serde_json::{Value, json};
@@ -20,21 +20,10 @@ use std::sync::Arc;
 use store::{ChangeKind, ReleaseRow, Signed};
 
 /// Projects whose statements are remembered.
-const MAX_INDEXED: usize = 10_000;
+pub(crate) const MAX_RELEASES_OF: usize = 10_000;
 
 /// The newest release statement about each bundle, by project: what goes along with poll answers.
-#[derive(Default)]
-pub(crate) struct ReleaseIndex(DashMap<ProjectId, Arc<HashMap<ContentId, Value>>>);
-
-impl ReleaseIndex {
-    pub(crate) fn forget(&self, project: ProjectId) {
-        self.0.remove(&project);
-    }
-
-    pub(crate) fn forget_all(&self) {
-        self.0.clear();
-    }
-}
+pub(crate) type ReleaseIndex = Kept<ProjectId, Arc<HashMap<ContentId, Value>>>;
 
 impl ControlPlane {
     /// What the bundle key last said about this content. `None` for most: statements are for keys that are kept offline.
@@ -47,24 +36,18 @@ impl ControlPlane {
     }
 
     async fn releases_of(&self, project: ProjectId) -> CommandResult<Arc<HashMap<ContentId, Value>>> {
-        let index = &self.inner.releases.0;
-        if let Some(known) = index.get(&project) {
-            return Ok(known.clone());
-        }
-        let mut known = HashMap::new();
-        for row in self.inner.store.newest_releases(project).await? {
-            let said: Result<Envelope, _> = serde_json::from_value(row.body.clone());
-            match said.ok().and_then(|e| e.decode::<Release>().ok()) {
-                Some(release) => known.insert(release.bundle_id, row.body),
-                None => return Err(CommandError::Unavailable("a release statement cannot be read".into())),
-            };
-        }
-        if index.len() >= MAX_INDEXED {
-            index.clear();
-        }
-        let known = Arc::new(known);
-        index.insert(project, known.clone());
-        Ok(known)
+        let read = async {
+            let mut known = HashMap::new();
+            for row in self.inner.store.newest_releases(project).await? {
+                let said: Result<Envelope, _> = serde_json::from_value(row.body.clone());
+                match said.ok().and_then(|e| e.decode::<Release>().ok()) {
+                    Some(release) => known.insert(release.bundle_id, row.body),
+                    None => return Err(CommandError::Unavailable("a release statement cannot be read".into())),
+                };
+            }
+            Ok(Arc::new(known))
+        };
+        self.inner.releases.or_read(project, read).await
     }
 
     /// Adds signatures to a bundle that waits for them; bundle keys that are here sign as well. A bundle whose signatures the
