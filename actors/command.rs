@@ -46,6 +46,7 @@ pub struct Idempotency {
     /// Method and path.
     pub route: String,
     pub key: String,
+    /// As [`crate::ControlPlane::request_hash`] makes it.
     pub body_hash: Digest,
 }
 

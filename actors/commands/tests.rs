@@ -428,6 +428,19 @@ async fn a_repeated_request_is_carried_out_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_known_again_by_a_hash_that_nobody_makes_without_the_master_key() {
+    on_both(|w| async move {
+        let hash = w.plane.request_hash(b"body");
+        assert_ne!(hash, Digest::of(b"body"), "a password in it would be guessed");
+        assert_ne!(hash, w.plane.request_hash(b"another body"));
+        let w = w.restarted(validator()).await;
+        assert_eq!(w.plane.request_hash(b"body"), hash, "it is the same request after a restart");
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_same_request_many_times_at_once_is_carried_out_once() {
     on_both(|w| async move {
         let caller = |route: &str| {

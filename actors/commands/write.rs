@@ -3,6 +3,7 @@
 //! Invariant: secrets never get into `changes` or into a stored answer.
 
 use crate::command::*;
+use crate::keys::mac;
 use crate::plane::ControlPlane;
 use domain::audit::NewEntry;
 use domain::project::check_name;
@@ -81,6 +82,14 @@ impl ControlPlane {
     /// Errors: the Idempotency-Key of `caller` was used with another body.
     pub async fn check_repeat(&self, caller: &Caller) -> CommandResult<()> {
         self.answered(caller).await.map(drop)
+    }
+
+    /// By what a request is known again that came with an `Idempotency-Key`. A body may hold a password, which a bare hash would
+    /// give away to whoever reads the database and guesses; this one asks for the master key too. It is the same on every
+    /// instance with that key, and after a restart.
+    pub fn request_hash(&self, body: &[u8]) -> Digest {
+        use hmac::Mac as _;
+        Digest(mac(&self.inner.keys.derive("idempotency/v1"), body).finalize().into_bytes().into())
     }
 
     pub(crate) async fn answered(&self, caller: &Caller) -> CommandResult<Option<Value>> {

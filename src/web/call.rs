@@ -12,7 +12,7 @@ use actors::node_api::NodeAuth;
 use bytes::Bytes;
 use domain::access::KeyScope;
 use domain::project::Project;
-use domain::{Digest, OrgId, ProjectId, Scope};
+use domain::{OrgId, ProjectId, Scope};
 use http::{HeaderMap, Method};
 use serde::de::DeserializeOwned;
 use std::net::IpAddr;
@@ -108,7 +108,7 @@ impl Call {
             credential: identity.credential.clone(),
             route: format!("{} {}", self.route.method.name(), self.path),
             key: key.to_string(),
-            body_hash: Digest::of(&self.body),
+            body_hash: self.app.plane.request_hash(&self.body),
         };
         caller.idempotency = Some(idempotency);
         Ok(caller)
