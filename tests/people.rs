@@ -12,6 +12,7 @@ on_both_databases!(
     nobody_hands_out_more_than_they_hold,
     users_are_made_disabled_and_let_in_again_by_the_instance_administrator,
     a_changed_password_ends_other_sessions_and_a_reset_voids_it,
+    a_form_of_another_site_signs_nobody_in,
     a_group_stands_for_its_nodes_in_a_selector,
 );
 
@@ -383,5 +384,26 @@ async fn a_group_stands_for_its_nodes_in_a_selector(ground: Ground) {
     assert_eq!(w.op.send("DELETE", &format!("{path}/{edge}"), json!({})).await.status, 204);
     is_problem(&w.op.get(&format!("{path}/{edge}")).await, 404, None);
     is_problem(&w.op.get(&format!("/api/v1/projects/q/node-groups/{edge}")).await, 404, None);
+    w.end().await;
+}
+
+async fn a_form_of_another_site_signs_nobody_in(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let anyone = Client::new(&w.one.url, None);
+    let page = anyone.get("/login").await;
+    assert_eq!(page.header("referrer-policy"), "same-origin", "with no-referrer the origin of its form would be null");
+    let form = format!("email={}&password={}", ADMIN.0.replace('@', "%40"), ADMIN.1.replace(' ', "+"));
+    // As a browser over plain http: it says the origin, and nothing of the site.
+    let send = async |origin: &str| {
+        let headers = [("content-type", "application/x-www-form-urlencoded"), ("origin", origin)];
+        anyone.raw("POST", "/login", &headers, Bytes::from(form.clone())).await
+    };
+    for other in ["https://evil.example", "null"] {
+        let answer = send(other).await;
+        assert_eq!((answer.status, answer.header("set-cookie")), (403, ""), "{other}");
+    }
+    let own = send(w.one.url.as_str()).await;
+    assert_eq!((own.status, own.header("location")), (303, "/"));
+    assert!(own.header("set-cookie").starts_with("sentinel_session="));
     w.end().await;
 }

@@ -42,6 +42,7 @@ use ask::Ask;
 use bytes::Buf;
 use futures_util::Stream;
 use http::header::{self, HeaderValue};
+use http::uri::Authority;
 use http::{HeaderMap, Method};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -72,14 +73,23 @@ pub fn routes(app: App) -> BoxedFilter<(Response,)> {
         .and(warp::path::full())
         .and(warp::query::raw().or(warp::any().map(String::new)).unify())
         .and(warp::header::headers_cloned())
+        .and(warp::host::optional().or(warp::any().map(|| None::<Authority>)).unify())
         .and(warp::body::stream())
-        .and_then(move |meta: Meta, method: Method, path: FullPath, query: String, headers: HeaderMap, body| {
-            let pages = pages.clone();
-            async move {
-                let asked = Asked { meta, method, path: path.as_str().to_string(), query, headers };
-                Ok::<_, Rejection>(answer(&pages, asked, body).await)
-            }
-        })
+        .and_then(
+            move |meta: Meta,
+                  method: Method,
+                  path: FullPath,
+                  query: String,
+                  headers: HeaderMap,
+                  host: Option<Authority>,
+                  body| {
+                let pages = pages.clone();
+                async move {
+                    let asked = Asked { meta, method, path: path.as_str().to_string(), query, headers, host };
+                    Ok::<_, Rejection>(answer(&pages, asked, body).await)
+                }
+            },
+        )
         .boxed()
 }
 
@@ -100,6 +110,8 @@ struct Asked {
     path: String,
     query: String,
     headers: HeaderMap,
+    /// The name that was asked for.
+    host: Option<Authority>,
 }
 
 impl Asked {
@@ -123,6 +135,8 @@ async fn answer<B: Buf>(pages: &Pages, asked: Asked, body: impl Stream<Item = Re
     let mut response = response;
     let headers = response.headers_mut();
     headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(assets::POLICY));
+    // Other sites learn nothing; to ourselves browsers name the origin of a form, which `no-referrer` would make `null`.
+    headers.entry(header::REFERRER_POLICY).or_insert(HeaderValue::from_static("same-origin"));
     app.metrics.observe(None, response.status(), meta.started.elapsed());
     response
 }
@@ -146,7 +160,7 @@ async fn page<B: Buf>(
     }
     let query = Query::parse(&asked.query)?;
     if !reads {
-        same_site(&asked.headers)?;
+        same_site(&asked.headers, asked.host.as_ref().map(Authority::as_str), &app.plane.config().public_url)?;
         if !is_form(&asked.headers) {
             return Err(Refusal::bad_request("This address takes forms only."));
         }
@@ -223,12 +237,29 @@ async fn read_form<B: Buf>(
     Query::parse(std::str::from_utf8(&bytes).map_err(|_| Refusal::bad_request("The form is not UTF-8."))?)
 }
 
-/// Browsers say where a form was sent from; another site's is not heard, not even to sign in.
-fn same_site(headers: &HeaderMap) -> Outcome<()> {
-    match headers.get("sec-fetch-site").map(|v| v.as_bytes()) {
-        None | Some(b"same-origin" | b"none") => Ok(()),
-        Some(_) => Err(Refusal::forbidden("This form was sent from another site.")),
+/// Browsers say where a form was sent from; another site's is not heard, not even to sign in. Older ones, and all over plain http,
+/// say only its origin: that is to be the host that was asked for, or ours by its public name. What says neither is no browser.
+fn same_site(headers: &HeaderMap, host: Option<&str>, public_url: &str) -> Outcome<()> {
+    let ours = match headers.get("sec-fetch-site").map(|v| v.as_bytes()) {
+        Some(site) => matches!(site, b"same-origin" | b"none"),
+        None => headers.get(header::ORIGIN).is_none_or(|origin| {
+            let from = origin.to_str().ok().and_then(authority);
+            let mut names = host.into_iter().chain(authority(public_url));
+            from.is_some_and(|from| names.any(|name| name.eq_ignore_ascii_case(from)))
+        }),
+    };
+    match ours {
+        true => Ok(()),
+        false => Err(Refusal::forbidden(
+            "This form was sent from another site. If it was not, SENTINEL_CP_PUBLIC_URL is not the address of this one.",
+        )),
     }
+}
+
+/// `host[:port]` of a URL or an origin. `None`: of none that could be named, as `null`.
+fn authority(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    rest.split(['/', '?', '#']).next()
 }
 
 fn is_form(headers: &HeaderMap) -> bool {

@@ -61,10 +61,38 @@ fn forms_of_other_sites_are_not_heard() {
     let from = |site: &'static str| {
         let mut h = HeaderMap::new();
         h.insert("sec-fetch-site", HeaderValue::from_static(site));
-        same_site(&h).is_ok()
+        same_site(&h, None, "http://x").is_ok()
     };
-    assert!(from("same-origin") && from("none") && same_site(&HeaderMap::new()).is_ok());
+    assert!(from("same-origin") && from("none") && same_site(&HeaderMap::new(), None, "http://x").is_ok());
     assert!(!from("cross-site") && !from("same-site"));
+}
+
+#[test]
+fn where_a_browser_says_no_more_the_origin_of_a_form_is_compared() {
+    let heard = |origin: &'static str, host: Option<&str>| {
+        let mut h = HeaderMap::new();
+        h.insert("origin", HeaderValue::from_static(origin));
+        same_site(&h, host, "https://cp.example.org:8443/base").is_ok()
+    };
+    assert!(heard("https://cp.example.org:8443", None), "the public name");
+    assert!(heard("https://cp.example.org:8443", Some("10.0.0.7:4000")), "behind a proxy that asks by another name");
+    assert!(heard("http://10.0.0.7:4000", Some("10.0.0.7:4000")) && heard("http://box", Some("Box")));
+    for origin in [
+        "https://evil.example",
+        "https://cp.example.org",
+        "https://cp.example.org:8443.evil.example",
+        "https://10.0.0.7:4001",
+        "null",
+        "",
+        "10.0.0.7:4000",
+    ] {
+        assert!(!heard(origin, Some("10.0.0.7:4000")), "{origin}");
+    }
+    // What the browser knows of the site counts more.
+    let mut h = HeaderMap::new();
+    h.insert("origin", HeaderValue::from_static("http://box"));
+    h.insert("sec-fetch-site", HeaderValue::from_static("cross-site"));
+    assert!(same_site(&h, Some("box"), "http://box").is_err());
 }
 
 #[test]
