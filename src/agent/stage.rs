@@ -248,6 +248,7 @@ fn finish(dir: &Path, config: Option<&str>, about: &About) -> std::io::Result<()
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::secrets::Secrets;
     use serde_json::json;
 
     #[test]
@@ -270,6 +271,60 @@ mod tests {
         assert!(missing_files(&config("/nowhere/cert.pem"), &placed).unwrap_err().contains("/nowhere/cert.pem"));
         assert!(missing_files(&config("certs/other.pem"), &placed).unwrap_err().contains("not in the bundle"));
         assert!(missing_files(&config("/proc/self/exe"), &placed).is_ok());
+    }
+
+    /// A release as staging leaves it, of a configuration that refers to the secret `site`.
+    fn staged(layout: &Layout, overlay: &Overlay) -> Release {
+        let r = Release::Bundle(domain::Digest::of(b"release"));
+        let text = "listeners {\n    listener \"https\" {\n        tls {\n            key-file \"secrets/site\"\n        }\n    }\n}\n";
+        let config = json!({"listeners": [
+            {"address": "0.0.0.0:8443", "protocol": "https", "tls": {"key_file": "secrets/site"}},
+            {"address": "0.0.0.0:8080", "protocol": "http"},
+        ]});
+        let dir = layout.staging(r).unwrap();
+        std::fs::create_dir(dir.join(FILES)).unwrap();
+        std::fs::write(dir.join(FILES).join(CONFIG), text).unwrap();
+        std::fs::write(dir.join(FILES).join(CONFIG_JSON), config.to_string()).unwrap();
+        let about = About {
+            release: r,
+            version: None,
+            has_config: true,
+            overlay: overlay.fingerprint(),
+            probe: overlay.probe_listen,
+            metrics_url: None,
+            staged_at: Timestamp::ZERO,
+        };
+        finish(&dir, Some(&overlay.apply(r, text, &Placed::default())), &about).unwrap();
+        layout.adopt(&dir, r).unwrap();
+        r
+    }
+
+    #[test]
+    fn a_release_is_not_made_anew_without_a_secret_that_it_needs() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::open(&dir.path().join("state"), Sharing::default()).unwrap();
+        let key = dir.path().join("site.key");
+        std::fs::write(&key, "k").unwrap();
+        let with_secret = |probe: &str| {
+            let given = [("site".to_string(), key.display().to_string())];
+            let secrets = Secrets::new(layout.root(), &given, |_| None).unwrap();
+            Overlay { probe_listen: Some(probe.parse().unwrap()), secrets, ..Overlay::default() }
+        };
+        let before = with_secret("127.0.0.1:7001");
+        let r = staged(&layout, &before);
+        let files = || [PROXY_CONFIG, ABOUT].map(|name| std::fs::read_to_string(layout.release(r).join(name)).unwrap());
+        let loaded = files();
+
+        // Started again, and the flag was left out.
+        let why = refit(&layout, &Overlay::default(), r).unwrap_err();
+        assert!(why.contains("--secret site="), "{why}");
+        assert_eq!(files(), loaded, "the proxy goes on with what it has");
+        assert_eq!(refit(&layout, &before, r), Ok(false), "these are the flags it was made with");
+
+        assert_eq!(refit(&layout, &with_secret("127.0.0.1:7002"), r), Ok(true));
+        let [text, _] = files();
+        assert!(text.contains("127.0.0.1:7002"), "{text}");
+        assert!(text.contains(&format!("key-file \"{}\"", key.display())), "{text}");
     }
 
     #[test]
