@@ -74,12 +74,19 @@ impl Secrets {
     }
 }
 
+/// Always as a new file: one that lies there may be open to others, or be read at this moment.
 fn write_private(dir: &Path, name: &str, value: &str) -> std::io::Result<PathBuf> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let path = dir.join(name);
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+    // No secret's own: names do not begin with a dot.
+    let (path, new) = (dir.join(name), dir.join(format!(".{name}")));
+    match std::fs::remove_file(&new) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
     file.write_all(value.as_bytes())?;
     file.sync_all()?;
+    std::fs::rename(&new, &path)?;
     Ok(path)
 }
 
@@ -114,6 +121,23 @@ mod tests {
             );
         }
         assert!(Secrets::new(&root, &[("a".into(), "/nowhere/at/all".into())], none).is_err());
+    }
+
+    #[test]
+    fn a_secret_of_the_environment_is_for_its_own_user_whatever_lay_there_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kept, stored) = (dir.path().join("secrets"), dir.path().join("secrets/token"));
+        std::fs::create_dir(&kept).unwrap();
+        // Left by a start that was killed, and by an older and longer value.
+        for (file, value) in [(kept.join(".token"), "half"), (stored.clone(), "an older and longer one")] {
+            std::fs::write(&file, value).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        let given = [("token".to_string(), "env:TOKEN".to_string())];
+        Secrets::new(dir.path(), &given, |_| Some("t1".to_string())).unwrap();
+        assert_eq!(std::fs::read_to_string(&stored).unwrap(), "t1");
+        assert_eq!(std::fs::metadata(&stored).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(&kept).unwrap().count(), 1, "nothing else is left");
     }
 
     #[test]
