@@ -5,6 +5,7 @@ use super::entry::{refused, safe_next, to_login};
 use super::view::rollout_new::Form;
 use super::*;
 use crate::problem::Refusal;
+use actors::command::CommandError;
 use domain::RequestId;
 use domain::node::Selector;
 use http_body_util::BodyExt;
@@ -142,6 +143,19 @@ fn a_rollout_form_becomes_a_request_or_names_every_wrong_field() {
     let errors = rollout_new::request(&bad).unwrap_err().problem.errors;
     let fields: Vec<&str> = errors.keys().map(String::as_str).collect();
     assert_eq!(fields, ["batch_size", "bundle", "deadline", "labels", "max_error_rate", "scheduled_at", "strategy"]);
+}
+
+#[test]
+fn a_threshold_that_is_no_number_is_refused_by_its_name() {
+    use ::bundle::keys::Role;
+    assert_eq!(trust::threshold(Role::Root, Some("2")), Ok(Some(2)));
+    assert_eq!(trust::threshold(Role::Root, None), Ok(None), "unchanged");
+    for wrong in ["two", "-1", "1.5", "99999999999"] {
+        let Err(CommandError::Invalid(errors)) = trust::threshold(Role::Bundle, Some(wrong)) else {
+            panic!("{wrong} was taken")
+        };
+        assert_eq!(errors[0].0, "bundle.threshold", "{wrong}");
+    }
 }
 
 #[test]

@@ -83,27 +83,29 @@ pub async fn change(ask: &Ask, project: &str) -> Outcome<Response> {
     let (project, frame) = ask.project(project, KeyScope::ApiKeysAdmin).await?;
     let chosen: Vec<String> = ask.form.keyed("key").into_iter().map(|(id, _)| id).collect();
     let state = ask.plane().trust_state(project.org).await?;
-    let of = |role: Role, listed: &RoleKeys| {
+    let of = |role: Role, listed: &RoleKeys| -> Result<Option<RoleChange>, CommandError> {
         let keys: Vec<String> = state
             .keys
             .iter()
             .filter(|k| k.role == role && chosen.contains(&k.key_id))
             .map(|k| k.key_id.clone())
             .collect();
-        let threshold = ask.field(&format!("threshold_{}", role.as_str())).and_then(|t| t.parse().ok());
+        let threshold = threshold(role, ask.field(&format!("threshold_{}", role.as_str())))?;
         let mut before: Vec<String> = listed.keys.iter().map(PublicKey::key_id).collect();
         before.sort();
         let mut now = keys.clone();
         now.sort();
         let differs = before != now || threshold.is_some_and(|t| t != listed.threshold);
-        differs.then_some(RoleChange { keys: Some(keys), threshold })
+        Ok(differs.then_some(RoleChange { keys: Some(keys), threshold }))
     };
     let roles = &state.doc.roles;
-    let change = TrustChange {
-        root: of(Role::Root, &roles.root),
-        bundle: of(Role::Bundle, &roles.bundle),
-        metadata: of(Role::Metadata, &roles.metadata),
-        ..TrustChange::default()
+    let read = of(Role::Root, &roles.root).and_then(|root| {
+        let (bundle, metadata) = (of(Role::Bundle, &roles.bundle)?, of(Role::Metadata, &roles.metadata)?);
+        Ok(TrustChange { root, bundle, metadata, ..TrustChange::default() })
+    });
+    let change = match read {
+        Ok(change) => change,
+        Err(e) => return refused(ask, &project, &frame, e).await,
     };
     if change.root.is_none() && change.bundle.is_none() && change.metadata.is_none() {
         return ask.redirect(&at(&project, "trust"), Some(Flash::Unchanged));
@@ -112,6 +114,12 @@ pub async fn change(ask: &Ask, project: &str) -> Outcome<Response> {
         Ok(_) => ask.redirect(&at(&project, "trust"), Some(Flash::TrustChanged)),
         Err(e) => refused(ask, &project, &frame, e).await,
     }
+}
+
+/// How many keys of a role have to sign, as the form says it. `None`: it says nothing, and what counts now stays.
+pub(super) fn threshold(role: Role, text: Option<&str>) -> Result<Option<u32>, CommandError> {
+    let wrong = |_| CommandError::invalid(&format!("{}.threshold", role.as_str()), "must be a whole number");
+    text.map(|t| t.parse::<u32>().map_err(wrong)).transpose()
 }
 
 pub async fn make_key(ask: &Ask, project: &str) -> Outcome<Response> {
