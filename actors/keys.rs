@@ -34,8 +34,8 @@ pub(crate) const NEWEST: u64 = u64::MAX;
 /// Organisations a page of the start-up load has.
 const PAGE: u32 = 500;
 
-/// Versions of a trust document that are read at once. Each has 1 to 10 kB, and one is made by hand.
-const MAX_VERSIONS: u32 = 1_000;
+/// Versions of a trust document that one query reads. Each has 1 to 10 kB, and one is made by hand.
+const VERSIONS_PAGE: u32 = 1_000;
 
 /// The keys of one organisation. Only those that the newest trust document lists and whose private halves are here: each may
 /// have been exported and removed.
@@ -453,8 +453,7 @@ impl Inner {
 
     /// The keys that the newest document lists, unsealed.
     async fn load(&self, org: OrgId) -> CommandResult<OrgKeys> {
-        let chain: Vec<Value> =
-            self.store.trust_after(Some(org), 0, MAX_VERSIONS).await?.into_iter().map(|(_, body)| body).collect();
+        let chain = self.versions(org).await?;
         let newest =
             chain.last().ok_or_else(|| CommandError::Unavailable("the trust document is not to be read yet".into()))?;
         let doc = document(newest)?;
@@ -470,6 +469,20 @@ impl Inner {
         };
         let (root, bundle, metadata) = (find(Role::Root)?, find(Role::Bundle)?, find(Role::Metadata)?);
         Ok(OrgKeys { root, bundle, metadata, doc, chain })
+    }
+
+    /// Every version, oldest first: a node that was away for long goes through all of them.
+    async fn versions(&self, org: OrgId) -> store::Result<Vec<Value>> {
+        let (mut chain, mut after) = (Vec::new(), 0);
+        loop {
+            let page = self.store.trust_after(Some(org), after, VERSIONS_PAGE).await?;
+            let last = page.len() < VERSIONS_PAGE as usize;
+            after = page.last().map_or(after, |(version, _)| *version);
+            chain.extend(page.into_iter().map(|(_, body)| body));
+            if last {
+                return Ok(chain);
+            }
+        }
     }
 
     fn unseal(&self, role: Role, public: &PublicKey, sealed: &[u8]) -> CommandResult<KeyPair> {

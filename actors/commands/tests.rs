@@ -10,6 +10,7 @@ mod token_keys;
 use super::access::{FirstStart, NewApiKey};
 use super::nodes::NodePatch;
 use super::projects::{NewEnrolmentToken, NewProject, ProjectPatch};
+use super::trust::TrustChange;
 use super::write::secret_hash;
 use crate::clock::{Clock, ManualClock};
 use crate::command::*;
@@ -638,6 +639,31 @@ async fn the_keyring_outlives_its_process_and_refuses_another_master_key() {
         assert_eq!(doc.artifact_origins, ["http://127.0.0.1:4000", "https://cp.example.com"]);
         assert_eq!(envelope.key_id, keys.root_key_id(w.org).await.unwrap());
         assert!(w.plane.store().signing_keys(Some(w.org), None).await.unwrap().len() == 3);
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_trust_documents_there_were_the_newest_is_in_use() {
+    on_both(|w| async move {
+        let (keys, store) = (&w.plane.inner.keys, w.plane.store());
+        let first = keys.trust(w.org).await.unwrap();
+        // Those in between are passed on as they are; here the first stands for each.
+        for version in 2..=1_000 {
+            store.insert_trust(Some(w.org), version, first.clone(), Write::at(START)).await.unwrap();
+        }
+        let rows = store.signing_keys(Some(w.org), Some("root")).await.unwrap();
+        let root = keys.unsealed(&rows[0]).unwrap().unwrap();
+        let doc = TrustDoc { version: 1_001, ..keys.trust_doc(w.org).await.unwrap() };
+        let newest = serde_json::to_value(Envelope::sign(&doc, &[&root]).unwrap()).unwrap();
+        store.insert_trust(Some(w.org), 1_001, newest, Write::at(START)).await.unwrap();
+        keys.forget(w.org);
+        assert_eq!(keys.trust_doc(w.org).await.unwrap(), doc);
+        assert_eq!(keys.trust_after(w.org, 0).await.unwrap().len(), 1_001);
+        let change = TrustChange { expires_at: Some(START + Span::secs(90 * 86_400)), ..TrustChange::default() };
+        let published = w.plane.change_trust(&w.caller, w.org, change).await.unwrap();
+        assert_eq!(published.doc.version, 1_002, "and another one follows it");
         w.end().await;
     })
     .await;
