@@ -248,11 +248,16 @@ async fn refusals_and_the_first_use_of_a_key_are_in_the_audit_log(ground: Ground
         found.into_iter().filter(|e| json!(e.actor_id) == *id).collect::<Vec<_>>()
     };
     assert!(of_key("api_key.first_used").await.is_empty());
+    let mut calls = Vec::new();
     for _ in 0..5 {
-        reader.get("/api/v1/projects/p/nodes").await.expect(200);
+        let answer = reader.get("/api/v1/projects/p/nodes").await;
+        calls.push(json!(answer.header("x-request-id")));
+        answer.expect(200);
         is_problem(&reader.post("/api/v1/projects/p/enrolment-tokens", json!({"name": "x"})).await, 403, None);
     }
-    assert_eq!(of_key("api_key.first_used").await.len(), 1);
+    let used = of_key("api_key.first_used").await;
+    assert_eq!(used.len(), 1);
+    assert_eq!((json!(used[0].request_id), used[0].ip.is_some()), (calls[0].clone(), true), "the call that it was");
     let refused = of_key("permission.refused").await;
     assert_eq!(refused.len(), 1, "those of one minute are joined: {refused:#?}");
     assert_eq!(refused[0].changes["route"], "/api/v1/projects/:project/enrolment-tokens");

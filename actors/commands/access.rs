@@ -278,10 +278,10 @@ impl ControlPlane {
     }
 
     /// By the key's text; remembers its use lazily, but for the first, which is audited. `None`: unknown, revoked or expired.
-    /// `true`: the bootstrap key, which is for every organisation.
+    /// `true`: the bootstrap key, which is for every organisation. `from`: the call that came with it.
     ///
     /// Asked of the store each time: another instance, or the command line beside a server, may have revoked it a moment ago.
-    pub async fn api_key(&self, key: &str, address: Option<IpAddr>) -> CommandResult<Option<(ApiKey, bool)>> {
+    pub async fn api_key(&self, key: &str, from: Option<(RequestId, IpAddr)>) -> CommandResult<Option<(ApiKey, bool)>> {
         let now = self.now();
         let key = match self.inner.store.api_key_by_hash(secret_hash(key)).await {
             Ok(key) => key,
@@ -291,18 +291,19 @@ impl ControlPlane {
         if key.revoked_at.is_some() || key.expires_at.is_some_and(|at| at <= now) {
             return Ok(None);
         }
-        self.first_use(&key, now, address).await?;
+        self.first_use(&key, now, from).await?;
         self.inner.keys.doorman().uses.insert(key.id, now);
         let bootstrap = self.bootstrap_key().await? == Some(key.id);
         Ok(Some((key, bootstrap)))
     }
 
-    /// Who gets hold of a key shows by using it: the first time is told, with where it came from.
-    async fn first_use(&self, key: &ApiKey, now: Timestamp, address: Option<IpAddr>) -> CommandResult<()> {
+    /// Who gets hold of a key shows by using it: the first time is told, with the call that it was.
+    async fn first_use(&self, key: &ApiKey, now: Timestamp, from: Option<(RequestId, IpAddr)>) -> CommandResult<()> {
         if key.last_used_at.is_some() {
             return Ok(());
         }
-        let ctx = Ctx { actor: Actor::ApiKey(key.id), request_id: None, address };
+        let (request_id, address) = from.unzip();
+        let ctx = Ctx { actor: Actor::ApiKey(key.id), request_id, address };
         let changes = json!({"name": key.name, "prefix": key.prefix});
         let said = Said {
             action: "api_key.first_used",

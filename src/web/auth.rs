@@ -45,7 +45,7 @@ pub async fn identify(
 ) -> Outcome<Identity> {
     let ctx = |actor| Ctx { actor, request_id: Some(request_id), address: Some(address) };
     if let Some(key) = bearer(headers)? {
-        let Some((key, every_org)) = app.plane.api_key(key, Some(address)).await? else {
+        let Some((key, every_org)) = app.plane.api_key(key, Some((request_id, address))).await? else {
             return Err(Refusal::unauthorized("the API key is unknown, revoked or expired"));
         };
         return Ok(Identity {
