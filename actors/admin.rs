@@ -153,7 +153,9 @@ impl Admin {
             inserted_at: now,
         };
         let scopes: Vec<&str> = key.scopes.iter().map(KeyScope::as_str).collect();
-        let changes = json!({"name": key.name, "prefix": key.prefix, "scopes": scopes, "expires_at": key.expires_at});
+        let changes = json!({
+            "name": key.name, "prefix": key.prefix, "scopes": scopes, "expires_at": key.expires_at, "org_id": key.org,
+        });
         let write = self.write("api_key.created", ChangeKind::ApiKey, key.id.0, key.project, changes);
         self.store.insert_api_key(key.clone(), write).await?;
         Ok((key, text))
@@ -168,7 +170,7 @@ impl Admin {
             [] => return Err(CommandError::NotFound("API key")),
             _ => return Err(CommandError::invalid("key", "several keys begin so: give the id")),
         };
-        let changes = json!({"name": key.name, "prefix": key.prefix});
+        let changes = json!({"name": key.name, "prefix": key.prefix, "org_id": key.org});
         let write = self.write("api_key.revoked", ChangeKind::ApiKey, key.id.0, key.project, changes);
         Ok(self.store.revoke_api_key(Scope::Org(key.org), key.id, write).await?.changed)
     }

@@ -217,6 +217,8 @@ const TABLE: &[Row] = &[
 
     row("GET", "/api/v1/projects/:project/audit_logs", "U+++FNUUU+", 0),
     row("GET", "/api/v1/projects/:project/audit_logs/export", "U+++FNUUU+", 0),
+    row("GET", "/api/v1/orgs/:id/audit_logs", "U+++FFUUUF", 0),
+    row("GET", "/api/v1/orgs/:id/audit_logs/export", "U+++FFUUUF", 0),
     row("GET", "/api/v1/audit_logs", "UFFFFFUUUF", 0),
     row("GET", "/api/v1/audit_logs/export", "UFFFFFUUUF", 0),
     row("GET", "/api/v1/audit/verify", "U+++F+UUU+", 0),

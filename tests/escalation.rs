@@ -16,6 +16,7 @@ on_both_databases!(
     a_repeated_request_gives_nobody_what_is_not_theirs,
     another_organisation_hears_and_downloads_nothing,
     refusals_and_the_first_use_of_a_key_are_in_the_audit_log,
+    what_was_done_to_an_organisation_is_told_to_its_own_administrators,
 );
 
 async fn key(op: &Client, body: Value) -> Client {
@@ -262,5 +263,56 @@ async fn refusals_and_the_first_use_of_a_key_are_in_the_audit_log(ground: Ground
     assert_eq!(refused.len(), 1, "those of one minute are joined: {refused:#?}");
     assert_eq!(refused[0].changes["route"], "/api/v1/projects/:project/enrolment-tokens");
     assert!(refused[0].ip.is_some() && refused[0].request_id.is_some());
+    w.end().await;
+}
+
+async fn what_was_done_to_an_organisation_is_told_to_its_own_administrators(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let (one, two) = (people::org(&w.op, "One").await, people::org(&w.op, "Two").await);
+    let admin = people::member(&w.op, &one, "a@example.org", "admin").await;
+    let reader = people::member(&w.op, &one, "r@example.org", "reader").await;
+    let stranger = people::member(&w.op, &two, "s@example.org", "admin").await;
+    admin.send("PATCH", &format!("/api/v1/orgs/{one}"), json!({"name": "One and only"})).await.expect(200);
+    admin.send("POST", "/api/v1/api-keys", json!({"name": "k", "scopes": ["audit:read"]})).await.expect(201);
+    admin.send("POST", &format!("/api/v1/orgs/{one}/keys"), json!({"role": "bundle"})).await.expect(201);
+
+    let logs = |org: &str| format!("/api/v1/orgs/{org}/audit_logs");
+    let mine = admin.get(&logs(&one)).await.expect(200);
+    let told: Vec<&str> = mine["audit_logs"].as_array().unwrap().iter().filter_map(|e| e["action"].as_str()).collect();
+    for action in [
+        "org.created",
+        "org.updated",
+        "member.invited",
+        "invitation.accepted",
+        "api_key.created",
+        "key.created",
+        "trust.created",
+    ] {
+        assert!(told.contains(&action), "{action}: {told:?}");
+    }
+    // Neither what was done to the other, nor what is nobody's or of the whole instance: who signed in, what was refused.
+    assert!(told.iter().all(|a| !a.starts_with("session.") && !a.starts_with("permission.")), "{told:?}");
+    for of_two in [two.as_str(), "s@example.org"] {
+        assert!(!mine.to_string().contains(of_two), "{of_two}: {mine:#}");
+    }
+    let invited = admin.get(&format!("{}?action=member.invited", logs(&one))).await.expect(200);
+    assert_eq!(invited["total"], 2);
+    let export = admin.get(&format!("{}/export?format=csv", logs(&one))).await;
+    let export = String::from_utf8_lossy(&export.bytes).into_owned();
+    assert!(export.contains("member.invited") && !export.contains(two.as_str()), "{export}");
+
+    let theirs = stranger.get(&logs(&two)).await.expect(200).to_string();
+    assert!(theirs.contains("member.invited") && !theirs.contains(one.as_str()), "{theirs}");
+    for path in [logs(&one), format!("{}/export", logs(&one))] {
+        is_problem(&stranger.get(&path).await, 404, None);
+    }
+    // Who does not administer it reads what was done in its projects: there are none.
+    assert_eq!(reader.get(&logs(&one)).await.expect(200)["total"], 0);
+    let page = async |person: &people::Person| {
+        let page = person.get("/audit").await;
+        assert_eq!(page.status, 200);
+        String::from_utf8_lossy(&page.bytes).contains("member.invited")
+    };
+    assert!(page(&admin).await && !page(&reader).await);
     w.end().await;
 }

@@ -304,7 +304,7 @@ impl ControlPlane {
         }
         let (request_id, address) = from.unzip();
         let ctx = Ctx { actor: Actor::ApiKey(key.id), request_id, address };
-        let changes = json!({"name": key.name, "prefix": key.prefix});
+        let changes = json!({"name": key.name, "prefix": key.prefix, "org_id": key.org});
         let said = Said {
             action: "api_key.first_used",
             kind: ChangeKind::ApiKey,
@@ -405,7 +405,9 @@ impl ControlPlane {
             inserted_at: now,
         };
         let scopes: Vec<&str> = key.scopes.iter().map(KeyScope::as_str).collect();
-        let changes = json!({"name": key.name, "prefix": key.prefix, "scopes": scopes, "expires_at": key.expires_at});
+        let changes = json!({
+            "name": key.name, "prefix": key.prefix, "scopes": scopes, "expires_at": key.expires_at, "org_id": org,
+        });
         let said =
             Said { action: "api_key.created", kind: ChangeKind::ApiKey, id: key.id.0, project: key.project, changes };
         let write = self.write_at(now, &caller.ctx, said).idem(idem(caller, now, 201, ChangeKind::ApiKey, key.id.0));
@@ -452,7 +454,7 @@ impl ControlPlane {
 
     fn key_write(&self, caller: &Caller, action: &'static str, key: &ApiKey, status: u16) -> Write {
         let now = self.now();
-        let changes = json!({"name": key.name, "prefix": key.prefix});
+        let changes = json!({"name": key.name, "prefix": key.prefix, "org_id": key.org});
         let said = Said { action, kind: ChangeKind::ApiKey, id: key.id.0, project: key.project, changes };
         self.write_at(now, &caller.ctx, said).idem(idem(caller, now, status, ChangeKind::ApiKey, key.id.0))
     }

@@ -347,9 +347,10 @@ impl ControlPlane {
         action: &'static str,
         org: OrgId,
         row: &SigningKey,
-        changes: Value,
+        mut changes: Value,
     ) -> Write {
         let now = self.now();
+        changes["org_id"] = json!(org);
         let entry = NewEntry {
             actor: caller.ctx.actor,
             action,

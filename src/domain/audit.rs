@@ -19,7 +19,8 @@ pub struct NewEntry {
     pub resource_id: Option<uuid::Uuid>,
     /// `None` is the system chain.
     pub project: Option<ProjectId>,
-    /// What changed, secrets masked. `caused_by` inside names the command of a consequence.
+    /// What changed, secrets masked. `caused_by` inside names the command of a consequence; `org_id` the organisation that an entry
+    /// of the system chain is about, where that is not the resource: its administrators may read it.
     pub changes: Value,
     pub request_id: Option<RequestId>,
     pub ip: Option<String>,

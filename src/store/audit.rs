@@ -21,7 +21,15 @@ pub struct AuditFilter {
     pub since: Option<Timestamp>,
     /// Exclusive.
     pub until: Option<Timestamp>,
+    /// For `Scope::Org`: besides its projects' chains also what the system's chain tells of the organisation itself.
+    pub org_itself: bool,
 }
+
+/// Entries of an organisation's projects.
+const OF_PROJECTS: &str = "a.project_id IN (SELECT id FROM projects WHERE org_id = ?)";
+/// Entries of the system's chain about an organisation: it is their resource, or `changes` has it as `org_id`.
+const OF_ORG: &str = "a.id IN (SELECT e.id FROM audit_entries e WHERE e.project_id IS NULL AND e.resource_id = ? \
+                      UNION ALL SELECT e.id FROM audit_entries e WHERE e.project_id IS NULL AND e.changes ->> 'org_id' = ?)";
 
 const ENTRY: &str = "a.id, a.seq, a.at, a.actor_type, a.actor_id, a.action, a.resource_type, a.resource_id, a.project_id, a.changes, \
                      a.request_id, a.ip, a.prev_hash, a.hash";
@@ -60,13 +68,17 @@ impl Store {
         self.write("audit.append", w, |c, w| Box::pin(finish(c, w))).await
     }
 
-    /// Newest first. `Scope::Org` sees its projects' chains; the system's chain is for `Scope::System`.
+    /// Newest first. `Scope::Org` sees its projects' chains, and of the system's what is about the organisation when the filter asks
+    /// for it; the rest of the system's is for `Scope::System`.
     pub async fn audit_entries(&self, scope: Scope, filter: AuditFilter, page: Page) -> Result<Listing<Entry>> {
         self.read("audit.list", (scope, filter, page), |c, (scope, f, page)| {
             Box::pin(async move {
                 let mut w = Where::new("1 = 1");
                 match scope {
-                    Scope::Org(org) => w.and("a.project_id IN (SELECT id FROM projects WHERE org_id = ?)", [org.v()]),
+                    Scope::Org(org) if f.org_itself => {
+                        w.and(&format!("({OF_PROJECTS} OR {OF_ORG})"), p![*org, *org, org.to_string()]);
+                    }
+                    Scope::Org(org) => w.and(OF_PROJECTS, p![*org]),
                     Scope::Project(id) => w.and("a.chain = ?", [id.v()]),
                     Scope::System(_) => {}
                 }

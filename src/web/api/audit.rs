@@ -1,4 +1,4 @@
-//! `/projects/:project/audit_logs`, `/audit_logs` and `/audit/verify`
+//! `/projects/:project/audit_logs`, `/orgs/:id/audit_logs`, `/audit_logs` and `/audit/verify`
 
 use crate::artifact::Shared;
 use crate::call::Call;
@@ -6,10 +6,11 @@ use crate::page::{listed, listing, page};
 use crate::problem::{Outcome, Refusal};
 use crate::query::Query;
 use crate::reply;
+use actors::command::Caller;
 use bytes::Bytes;
 use domain::access::{Actor, KeyScope};
 use domain::audit::{Entry, Verdict};
-use domain::{ProjectId, Scope, Timestamp};
+use domain::{OrgId, ProjectId, Scope, Timestamp};
 use futures_util::StreamExt;
 use http::header::{self, HeaderValue};
 use std::collections::HashMap;
@@ -21,6 +22,13 @@ use warp::reply::{Reply, Response};
 pub async fn list(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
     entries(&call, Scope::Project(project.id)).await
+}
+
+/// Of the organisation's projects; for its administrators also what the system's chain tells of it: who was invited, which keys
+/// were made.
+pub async fn list_org(call: Call) -> Outcome<Response> {
+    let org = super::orgs::named(&call).await?;
+    entries(&call, Scope::Org(org.id)).await
 }
 
 /// Of all chains, the system's too: who joined an organisation, who signed in, what was refused.
@@ -35,11 +43,26 @@ fn everything(call: &Call) -> Outcome<Scope> {
 }
 
 async fn entries(call: &Call, scope: Scope) -> Outcome<Response> {
-    let filter = filter(&call.query)?;
+    let filter = readable(call, scope)?;
     let asked = page(&call.query)?;
     let store = call.app.plane.store();
     let found = listing(asked.cursor.is_some(), store.audit_entries(scope, filter, asked).await)?;
     Ok(reply::ok(&listed(found, |e| e).under("audit_logs")))
+}
+
+/// What the request's filters leave of what the caller may read in `scope`.
+fn readable(call: &Call, scope: Scope) -> Outcome<AuditFilter> {
+    let org_itself = match scope {
+        Scope::Org(org) => reads_org_itself(call.caller()?, org),
+        Scope::Project(_) | Scope::System(_) => false,
+    };
+    Ok(AuditFilter { org_itself, ..filter(&call.query)? })
+}
+
+/// Whether what was done to the organisation itself is shown, and not only what was done in its projects: to its administrators,
+/// and to keys with the scope that only they have.
+pub fn reads_org_itself(caller: &Caller, org: OrgId) -> bool {
+    caller.may(KeyScope::AuditWrite, org, None)
 }
 
 /// Entries of a page of an export.
@@ -56,6 +79,11 @@ pub async fn export(call: Call) -> Outcome<Response> {
     exported(&call, Scope::Project(project.id), &project.slug)
 }
 
+pub async fn export_org(call: Call) -> Outcome<Response> {
+    let org = super::orgs::named(&call).await?;
+    exported(&call, Scope::Org(org.id), &org.slug)
+}
+
 pub async fn export_all(call: Call) -> Outcome<Response> {
     let scope = everything(&call)?;
     exported(&call, scope, "all")
@@ -63,7 +91,7 @@ pub async fn export_all(call: Call) -> Outcome<Response> {
 
 /// Everything that the filters leave, newest first, page by page as the client takes it: an array of JSON, or CSV.
 fn exported(call: &Call, scope: Scope, named: &str) -> Outcome<Response> {
-    let filter = filter(&call.query)?;
+    let filter = readable(call, scope)?;
     let format = call.query.read("format", "json or csv", |f| match f {
         "json" => Some(Format::Json),
         "csv" => Some(Format::Csv),
@@ -209,8 +237,7 @@ pub async fn verify(call: Call) -> Outcome<Response> {
         return Ok(reply::ok(&store.audit_verify(Some(project.id)).await?));
     }
     let caller = call.caller()?;
-    let orgs: HashMap<ProjectId, domain::OrgId> =
-        store.all_projects().await?.into_iter().map(|p| (p.id, p.org)).collect();
+    let orgs: HashMap<ProjectId, OrgId> = store.all_projects().await?.into_iter().map(|p| (p.id, p.org)).collect();
     let mut whole: Option<Verdict> = None;
     for chain in store.audit_chain_names().await? {
         let readable = match chain {

@@ -38,7 +38,7 @@ pub async fn list(call: Call) -> Outcome<Response> {
 }
 
 /// The organisation of the path, where the caller may do what the route demands. Errors: 404, 403.
-async fn named(call: &Call) -> Outcome<Org> {
+pub(super) async fn named(call: &Call) -> Outcome<Org> {
     let id: OrgId = call.id("id", "organisation")?;
     call.check(id, None, "organisation")?;
     call.app.plane.store().org(id).await.map_err(|e| match e {

@@ -2,6 +2,7 @@
 
 use super::ask::{Ask, ROWS};
 use super::view::audit::{AuditFilter as Typed, AuditView, page};
+use crate::api::audit::reads_org_itself;
 use crate::page::listing;
 use crate::problem::{Outcome, Refusal};
 use actors::command::Grant;
@@ -90,8 +91,11 @@ fn typed(ask: &Ask) -> Typed {
 
 /// Fills in what the filters leave; answers how they were understood.
 async fn read(ask: &Ask, scope: Scope, orgs: &[OrgId], view: &mut AuditView) -> Outcome<AuditFilter> {
-    let (filter, error) = filter(ask, &view.filter, orgs).await?;
+    let (mut filter, error) = filter(ask, &view.filter, orgs).await?;
     view.error = error;
+    if let Scope::Org(org) = scope {
+        filter.org_itself = reads_org_itself(ask.caller(), org);
+    }
     let asked = ask.page(ROWS)?;
     let goes_on = asked.cursor.is_some();
     let mut found = listing(goes_on, ask.store().audit_entries(scope, filter.clone(), asked).await)?;

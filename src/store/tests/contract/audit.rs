@@ -1,6 +1,10 @@
-use domain::{Scope, Timestamp};
+use domain::audit::NewEntry;
+use domain::{AuditId, OrgId, Scope, Timestamp};
+use serde_json::json;
+use std::collections::BTreeSet;
 use store::testing::{self, seed};
 use store::{AuditFilter, Page, Write};
+use uuid::Uuid;
 
 #[tokio::test]
 async fn concurrent_writers_do_not_fork_the_chain() {
@@ -119,6 +123,50 @@ async fn entries_of_one_moment_are_listed_in_the_order_of_their_chain() {
             }
         }
         assert_eq!(seen, (1..=9).rev().collect::<Vec<i64>>());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_the_system_tells_of_an_organisation_is_listed_for_it_alone() {
+    testing::for_each_backend(|s| async move {
+        let (a, b) = (seed::world(&s, 0).await, seed::world(&s, 0).await);
+        let entry = |project, resource, org: Option<OrgId>| {
+            let (id, entry) = seed::entry(project, "member.updated");
+            let changes = match org {
+                Some(org) => json!({"org_id": org, "role": "admin"}),
+                None => json!({"role": "admin"}),
+            };
+            (id, NewEntry { resource_id: Some(resource), changes, ..entry })
+        };
+        let somebody: Uuid = seed::id();
+        let mine = [
+            entry(Some(a.project.id), somebody, None),
+            entry(None, a.org.id.0, None),
+            entry(None, somebody, Some(a.org.id)),
+        ];
+        let others = [
+            // Whatever is written into a project's chain, it is the project's.
+            entry(Some(b.project.id), a.org.id.0, Some(a.org.id)),
+            entry(None, b.org.id.0, None),
+            entry(None, somebody, Some(b.org.id)),
+        ];
+        let nobodys = [entry(None, somebody, None)];
+        for (id, entry) in mine.iter().chain(&others).chain(&nobodys).cloned() {
+            s.append_audit(seed::write().audit(id, entry)).await.unwrap();
+        }
+        let ids = |entries: &[(AuditId, NewEntry)]| entries.iter().map(|(id, _)| *id).collect::<BTreeSet<_>>();
+        let listed = async |scope, org_itself| {
+            let filter = AuditFilter { org_itself, ..AuditFilter::default() };
+            let found = s.audit_entries(scope, filter, Page::first(50)).await.unwrap();
+            assert_eq!(found.total as usize, found.rows.len());
+            found.rows.iter().map(|e| e.id).collect::<BTreeSet<_>>()
+        };
+        assert_eq!(listed(Scope::Org(a.org.id), true).await, ids(&mine[..]));
+        assert_eq!(listed(Scope::Org(a.org.id), false).await, ids(&mine[..1]), "who is none of its administrators");
+        assert_eq!(listed(Scope::Org(b.org.id), true).await, ids(&others[..]));
+        assert_eq!(listed(Scope::Project(a.project.id), true).await, ids(&mine[..1]));
+        assert_eq!(listed(Scope::Org(seed::id()), true).await, BTreeSet::new());
     })
     .await;
 }
