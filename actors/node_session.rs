@@ -255,11 +255,11 @@ impl ControlPlane {
         let Some(have) = have else {
             let answer = self.poll_held(auth, wait, None).await?;
             let trust = match &answer {
-                PollAnswer::Update(_) => keys.trust_after(auth.org, FIRST_TRUST).await?,
+                PollAnswer::Update(_) => Box::pin(keys.trust_after(auth.org, FIRST_TRUST)).await?,
                 PollAnswer::NoUpdate { .. } => Vec::new(),
             };
             let release = match &answer {
-                PollAnswer::Update(_) => self.release_for(auth.project, &answer).await?,
+                PollAnswer::Update(_) => Box::pin(self.release_for(auth.project, &answer)).await?,
                 PollAnswer::NoUpdate { .. } => None,
             };
             return Ok(Polled { answer, trust, release });
@@ -267,14 +267,14 @@ impl ControlPlane {
         let mut wait = wait;
         for _ in 0..MOST_ROTATIONS {
             let news = keys.news();
-            if keys.at_least(auth.org, have).await? > have {
+            if Box::pin(keys.at_least(auth.org, have)).await? > have {
                 wait = Duration::ZERO;
             }
             let answer = self.poll_held(auth, wait, Some((news, have))).await?;
             // Signed before the keys changed and told with the new document, the node would refuse it: asked again.
-            let trust = keys.trust_after(auth.org, have).await?;
-            if self.signed_now(auth.org, &answer).await? {
-                let release = self.release_for(auth.project, &answer).await?;
+            let trust = Box::pin(keys.trust_after(auth.org, have)).await?;
+            if Box::pin(self.signed_now(auth.org, &answer)).await? {
+                let release = Box::pin(self.release_for(auth.project, &answer)).await?;
                 return Ok(Polled { answer, trust, release });
             }
             wait = Duration::ZERO;
@@ -330,7 +330,8 @@ impl ControlPlane {
                 }
                 false => (None, None),
             };
-            match self.ask_session(auth.node, |reply| SessionMsg::Poll { auth, waiter, reply }).await? {
+            let asked = self.ask_session(auth.node, |reply| SessionMsg::Poll { auth, waiter, reply });
+            match Box::pin(asked).await? {
                 PollStep::Answer(mut answer) => {
                     if let PollAnswer::NoUpdate { poll_after_s, .. } = answer.as_mut()
                         && wait > Duration::ZERO
@@ -359,7 +360,7 @@ impl ControlPlane {
                         }
                     }
                     if let (true, Some((_, have))) = (ended, &news)
-                        && self.inner.keys.at_least(auth.org, *have).await? > *have
+                        && Box::pin(self.inner.keys.at_least(auth.org, *have)).await? > *have
                     {
                         until = clock.now();
                     }

@@ -49,6 +49,8 @@ impl Ground {
             ("SENTINEL_CP_STORAGE", &storage),
             ("SENTINEL_CP_MASTER_KEY", MASTER_KEY),
             ("SENTINEL_CP_RATE_LIMIT_PER_KEY", "1000000"),
+            // A closed loop asks far more of a node than any node does.
+            ("SENTINEL_CP_RATE_LIMIT_PER_NODE", "10000000"),
         ];
         self.all.push(start_with(product, &data, &settings).await?);
         Ok(())

@@ -452,6 +452,20 @@ mod tests {
         answer
     }
 
+    fn size<A, F>(_: impl FnOnce(A) -> F) -> usize {
+        std::mem::size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_keeps_little() {
+        type Given = (Arc<Builder<TokioExecutor>>, TcpStream, SocketAddr, Watcher, OwnedSemaphorePermit);
+        let door = Arc::new(door(warp::any().map(|| reply::no_content())));
+        let bytes = size(|(builder, stream, socket, watcher, permit): Given| {
+            requests(builder, door, stream, Peer { socket, certified: false }, watcher, permit)
+        });
+        assert!(bytes <= 2_560, "{bytes} bytes");
+    }
+
     const REQUEST: &str = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
 
     #[tokio::test]
