@@ -89,6 +89,9 @@ enum Part {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // As the product does.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let outcome = match cli.helper {
         Some(Part::ValidateChild) => {
             let code = bundle::child::run_child_main(std::io::stdin(), std::io::stdout());

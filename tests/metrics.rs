@@ -60,3 +60,15 @@ async fn a_server_that_finished_a_rollout_has_every_metric_by_its_name() {
     assert!(value("sentinel_cp_heartbeats_total").is_some_and(|n| n > 0.0), "{text}");
     program.stop();
 }
+
+/// Whatever the system does by default: huge pages are for few large things, and a server keeps many small ones.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_server_keeps_to_small_pages() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::serve(dir.path(), &[]).await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", program.pid())).unwrap();
+    // Kernels without huge pages do not have the line.
+    assert!(!status.contains("THP_enabled:\t1"), "{status}");
+    program.stop();
+}

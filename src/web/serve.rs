@@ -459,7 +459,7 @@ mod tests {
     #[test]
     fn a_connection_keeps_little() {
         type Given = (Arc<Builder<TokioExecutor>>, TcpStream, SocketAddr, Watcher, OwnedSemaphorePermit);
-        let door = Arc::new(door(warp::any().map(|| reply::no_content())));
+        let door = Arc::new(door(warp::any().map(reply::no_content)));
         let bytes = size(|(builder, stream, socket, watcher, permit): Given| {
             requests(builder, door, stream, Peer { socket, certified: false }, watcher, permit)
         });

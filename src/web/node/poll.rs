@@ -141,7 +141,7 @@ mod tests {
     /// It is kept for a minute, 19,000 at a time: what is asked on the side is boxed, and gone while the poll is parked.
     #[test]
     fn a_parked_poll_keeps_little() {
-        let bytes = size(|app, auth, asked| answer(app, auth, asked));
+        let bytes = size(answer);
         assert!(bytes <= MOST_PARKED, "{bytes} bytes");
     }
 
