@@ -27,8 +27,13 @@ const MASTER_KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
 /// A rollout here ends within this.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Calls by statement, as the server counts them.
-type Calls = BTreeMap<String, u64>;
+/// Calls by the server's id of the statement, with its text: that differs from one count to the next, in whether its constants
+/// were already replaced when it was noted.
+type Calls = BTreeMap<String, (String, u64)>;
+
+fn total(calls: &Calls) -> u64 {
+    calls.values().map(|(_, n)| n).sum()
+}
 
 struct Ground {
     url: String,
@@ -75,9 +80,13 @@ impl Ground {
     }
 
     async fn calls(&self) -> Calls {
-        let sql = "SELECT s.query, s.calls FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid \
+        let sql = "SELECT s.queryid, s.query, s.calls FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid \
                    WHERE d.datname = current_database() AND s.query NOT LIKE '%pg_stat_statements%'";
-        rows(&self.url, sql).await.into_iter().filter_map(|r| Some((r[0].clone(), r[1].parse().ok()?))).collect()
+        let mut calls = Calls::new();
+        for row in rows(&self.url, sql).await {
+            calls.entry(row[0].clone()).or_insert((row[1].clone(), 0)).1 += row[2].parse().unwrap_or(0);
+        }
+        calls
     }
 }
 
@@ -126,9 +135,9 @@ async fn all_at_once(helpers: &mut [Helper], line: &str) -> Result<Vec<Value>, F
 }
 
 fn listed(calls: &Calls, most: usize) -> String {
-    let mut by_count: Vec<(&String, &u64)> = calls.iter().collect();
-    by_count.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
-    let line = |(q, n): (&String, &u64)| {
+    let mut by_count: Vec<&(String, u64)> = calls.values().collect();
+    by_count.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    let line = |(q, n): &(String, u64)| {
         let one: String = q.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(110).collect();
         format!("  {n:>7}  {one}")
     };
@@ -154,7 +163,7 @@ async fn heartbeats(table: &mut Table, product: &Path, ms: u32) -> Result<(), Fa
         }
         let (rate, done) = beats(&g, n, NODES, &file, &active, ms).await?;
         let calls = g.calls().await;
-        let all: u64 = calls.values().sum();
+        let all = total(&calls);
         let what = format!("{NODES} nodes, {CONNECTIONS} connections, over {n} processes: heartbeats");
         table.add(NAME, what, rate, "/s", Bar::None);
         let each = format!("  statements of all {n} in those {done} heartbeats, for a heartbeat");
@@ -164,8 +173,8 @@ async fn heartbeats(table: &mut Table, product: &Path, ms: u32) -> Result<(), Fa
             // ticks that a window may hold more than another.
             let grown: Calls = calls
                 .iter()
-                .filter(|(q, c)| **c > 2 * few.get(*q).copied().unwrap_or(0) + 4)
-                .map(|(q, c)| (q.clone(), *c))
+                .filter(|(id, (_, n))| *n > 2 * few.get(*id).map_or(0, |(_, n)| *n) + 4)
+                .map(|(id, call)| (id.clone(), call.clone()))
                 .collect();
             let bar = Bar::AtMost { floor: 0.0, aim: 0.0 };
             let what = format!("  statements that come more often for {NODES} nodes than for {SMALL}");
@@ -221,7 +230,7 @@ async fn steps(table: &mut Table, product: &Path) -> Result<(), Failure> {
         completed(g.first(), json!({"bundle_id": bundle, "batch_size": nodes / STEPS})).await?;
         let calls = g.calls().await;
         fleet.finish().await?;
-        let all: u64 = calls.values().sum();
+        let all = total(&calls);
         let what = format!("statements a step, {STEPS} steps of {} nodes on one process", nodes / STEPS);
         table.add(NAME, what, all as f64 / STEPS as f64, "", Bar::None);
         let what = format!("  a step and node, of {}", nodes / STEPS);
