@@ -11,6 +11,7 @@ use super::proxy::Proxy;
 use crate::harness::*;
 use crate::history::replayed;
 use crate::kill9::below;
+use bytes::Bytes;
 use serde_json::{Value, json};
 use sim::Fleet;
 use sim::dice::Dice;
@@ -380,6 +381,12 @@ async fn befall(w: &mut Several, owner: usize, fault: Fault, id: &str, before: &
         Fault::CutOff => w.all[owner].cut(),
     }
     let at = Instant::now();
+    // There is always something to decide then, whatever the nodes are at: those of the frozen one may have nothing to say for ten seconds.
+    let word = long().then(|| {
+        let op = Client::operator(&w.all[(owner + 1) % w.all.len()].url);
+        let path = format!("/api/v1/rollouts/{id}");
+        (op.clone(), path.clone(), tokio::spawn(interrupt(op, path)))
+    });
     promises_hold(&w.sql, id, &promised, &when).await;
     let newer = format!("SELECT count(*) FROM rollout_events WHERE rollout_id = '{id}' AND fence > {}", before.fence);
     while w.sql.number(&newer).await == 0 {
@@ -401,7 +408,30 @@ async fn befall(w: &mut Several, owner: usize, fault: Fault, id: &str, before: &
     let took = at.elapsed();
     let after = standing(&w.sql, id).await;
     assert_ne!(w.owner(&after), Some(owner), "{when}: it owns the rollout all the same");
+    if let Some((op, path, words)) = word {
+        words.abort();
+        eventually("the rollout is resumed", async || {
+            say(&op, &format!("{path}/resume")).await;
+            (asked(&op, &path).await["rollout"]["state"] != "paused").then_some(())
+        })
+        .await;
+    }
     took
+}
+
+/// Pauses and resumes, over and over.
+async fn interrupt(op: Client, path: String) {
+    loop {
+        for word in ["pause", "resume"] {
+            say(&op, &format!("{path}/{word}")).await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// An operator's word; whether it was answered is not what is looked at.
+async fn say(op: &Client, path: &str) {
+    let _ = op.try_raw("POST", path, &[("content-type", "application/json")], Bytes::from_static(b"{}")).await;
 }
 
 /// Who was frozen or cut off learns that the rollout, and mostly its lease, is lost; what it still wanted to commit has failed by then,
