@@ -10,10 +10,13 @@ use crate::types::ChangeKind;
 use crate::value::{Cells, p};
 use crate::{Backing, Store, pg};
 use domain::{ProjectId, Timestamp};
+use futures_util::FutureExt as _;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
+use tokio_postgres::{AsyncMessage, SimpleQueryMessage};
 use uuid::Uuid;
 
 /// The place in the feed after which to go on. Ordered; `Display` is what an event stream sends as id.
@@ -117,7 +120,7 @@ impl Store {
         .await
     }
 
-    /// A listener of its own: wakes up after commits that wrote to the feed, here or (on PostgreSQL) in any instance.
+    /// A listener of its own: wakes up after commits that wrote to the feed, here or (on PostgreSQL) in any process that listens too.
     pub fn listen(&self) -> Listener {
         let mut bell = self.inner.bell.subscribe();
         bell.mark_unchanged();
@@ -126,35 +129,53 @@ impl Store {
             Backing::Pg(_, target) => self.inner.config.statement_cache.then(|| target.clone()),
             Backing::Lite(_) => None,
         };
-        Listener { bell, target, link: None, retry: None }
+        Listener { bell, target, ear: None, retry: None, woke: None }
     }
 }
 
 /// Wake-ups carry no data and may be lost: read the feed after each, and every 500 ms anyhow.
+///
+/// It also rings for the others: what this process commits is told to them by the connection that listens, many commits at once.
+/// A `NOTIFY` of each commit would cost the writer another round trip, and the server a lock that all of them queue for.
 /// Owns: one connection to PostgreSQL beside the pool, made anew when it breaks.
 pub struct Listener {
     bell: tokio::sync::watch::Receiver<u64>,
     target: Option<Arc<Target>>,
-    link: Option<(tokio_postgres::Client, Link)>,
+    ear: Option<Ear>,
     /// Not before this time is another connection tried.
-    retry: Option<tokio::time::Instant>,
+    retry: Option<Instant>,
+    /// When it woke up last.
+    woke: Option<Instant>,
 }
 
 /// Between two attempts to connect.
 const RECONNECT: Duration = Duration::from_secs(1);
+/// However much is committed, wake-ups are no closer than this: what comes meanwhile is seen by the same look.
+const GAP: Duration = Duration::from_millis(5);
+/// Telling the others takes no longer; they look every so often anyhow.
+const TELLING: Duration = Duration::from_millis(200);
 
 impl Listener {
-    /// Returns on a wake-up, or after `at_most`.
+    /// Returns on a wake-up, or after `at_most` (and the rest of `GAP`).
     pub async fn wait(&mut self, at_most: Duration) {
+        self.rung(at_most).await;
+        if let Some(woke) = self.woke {
+            tokio::time::sleep_until(woke + GAP).await;
+        }
+        self.hear_out();
+        self.woke = Some(Instant::now());
+    }
+
+    async fn rung(&mut self, at_most: Duration) {
         let end = tokio::time::sleep(at_most);
         tokio::pin!(end);
-        let due = self.link.is_none() && self.retry.is_none_or(|t| t <= tokio::time::Instant::now());
+        let due = self.ear.is_none() && self.retry.is_none_or(|t| t <= Instant::now());
         if let Some(target) = self.target.as_ref().filter(|_| due) {
             tokio::select! {
-                link = connect(target) => {
-                    self.link = link;
-                    self.retry = Some(tokio::time::Instant::now() + RECONNECT);
-                    if self.link.is_some() {
+                ear = Ear::connect(target) => {
+                    self.ear = ear;
+                    self.retry = Some(Instant::now() + RECONNECT);
+                    if self.ear.is_some() {
                         // What happened before it listened is to be looked for now.
                         return;
                     }
@@ -162,41 +183,84 @@ impl Listener {
                 () = &mut end => return,
             }
         }
-        loop {
-            let bell = self.bell.changed();
-            match &mut self.link {
-                Some((_, link)) => tokio::select! {
-                    _ = bell => return,
-                    message = std::future::poll_fn(|cx| link.poll_message(cx)) => match message {
-                        Some(Ok(tokio_postgres::AsyncMessage::Notification(_))) => return,
-                        Some(Ok(_)) => {}
-                        Some(Err(_)) | None => {
-                            self.link = None;
-                            self.retry = Some(tokio::time::Instant::now() + RECONNECT);
-                            return;
-                        }
-                    },
-                    () = &mut end => return,
-                },
-                None => {
-                    let closed = tokio::select! {
-                        changed = bell => changed.is_err(),
-                        () = &mut end => return,
-                    };
-                    if !closed {
-                        return;
-                    }
+        let Some(ear) = &mut self.ear else {
+            tokio::select! {
+                changed = self.bell.changed() => if changed.is_err() {
                     // The store is gone: nothing will ring any more.
                     end.await;
-                    return;
-                }
+                },
+                () = &mut end => {}
             }
+            return;
+        };
+        let heard = tokio::select! {
+            _ = self.bell.changed() => ear.tell().await,
+            heard = ear.hear() => heard,
+            () = &mut end => return,
+        };
+        self.lose_if(heard);
+    }
+
+    /// What rang by now is answered by the same look. What was committed here meanwhile is not: the others do not know of it yet.
+    fn hear_out(&mut self) {
+        while let Some(heard) = self.ear.as_mut().and_then(|ear| ear.hear().now_or_never()) {
+            self.lose_if(heard);
+        }
+        if self.ear.is_none() {
+            self.bell.mark_unchanged();
+        }
+    }
+
+    fn lose_if(&mut self, heard: std::result::Result<(), Broken>) {
+        if heard.is_err() {
+            self.ear = None;
+            self.retry = Some(Instant::now() + RECONNECT);
         }
     }
 }
 
-async fn connect(target: &Target) -> Option<(tokio_postgres::Client, Link)> {
-    let (client, mut link) = target.connect().await.ok()?;
-    pg::driven(&mut link, client.batch_execute("LISTEN sentinel_changes")).await.ok()?;
-    Some((client, link))
+/// The connection is of no use any more.
+struct Broken;
+
+/// A connection that hears the others, and rings for them.
+struct Ear {
+    client: tokio_postgres::Client,
+    link: Link,
+    /// Its own voice.
+    pid: i32,
+}
+
+impl Ear {
+    async fn connect(target: &Target) -> Option<Ear> {
+        let (client, mut link) = target.connect().await.ok()?;
+        // A lost ring is made up for by looking: no commit of one waits for the disk.
+        let begin = "SET synchronous_commit = off; LISTEN sentinel_changes; SELECT pg_backend_pid()";
+        let said = pg::driven(&mut link, client.simple_query(begin)).await.ok()?;
+        let pid = said.iter().find_map(|m| match m {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+            _ => None,
+        })?;
+        Some(Ear { client, link, pid })
+    }
+
+    /// Until somebody else rings. May be dropped at any time: nothing is lost.
+    async fn hear(&mut self) -> std::result::Result<(), Broken> {
+        loop {
+            match std::future::poll_fn(|cx| self.link.poll_message(cx)).await {
+                Some(Ok(AsyncMessage::Notification(n))) if n.process_id() == self.pid => {}
+                Some(Ok(AsyncMessage::Notification(_))) => return Ok(()),
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return Err(Broken),
+            }
+        }
+    }
+
+    /// Rings. Whoever rings meanwhile is heard by the look that follows.
+    async fn tell(&mut self) -> std::result::Result<(), Broken> {
+        let ring = pg::driven(&mut self.link, self.client.batch_execute("NOTIFY sentinel_changes"));
+        match tokio::time::timeout(TELLING, ring).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Broken),
+        }
+    }
 }

@@ -243,11 +243,8 @@ impl Store {
                     match PgTx::commit_transaction(&mut **c).await {
                         Ok(()) => {
                             if rang {
+                                // The listener of this process tells the others.
                                 self.inner.bell.send_modify(|n| *n += 1);
-                                // After the commit: a NOTIFY inside it would make all commits wait for each other.
-                                // A lost one is made up for by polling.
-                                let notify = c.batch_execute("NOTIFY sentinel_changes");
-                                let _ = tokio::time::timeout(Duration::from_millis(200), notify).await;
                             }
                             after.map(|()| r)
                         }

@@ -101,22 +101,60 @@ async fn somebody_elses_database_does_not_hold_the_feed_back() {
     tokio::select! { () = work => {}, _ = link => unreachable!() };
 }
 
+/// A listener that is connected, and has seen what there was.
+async fn listening(s: &store::Store) -> store::Listener {
+    let mut listener = s.listen();
+    // Connecting counts as a wake-up.
+    listener.wait(if s.is_postgres() { Duration::from_secs(10) } else { Duration::from_millis(1) }).await;
+    listener
+}
+
+/// What wakes the listener up does so long before it would look by itself.
+async fn wakes(listener: &mut store::Listener) -> bool {
+    tokio::time::timeout(Duration::from_secs(20), listener.wait(Duration::from_secs(60))).await.is_ok()
+}
+
+/// How often it is woken up until nothing comes any more.
+async fn wake_ups(listener: &mut store::Listener) -> usize {
+    let mut n = 0;
+    while tokio::time::timeout(Duration::from_millis(300), listener.wait(Duration::from_secs(60))).await.is_ok() {
+        n += 1;
+    }
+    n
+}
+
+async fn a_change(s: &store::Store) {
+    s.put_setting("x", serde_json::json!(1), seed::write().change(change(seed::id()))).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_listener_wakes_up_after_a_commit_of_another_process() {
     testing::for_each_backend(|s| async move {
         // On SQLite there is no other process; the same store rings.
         let other = if s.is_postgres() { s.again().await.unwrap() } else { s.store.clone() };
-        let mut listener = s.listen();
-        // Connecting counts as a wake-up.
-        listener.wait(Duration::from_millis(1)).await;
-        if s.is_postgres() {
-            listener.wait(Duration::from_secs(10)).await;
+        let (mut listener, mut others) = (listening(&s).await, listening(&other).await);
+        let ((), told, woken) = tokio::join!(a_change(&other), wakes(&mut others), wakes(&mut listener));
+        assert!(told && woken);
+    })
+    .await;
+}
+
+/// Nobody else's wake-up, and none for each of many commits: the statements that follow one would grow with the fleet.
+#[tokio::test]
+async fn many_commits_are_one_wake_up_and_ones_own_ring_is_none() {
+    testing::for_each_backend(|s| async move {
+        let other = if s.is_postgres() { s.again().await.unwrap() } else { s.store.clone() };
+        let (mut listener, mut others) = (listening(&s).await, listening(&other).await);
+        for _ in 0..5 {
+            // Nobody waits: all of it is there before the first wake-up. The other rings for each, the next time it waits.
+            for _ in 0..20 {
+                a_change(&other).await;
+            }
+            assert!(wakes(&mut others).await);
         }
-        let write = other.put_setting("x", serde_json::json!(1), seed::write().change(change(seed::id())));
-        let waiting = tokio::time::timeout(Duration::from_secs(20), listener.wait(Duration::from_secs(60)));
-        let (woken, written) = tokio::join!(waiting, write);
-        written.unwrap();
-        woken.expect("woken long before the 60 seconds");
+        assert_eq!(wake_ups(&mut others).await, 0, "its own voice");
+        let heard = wake_ups(&mut listener).await;
+        assert!((1..=5).contains(&heard), "{heard} wake-ups");
     })
     .await;
 }
