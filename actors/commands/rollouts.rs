@@ -270,7 +270,8 @@ impl ControlPlane {
             strategy: StrategyKind::AllAtOnce,
             supersede: true,
             allow_restart: true,
-            allow_failed: kind == RolloutKind::Assign,
+            // A person named both the bundle and the node.
+            allow_failed: matches!(kind, RolloutKind::Assign | RolloutKind::Pin),
             // A pin to it was accepted when it was made, and its nodes are brought back to it.
             allow_deprecated: kind != RolloutKind::Assign,
             ..Spec::new(bundle)
