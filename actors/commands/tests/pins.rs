@@ -29,8 +29,8 @@ impl World {
         all.rows.iter().filter(|r| r.spec.kind == RolloutKind::Pin).count()
     }
 
-    /// `bundle` failed on the node, and the rollout was taken back by the engine.
-    async fn failed_before(&self, node: NodeAuth, bundle: BundleId) {
+    /// A rollout of `bundle` that the engine took back, with these changes besides.
+    pub async fn taken_back(&self, bundle: BundleId, mut changes: Vec<Change>) {
         let planned = seed::planned(self.project.id, bundle, &[]);
         let id = planned.id;
         let new = NewRollout {
@@ -44,15 +44,14 @@ impl World {
         self.plane.store().insert_rollout(new, Write::at(START)).await.unwrap();
         let mut head = seed::head(Phase::RolledBack);
         (head.version, head.auto_rollback) = (1, true);
-        let how = HistoryOutcome::Failed;
-        let ended = Change::HistoryEnded { node: node.node, bundle, generation: 2, how, detail: None };
+        changes.insert(0, Change::Head { head });
         let commit = RolloutCommit {
             id,
             project: self.project.id,
             expect_version: 0,
             fence: 0,
             events: vec![],
-            changes: vec![Change::Head { head }, ended],
+            changes,
             node_events: vec![],
             consumed_inbox: vec![],
             reports: vec![],
@@ -94,7 +93,9 @@ async fn a_pin_is_rolled_out_when_it_is_said_again_and_not_twice() {
 async fn who_pins_a_bundle_that_failed_there_means_it() {
     on_both(|w| async move {
         let (node, bundle) = (w.node("n1").await, w.bundle("1").await);
-        w.failed_before(node, bundle).await;
+        let how = HistoryOutcome::Failed;
+        let failed = Change::HistoryEnded { node: node.node, bundle, generation: 2, how, detail: None };
+        w.taken_back(bundle, vec![failed]).await;
         assert!(w.plane.store().was_rolled_back(w.project.id, bundle).await.unwrap());
         assert_eq!(w.plane.store().failed_on(w.project.id, bundle).await.unwrap(), [node.node]);
         w.pin(node, bundle).await;
