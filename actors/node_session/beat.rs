@@ -468,7 +468,8 @@ pub(super) async fn report(
     };
     let current = bundle == s.assigned.bundle
         && s.assigned.generation > 0
-        && body.generation.is_none_or(|g| g == s.assigned.generation);
+        && body.generation.is_none_or(|g| g == s.assigned.generation)
+        && body.rollout.is_none_or(|r| Some(r) == s.assigned.rollout);
     let mut change = store::NodeChange::of(s.node, s.project);
     change.last_seen = Some(now);
     let came_online = s.presence != Presence::Online;

@@ -55,6 +55,45 @@ impl World {
     }
 }
 
+impl World {
+    /// The node, which has activated what it was `told`, is given another weight, as a shift of traffic does it. Answers the generation.
+    async fn weight_elsewhere(&self, node: NodeAuth, told: &Update, weight: u8) -> Generation {
+        let (newer, id) = (told.generation + 1, told.rollout.unwrap());
+        self.eventually("another instance has stored the weight", async || {
+            let rollout = self.plane.store().load_rollout(id).await.unwrap();
+            let mut member = rollout.planned.members[0].clone();
+            if member.state.kind() != NodeStateKind::Activated {
+                return None;
+            }
+            (member.generation, member.weight, member.weighed) = (newer, weight, false);
+            let mut head = rollout.planned.head.clone();
+            head.version += 1;
+            let bundle = Some(rollout.planned.spec.bundle);
+            let (expect, generation) = (told.generation, newer);
+            let desire = domain::rollout::Change::Desire { node: node.node, expect, generation, bundle, weight };
+            let commit = store::RolloutCommit {
+                id,
+                project: self.project.id,
+                expect_version: rollout.version,
+                fence: rollout.fence,
+                events: vec![],
+                changes: vec![
+                    domain::rollout::Change::Head { head },
+                    domain::rollout::Change::Member { member },
+                    desire,
+                ],
+                node_events: vec![],
+                consumed_inbox: vec![],
+                reports: vec![],
+                budget: None,
+            };
+            // Its actor here may have been faster.
+            self.plane.store().commit_rollout(commit, Write::at(START)).await.ok().map(|_| newer)
+        })
+        .await
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_goes_stale_before_a_full_stale_time_in_which_it_could_be_heard() {
     on_both(|w| async move {
@@ -115,6 +154,29 @@ async fn an_answer_that_names_nothing_hands_nothing_over() {
         let staged = w.plane.report(node, BundleRef::Row(bundle), ReportKind::Staged, body).await.unwrap();
         assert!(!staged.proceed, "it was withdrawn");
         assert_eq!(w.stored(node).await.handed_over, told.generation, "the newer one was not named");
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_weight_whose_answer_was_lost_is_named_again() {
+    on_both(|w| async move {
+        let (node, bundle) = (w.node("n1").await, w.bundle("1").await);
+        w.roll_out(Spec::new(bundle)).await;
+        let told = w.told(node).await;
+        let body = ReportBody { generation: Some(told.generation), ..ReportBody::default() };
+        w.plane.report(node, BundleRef::Row(bundle), ReportKind::Activated, body).await.unwrap();
+        let newer = w.weight_elsewhere(node, &told, 20).await;
+        let named = async || match w.plane.poll(node, Duration::ZERO, None).await.unwrap().answer {
+            PollAnswer::Update(u) => Some((u.generation, u.traffic_weight)),
+            PollAnswer::NoUpdate { .. } => None,
+        };
+        assert_eq!(w.eventually("it is named its weight", async || named().await).await, (newer, 20));
+        assert_eq!(named().await, None, "once, if the answer arrived");
+        w.hand.advance(Span::secs(10));
+        assert_eq!(named().await, Some((newer, 20)), "it has not said that it serves it");
+        assert_eq!(named().await, None);
         w.end().await;
     })
     .await;
