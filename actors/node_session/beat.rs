@@ -510,9 +510,9 @@ pub(super) async fn report(
         ReportKind::Failed { error, logs } => {
             if current {
                 failed = s.assigned.generation;
+                let first: String = error.lines().next().unwrap_or_default().chars().take(MAX_ERROR_CHARS).collect();
+                change.last_error = Some(Some(first));
             }
-            let first: String = error.lines().next().unwrap_or_default().chars().take(MAX_ERROR_CHARS).collect();
-            change.last_error = Some(Some(first));
             let logs = logs.as_deref().map(|l| tail(l, MAX_LOG_BYTES));
             // The same failure reported again keeps its first account.
             let first_account = current && s.failed != s.assigned.generation;

@@ -201,6 +201,40 @@ async fn a_report_about_what_another_instance_has_just_told_is_not_stale() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_report_about_another_rollout_is_stale_and_changes_nothing() {
+    on_both(|w| async move {
+        let (node, bundle) = (w.node("n1").await, w.bundle("1").await);
+        let id = w.roll_out(Spec::new(bundle)).await;
+        let told = w.told(node).await;
+        assert_eq!(told.rollout, Some(id));
+        let says = async |kind: ReportKind, rollout: RolloutId| {
+            let generation = Some(told.generation);
+            let body = ReportBody { generation, rollout: Some(rollout), ..ReportBody::default() };
+            w.plane.report(node, BundleRef::Row(bundle), kind, body).await.unwrap()
+        };
+        let state = async || w.plane.store().load_rollout(id).await.unwrap().planned.members[0].state.kind();
+        let foreign = seed::id();
+        // It comes back with it, so that there is something to store.
+        let away = w.plane.store().set_presence_offline(vec![node.node], START, Write::at(START)).await.unwrap();
+        assert_eq!(away.len(), 1);
+        w.plane.inner.sessions.tell(node.node, SessionMsg::Reload);
+        let answer = says(ReportKind::Failed { error: "of old".into(), logs: None }, foreign).await;
+        assert!(answer.stale, "{answer:?}");
+        let stored = w.stored(node).await;
+        assert_eq!((stored.presence, stored.last_error), (Presence::Online, None));
+        assert_eq!(state().await, NodeStateKind::Assigned);
+        let answer = says(ReportKind::Staged, foreign).await;
+        assert!(answer.stale && !answer.proceed, "{answer:?}");
+        assert_eq!(state().await, NodeStateKind::Assigned);
+        let answer = says(ReportKind::Staged, id).await;
+        assert!(!answer.stale && answer.proceed, "{answer:?}");
+        w.eventually("it is staged", async || (state().await == NodeStateKind::Staged).then_some(())).await;
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_says_not_now_is_owed_until_it_is_free_or_its_time_is_used_up() {
     on_both(|w| async move {
         let (node, bundle) = (w.node("n1").await, w.bundle("1").await);
