@@ -221,7 +221,7 @@ impl ControlPlane {
 
     /// Distribution has stopped with the revocation; rollouts of the bundle end or go back.
     pub(crate) async fn bundle_revoked(&self, project: ProjectId, bundle: BundleId) {
-        self.forget_bundle(bundle);
+        self.forget_bundle(project, bundle);
         // Of its own those that go on or have gone to an end; and all that may send nodes back to it. Those that ended without going
         // on have nothing left to stop.
         let phases = Phase::ALL.iter().copied();

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::commands::rollouts::Replacement;
+use crate::node_api::BundleRef;
 use domain::node::Selector;
 use domain::rollout::Change;
 
@@ -125,6 +126,28 @@ async fn where_one_replacement_is_refused_the_others_are_made_and_it_is_said() {
         assert_eq!(given, [(other, Selector::NodeIds { node_ids: [nodes[1]].into() })], "its own, though deprecated");
         let left: Vec<_> = done.left.iter().map(|l| (l.bundle, l.nodes.clone())).collect();
         assert_eq!(left, [(None, [nodes[2]].into()), (Some(old), [nodes[0]].into())]);
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_is_known_in_its_project_only_and_no_longer_than_its_row() {
+    on_both(|w| async move {
+        let bundle = w.bundle("1").await;
+        let new = NewProject { name: "Other".into(), ..NewProject::default() };
+        let other = w.plane.create_project(&w.caller, new).await.unwrap();
+        let content = w.plane.store().bundle_by_id(SYSTEM, bundle).await.unwrap().content_id.unwrap();
+        let named = async |project, named| w.plane.bundle_named(project, named).await.unwrap();
+        let here = Some((bundle, Some(content)));
+        for by in [BundleRef::Content(content), BundleRef::Row(bundle)] {
+            assert_eq!(named(w.project.id, by).await, here);
+            assert_eq!(named(w.project.id, by).await, here, "also from memory");
+            assert_eq!(named(other.id, by).await, None, "another project's, however well it is known");
+        }
+        w.plane.store().collect_bundle(bundle, Write::at(w.plane.now())).await.unwrap();
+        w.plane.forget_bundle(w.project.id, bundle);
+        assert_eq!(named(w.project.id, BundleRef::Content(content)).await, None);
         w.end().await;
     })
     .await;
