@@ -179,9 +179,9 @@ pub async fn update(call: Call) -> Outcome<Response> {
 
 pub async fn delete(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
-    let node = named(&call, &project).await?;
+    let id: NodeId = call.id("id", "node")?;
     let caller = call.commander()?;
-    call.app.plane.delete_node(&caller, project.id, node.id).await?;
+    call.app.plane.delete_node(&caller, project.id, id).await?;
     Ok(reply::no_content())
 }
 
