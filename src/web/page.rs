@@ -4,10 +4,14 @@ use crate::problem::{Outcome, Refusal};
 use crate::query::Query;
 use api::Listed;
 use api::wire::{DEFAULT_LIMIT, MAX_LIMIT};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use store::{Listing, Page};
 
-/// Longest cursor that is looked at; ours have under 200 characters.
-const MAX_CURSOR_CHARS: usize = 512;
+/// Longest cursor that is looked at. Ours have under 700 characters: a name of 100 (400 bytes) and an id, as JSON in base64.
+const MAX_CURSOR_CHARS: usize = 1_024;
 
 /// What the query asks for. Errors: 422.
 pub fn page(query: &Query) -> Outcome<Page> {
@@ -38,20 +42,34 @@ pub fn listed<R, T>(listing: Listing<R>, show: impl FnMut(R) -> T) -> Listed<T> 
     }
 }
 
-/// A page of rows that are all in memory, in order, whose cursor is the key of the last one shown.
-pub fn slice<R>(rows: Vec<R>, page: &Page, key: impl Fn(&R) -> String) -> Outcome<Listing<R>> {
+/// A page of rows that are all in memory, in ascending order of their `key`, which nothing may change that a list is read through.
+///
+/// The cursor is the key of the last row shown, so the list goes on after its place also when that row is deleted meanwhile.
+pub fn slice<R, K>(mut rows: Vec<R>, page: &Page, key: impl Fn(&R) -> K) -> Outcome<Listing<R>>
+where
+    K: Ord + Serialize + DeserializeOwned,
+{
     let total = rows.len() as i64;
-    let start = match &page.cursor {
-        None => 0,
-        Some(cursor) => match rows.iter().position(|r| key(r) == *cursor) {
-            Some(at) => at + 1,
-            None => return Err(Refusal::invalid("cursor", "is not a cursor of this list")),
-        },
+    // Also where the database has ordered them: two databases collate texts differently, and a place is looked for in ours.
+    rows.sort_by_cached_key(&key);
+    if let Some(cursor) = &page.cursor {
+        let last: K = place(cursor).ok_or_else(|| Refusal::invalid("cursor", "is not a cursor of this list"))?;
+        rows.retain(|r| key(r) > last);
+    }
+    let more = rows.len() > page.limit as usize;
+    rows.truncate(page.limit as usize);
+    let next_cursor = match rows.last().filter(|_| more) {
+        Some(last) => Some(
+            URL_SAFE_NO_PAD
+                .encode(serde_json::to_vec(&key(last)).map_err(|e| Refusal::internal(format!("a cursor: {e}")))?),
+        ),
+        None => None,
     };
-    let more = rows.len() > start + page.limit as usize;
-    let rows: Vec<R> = rows.into_iter().skip(start).take(page.limit as usize).collect();
-    let next_cursor = if more { rows.last().map(&key) } else { None };
     Ok(Listing { rows, total, next_cursor })
+}
+
+fn place<K: DeserializeOwned>(cursor: &str) -> Option<K> {
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()
 }
 
 #[cfg(test)]
@@ -71,12 +89,28 @@ mod tests {
 
     #[test]
     fn pages_of_rows_in_memory_follow_each_other() {
-        let rows = || (0..5).collect::<Vec<i32>>();
-        let at = |cursor: Option<&str>| Page { limit: 2, cursor: cursor.map(str::to_string) };
-        let first = slice(rows(), &at(None), i32::to_string).unwrap();
-        assert_eq!((first.rows, first.total, first.next_cursor.as_deref()), (vec![0, 1], 5, Some("1")));
-        let last = slice(rows(), &at(Some("3")), i32::to_string).unwrap();
-        assert_eq!((last.rows, last.next_cursor), (vec![4], None));
-        assert!(slice(rows(), &at(Some("nonsense")), i32::to_string).is_err());
+        let names = ["e", "d", "c", "b", "a"];
+        let at = |cursor: Option<String>| Page { limit: 2, cursor };
+        let by_name = |rows: &[&'static str], cursor| slice(rows.to_vec(), &at(cursor), |n| n.to_string());
+        let first = by_name(&names, None).unwrap();
+        assert_eq!((first.rows, first.total), (vec!["a", "b"], 5));
+        assert!(first.next_cursor.is_some());
+        let second = by_name(&names, first.next_cursor.clone()).unwrap();
+        assert_eq!(second.rows, ["c", "d"]);
+        let last = by_name(&names, second.next_cursor).unwrap();
+        assert_eq!((last.rows, last.next_cursor), (vec!["e"], None));
+        // The last one shown is deleted before the next page is asked for.
+        let rest = by_name(&["e", "d", "c", "a"], first.next_cursor).unwrap();
+        assert_eq!(rest.rows, ["c", "d"]);
+        for bad in ["nonsense", "!", &URL_SAFE_NO_PAD.encode("7")] {
+            assert!(by_name(&names, Some(bad.to_string())).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_longest_key_makes_a_cursor_that_is_looked_at() {
+        let long = |n: u8| ("\u{1F980}".repeat(100), n);
+        let found = slice(vec![long(0), long(1)], &Page { limit: 1, cursor: None }, Clone::clone).unwrap();
+        assert!(found.next_cursor.unwrap().len() + 60 < MAX_CURSOR_CHARS, "with an id beside the name");
     }
 }

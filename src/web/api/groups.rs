@@ -30,7 +30,7 @@ pub async fn list(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
     let asked = page(&call.query)?;
     let rows = call.app.plane.store().groups(project.id).await?;
-    let found = slice(rows, &asked, |g| g.id.to_string())?;
+    let found = slice(rows, &asked, |g| g.id)?;
     Ok(reply::ok(&listed(found, show::node_group).under("node_groups")))
 }
 

@@ -25,6 +25,6 @@ pub async fn list(call: Call) -> Outcome<Response> {
             draining: i.draining,
         });
     }
-    let found = slice(rows, &asked, |i| i.id.to_string())?;
+    let found = slice(rows, &asked, |i| i.epoch)?;
     Ok(reply::ok(&listed(found, |i| i).under("instances")))
 }

@@ -11,6 +11,7 @@ use api::people::{MemberAnswer, MemberPatch, MemberRequest, OrgPatch, OrgRequest
 use domain::access::Org;
 use domain::{InvitationId, OrgId, Role, UserId};
 use http::StatusCode;
+use std::cmp::Reverse;
 use warp::reply::Response;
 
 pub async fn list(call: Call) -> Outcome<Response> {
@@ -22,7 +23,7 @@ pub async fn list(call: Call) -> Outcome<Response> {
         let found = listing(asked.cursor.is_some(), store.orgs(None, asked).await)?;
         return Ok(reply::ok(&listed(found, |o| show::org(o, None)).under("orgs")));
     }
-    let mut rows: Vec<(domain::access::Org, Option<Role>)> = match &caller.grant {
+    let rows: Vec<(domain::access::Org, Option<Role>)> = match &caller.grant {
         Grant::Key { org, .. } => vec![(store.org(*org).await?, None)],
         Grant::Roles(roles) => {
             let mut rows = Vec::new();
@@ -32,8 +33,7 @@ pub async fn list(call: Call) -> Outcome<Response> {
             rows
         }
     };
-    rows.sort_by(|a, b| a.0.slug.cmp(&b.0.slug));
-    let found = slice(rows, &asked, |(org, _)| org.id.to_string())?;
+    let found = slice(rows, &asked, |(org, _)| org.slug.clone())?;
     Ok(reply::ok(&listed(found, |(o, role)| show::org(o, role)).under("orgs")))
 }
 
@@ -100,7 +100,7 @@ fn member(m: Member) -> api::people::Member {
 pub async fn members(call: Call) -> Outcome<Response> {
     let org = named(&call).await?;
     let asked = page(&call.query)?;
-    let found = slice(call.app.plane.members(org.id).await?, &asked, |m| m.user.id.to_string())?;
+    let found = slice(call.app.plane.members(org.id).await?, &asked, |m| (m.user.email.clone(), m.user.id))?;
     Ok(reply::ok(&listed(found, member).under("members")))
 }
 
@@ -145,7 +145,7 @@ pub async fn invitations(call: Call) -> Outcome<Response> {
     let now = call.app.plane.now();
     let mut open = call.app.plane.store().invitations(org.id).await?;
     open.retain(|i| i.is_open(now));
-    let found = slice(open, &asked, |i| i.id.to_string())?;
+    let found = slice(open, &asked, |i| Reverse(i.id))?;
     Ok(reply::ok(&listed(found, show::invitation).under("invitations")))
 }
 

@@ -14,6 +14,7 @@ use domain::project::slug_of;
 use domain::{BundleId, FreezeId, ProjectId, Timestamp};
 use http::StatusCode;
 use serde_json::Value;
+use std::cmp::Reverse;
 use store::{Document, Documents};
 use uuid::Uuid;
 use warp::reply::Response;
@@ -48,7 +49,7 @@ pub async fn freezes(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
     let asked = page(&call.query)?;
     let rows = call.app.plane.store().freezes(project.id).await?;
-    let found = slice(rows, &asked, |f| f.id.to_string())?;
+    let found = slice(rows, &asked, |f| (Reverse(f.starts_at.0), Reverse(f.id)))?;
     let now = call.app.plane.now();
     Ok(reply::ok(&listed(found, |f| show_freeze(f, now)).under("freeze_windows")))
 }
@@ -118,7 +119,7 @@ async fn documents(call: &Call, kind: Documents) -> Outcome<Vec<Document>> {
 
 pub async fn environments(call: Call) -> Outcome<Response> {
     let asked = page(&call.query)?;
-    let found = slice(documents(&call, Documents::Environments).await?, &asked, |d| d.id.to_string())?;
+    let found = slice(documents(&call, Documents::Environments).await?, &asked, |d| (d.ordinal, d.id))?;
     Ok(reply::ok(&listed(found, show_environment).under("environments")))
 }
 
@@ -195,7 +196,7 @@ pub fn template_body(plane: &ControlPlane, s: &RolloutRequest) -> Outcome<Value>
 
 pub async fn templates(call: Call) -> Outcome<Response> {
     let asked = page(&call.query)?;
-    let found = slice(documents(&call, Documents::Templates).await?, &asked, |d| d.id.to_string())?;
+    let found = slice(documents(&call, Documents::Templates).await?, &asked, |d| (d.ordinal, d.id))?;
     Ok(reply::ok(&listed(found, show_template).under("rollout_templates")))
 }
 

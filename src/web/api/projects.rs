@@ -39,8 +39,7 @@ pub async fn list(call: Call) -> Outcome<Response> {
         }
     }
     rows.retain(wanted);
-    rows.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.id.cmp(&b.id)));
-    let found = slice(rows, &asked, |p| p.id.to_string())?;
+    let found = slice(rows, &asked, |p| (p.name.clone(), p.id))?;
     Ok(reply::ok(&listed(found, show::project).under("projects")))
 }
 

@@ -20,7 +20,7 @@ pub async fn list(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
     let asked = page(&call.query)?;
     let rows = call.app.plane.list_enrolment_tokens(project.id).await?;
-    let found = slice(rows, &asked, |t| t.id.to_string())?;
+    let found = slice(rows, &asked, |t| t.id)?;
     Ok(reply::ok(&listed(found, show::enrolment_token).under("enrolment_tokens")))
 }
 

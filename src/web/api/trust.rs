@@ -18,6 +18,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use domain::OrgId;
 use http::StatusCode;
 use serde_json::{Value, json};
+use std::cmp::Reverse;
 use store::ReleaseRow;
 use warp::reply::Response;
 
@@ -79,7 +80,7 @@ pub async fn keys(call: Call) -> Outcome<Response> {
     let org = org(&call).await?;
     let asked = page(&call.query)?;
     let state = call.app.plane.trust_state(org).await?;
-    let found = slice(state.keys, &asked, |k| k.id.to_string())?;
+    let found = slice(state.keys, &asked, |k| (Reverse(k.inserted_at.0), Reverse(k.id)))?;
     Ok(reply::ok(&listed(found, key).under("keys")))
 }
 
