@@ -254,6 +254,8 @@ async fn bad_input_gets_the_right_4xx_and_stores_nothing(ground: Ground) {
     }
     let not_json = w.op.raw("POST", projects, &[("content-type", "text/plain")], Bytes::from(name("x"))).await;
     is_problem(&not_json, 415, None);
+    let not_json = node.http.raw("POST", &beat, &[("content-type", "text/plain")], "{}".into()).await;
+    is_problem(&not_json, 415, None);
     let form = w.op.raw("POST", rollouts, &[("content-type", "application/x-www-form-urlencoded")], "a=b".into()).await;
     is_problem(&form, 415, None);
     let method = w.op.raw("PUT", projects, &[], Bytes::new()).await;

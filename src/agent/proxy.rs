@@ -163,11 +163,7 @@ impl Proxy {
     }
 
     fn spawn(&mut self, layout: &Layout) -> io::Result<()> {
-        let path = layout.proxy_log();
-        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
-        if log.metadata()?.len() > MAX_LOG_BYTES {
-            log.set_len(0)?;
-        }
+        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(layout.proxy_log())?;
         let mut child = self
             .program()
             .arg("run")
@@ -252,6 +248,17 @@ impl Proxy {
         text.lines().find(|l| FAILURE_LINES.iter().any(|f| l.contains(f))).map(|l| shorten(&plain(l), 500))
     }
 
+    /// Empties the log of a supervised proxy when it has grown too long, also while the proxy runs. Another's log is not ours to empty.
+    pub fn bound_log(&self) -> io::Result<()> {
+        let Some(path) = self.log.as_deref().filter(|_| self.is_supervised()) else { return Ok(()) };
+        match std::fs::metadata(path) {
+            Ok(log) if log.len() > MAX_LOG_BYTES => OpenOptions::new().write(true).open(path)?.set_len(0),
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
     /// The end of what it logged behind `from`.
     pub fn tail_since(&self, from: u64) -> Option<String> {
         let path = self.log.as_deref()?;
@@ -331,6 +338,26 @@ mod tests {
         let other = Ident { started: me.started + 1, ..me.clone() };
         assert!(!other.is_alive() && other.signal(Signal::TERM).is_err());
         assert!(Ident::of(i32::MAX).is_none());
+    }
+
+    #[test]
+    fn the_log_of_a_supervised_proxy_is_emptied_when_it_is_too_long_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::open(dir.path(), crate::owner::Sharing::default()).unwrap();
+        let log = layout.proxy_log();
+        let ours = Proxy::new(&layout, Mode::Supervise, "/bin/false".into(), None);
+        let mode = Mode::PidFile { path: dir.path().join("pid"), restart: None };
+        let other = Proxy::new(&layout, mode, "/bin/false".into(), Some(log.clone()));
+        let len = || std::fs::metadata(&log).unwrap().len();
+        ours.bound_log().unwrap();
+        std::fs::File::create(&log).unwrap().set_len(MAX_LOG_BYTES).unwrap();
+        ours.bound_log().unwrap();
+        assert_eq!(len(), MAX_LOG_BYTES);
+        OpenOptions::new().write(true).open(&log).unwrap().set_len(MAX_LOG_BYTES + 1).unwrap();
+        other.bound_log().unwrap();
+        assert_eq!(len(), MAX_LOG_BYTES + 1, "a service manager's");
+        ours.bound_log().unwrap();
+        assert_eq!(len(), 0);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// One file of `/proc` is read as often: 20 microseconds.
+/// One file of `/proc` is read as often, and the length of a log: 20 microseconds.
 const EVERY: Duration = Duration::from_millis(500);
 /// So many ends or vain starts within the time mean that the release does not run.
 const DEATHS: usize = 3;
@@ -22,6 +22,9 @@ impl Node {
         loop {
             if let Ok(mut proxy) = self.proxy.try_lock() {
                 let alive = proxy.alive();
+                if let Err(e) = proxy.bound_log() {
+                    tracing::debug!("proxy.log: {e}");
+                }
                 *self.seen.borrow_mut() = alive.clone();
                 let wanted = proxy.is_supervised() && self.about(self.active()).is_some_and(|a| a.has_config);
                 if wanted && alive.is_none() {

@@ -163,10 +163,14 @@ fn hot(app: App) -> BoxedFilter<(Response,)> {
         .and(with_app.clone())
         .and(warp::ext::get::<Meta>())
         .and(key)
+        // Of another kind: the table refuses it.
+        .and(warp::header::optional::<body::Json>("content-type"))
         .and(warp::body::stream())
-        .then(|node: NodeId, app: App, meta: Meta, key: Option<NodeCredential>, body| async move {
-            node::heartbeat::hot(&app, meta, node, key, body).await
-        });
+        .then(
+            |node: NodeId, app: App, meta: Meta, key: Option<NodeCredential>, _: Option<body::Json>, body| async move {
+                node::heartbeat::hot(&app, meta, node, key, body).await
+            },
+        );
     let poll = node
         .and(warp::path("bundles"))
         .and(warp::path("latest"))

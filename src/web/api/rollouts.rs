@@ -202,16 +202,26 @@ pub async fn show(call: Call) -> Outcome<Response> {
     Ok(reply::one(StatusCode::OK, "rollout", &rollout))
 }
 
-/// Nothing happens by itself now: it ended, is paused, waits, or was not told to start.
+/// Nothing happens by itself now: it ended, is paused, waits (for people, a freeze, or nodes that another one holds), or was not
+/// told to start.
 fn is_settled(view: &RolloutView, now: domain::Timestamp) -> bool {
     match view.head.phase {
         Phase::Completed | Phase::Failed | Phase::Cancelled | Phase::RolledBack | Phase::Paused => true,
         Phase::Running | Phase::RollingBack => !view.head.waits.is_empty(),
         Phase::Pending => {
-            let awaits =
-                matches!(view.primary.code.as_str(), "awaiting_approval" | "rejected" | "freeze" | "schedule_missed");
-            awaits || !view.spec.start || view.spec.scheduled_at.is_some_and(|at| at > now)
+            is_awaited(&view.primary.code, view.spec.supersede)
+                || !view.spec.start
+                || view.spec.scheduled_at.is_some_and(|at| at > now)
         }
+    }
+}
+
+/// Is it a reason of a pending rollout that does not go away by what it does itself? One that takes nodes over waits for nobody's.
+fn is_awaited(code: &str, supersede: bool) -> bool {
+    match code {
+        "awaiting_approval" | "rejected" | "freeze" | "schedule_missed" => true,
+        "overlap" => !supersede,
+        _ => false,
     }
 }
 
@@ -405,4 +415,18 @@ pub async fn retry(call: Call) -> Outcome<Response> {
         return Err(Refusal::invalid("node_ids", "must name at least one node"));
     }
     onward(call, said.override_freeze, said.reason, RolloutCommand::Retry { nodes: said.node_ids }).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pending_rollout_waits_for_people_freezes_and_nodes_that_it_does_not_take() {
+        for code in ["awaiting_approval", "rejected", "freeze", "schedule_missed", "overlap"] {
+            assert!(is_awaited(code, false), "{code}");
+        }
+        assert!(!is_awaited("overlap", true), "it starts in a moment and takes them");
+        assert!(!is_awaited("starting", false));
+    }
 }
