@@ -36,7 +36,8 @@ pub(super) async fn poll(s: &mut Session, waiter: Option<oneshot::Sender<()>>) -
     if s.presence != Presence::Online {
         came_back(s, now).await?;
     }
-    if s.may_have_missed(now) {
+    let again = s.may_have_missed(now);
+    if again {
         // Another instance may have heard by now that it serves the weight.
         let view = s.plane.inner.store.session_view(s.node).await?;
         s.take_view(view);
@@ -51,6 +52,10 @@ pub(super) async fn poll(s: &mut Session, waiter: Option<oneshot::Sender<()>>) -
         if let Some(update) = named(s, &answer, now).await? {
             return Ok(PollStep::Answer(Box::new(PollAnswer::Update(Box::new(update)))));
         }
+    }
+    if again {
+        // It may not be named now, or is known by now: not looked up again by every poll.
+        s.shown_at = now;
     }
     if let Some(w) = waiter {
         s.waiters.retain(|w| !w.is_closed());

@@ -49,6 +49,10 @@ pub struct ChangeRow {
     pub at: Timestamp,
 }
 
+fn read_cursor(r: &mut Cells) -> Q<ChangeCursor> {
+    Ok(ChangeCursor { xid: r.get()?, seq: r.get()? })
+}
+
 fn read_change(r: &mut Cells) -> Q<ChangeRow> {
     Ok(ChangeRow {
         cursor: ChangeCursor { xid: r.get()?, seq: r.get()? },
@@ -115,10 +119,10 @@ impl Store {
     pub async fn changes_kept(&self) -> Result<Option<(ChangeCursor, ChangeCursor)>> {
         self.read("change.kept", (), |c, ()| {
             Box::pin(async move {
-                let read = |r: &mut Cells| Ok(ChangeCursor { xid: r.get()?, seq: r.get()? });
-                let oldest = c.maybe("SELECT xid, seq FROM changes ORDER BY xid, seq LIMIT 1", vec![], read).await?;
-                let newest =
-                    c.maybe("SELECT xid, seq FROM changes ORDER BY xid DESC, seq DESC LIMIT 1", vec![], read).await?;
+                let oldest = "SELECT xid, seq FROM changes ORDER BY xid, seq LIMIT 1";
+                let oldest = c.maybe(oldest, vec![], read_cursor).await?;
+                let newest = "SELECT xid, seq FROM changes ORDER BY xid DESC, seq DESC LIMIT 1";
+                let newest = c.maybe(newest, vec![], read_cursor).await?;
                 Ok(oldest.zip(newest))
             })
         })

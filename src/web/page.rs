@@ -42,7 +42,7 @@ pub fn listed<R, T>(listing: Listing<R>, show: impl FnMut(R) -> T) -> Listed<T> 
     }
 }
 
-/// A page of rows that are all in memory, in ascending order of their `key`, which nothing may change that a list is read through.
+/// A page of rows that are all in memory, in ascending order of `key`: of something that stays, and that no two rows share.
 ///
 /// The cursor is the key of the last row shown, so the list goes on after its place also when that row is deleted meanwhile.
 pub fn slice<R, K>(mut rows: Vec<R>, page: &Page, key: impl Fn(&R) -> K) -> Outcome<Listing<R>>

@@ -5,6 +5,7 @@ use crate::commands::rollouts::Replacement;
 use crate::node_api::BundleRef;
 use domain::node::Selector;
 use domain::rollout::Change;
+use std::collections::BTreeSet;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_content_is_compiled_once_and_lies_in_the_store_as_the_row_says() {
@@ -125,7 +126,8 @@ async fn where_one_replacement_is_refused_the_others_are_made_and_it_is_said() {
         let given: Vec<_> = done.rollouts.iter().map(|r| (r.spec.bundle, r.spec.selector.clone())).collect();
         assert_eq!(given, [(other, Selector::NodeIds { node_ids: [nodes[1]].into() })], "its own, though deprecated");
         let left: Vec<_> = done.left.iter().map(|l| (l.bundle, l.nodes.clone())).collect();
-        assert_eq!(left, [(None, [nodes[2]].into()), (Some(old), [nodes[0]].into())]);
+        let stay = |bundle, node| (bundle, BTreeSet::from([node]));
+        assert_eq!(left, [stay(None, nodes[2]), stay(Some(old), nodes[0])]);
         w.end().await;
     })
     .await;
