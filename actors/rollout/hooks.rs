@@ -9,6 +9,8 @@ use domain::rollout::{Event, Phase, Rollout, RolloutKind, SkipReason};
 use domain::*;
 use std::collections::BTreeSet;
 
+/// Whoever pins a node has made the rollout by then, or died.
+const PIN_GRACE: Span = Span::secs(10);
 /// Active rollouts of one project that a newcomer is compared with.
 const MAX_RUNNING: u32 = 500;
 
@@ -60,7 +62,7 @@ impl ControlPlane {
     /// now. Of several instances that see the same one follows it, and none of them twice.
     pub(crate) async fn sweep_pins(&self, limit: u32) -> CommandResult<u64> {
         let mut followed = 0;
-        for p in self.inner.store.unfollowed_pins(limit).await? {
+        for p in self.inner.store.unfollowed_pins(self.now() - PIN_GRACE, limit).await? {
             let key = format!("{}/{}/{}", p.node, p.bundle, p.generation);
             let once = Idempotency {
                 credential: "system".into(),

@@ -4,7 +4,7 @@ use crate::Store;
 use crate::error::Result;
 use crate::value::p;
 use domain::node::Generation;
-use domain::{BundleId, NodeId, OrgId, ProjectId};
+use domain::{BundleId, NodeId, OrgId, ProjectId, Timestamp};
 
 /// A node that shall run its pinned bundle and was never told so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,18 +20,20 @@ pub struct UnfollowedPin {
 impl Store {
     /// Adopted nodes whose pin may be handed out and is not what they were told, that no rollout holds. A rollout that was made for
     /// the pin since they were last told something counts whatever became of it: what failed or was cancelled is left to people.
-    pub async fn unfollowed_pins(&self, limit: u32) -> Result<Vec<UnfollowedPin>> {
-        self.read("node.unfollowed_pins", limit, |c, limit| {
+    /// Nothing of them has changed after `since`: whoever has just pinned one is about to make its rollout.
+    pub async fn unfollowed_pins(&self, since: Timestamp, limit: u32) -> Result<Vec<UnfollowedPin>> {
+        self.read("node.unfollowed_pins", (since, limit), |c, (since, limit)| {
             Box::pin(async move {
                 let sql = "SELECT n.id, n.project_id, n.org_id, n.pinned_bundle, n.generation FROM nodes n \
                            JOIN bundles b ON b.id = n.pinned_bundle LEFT JOIN rollouts d ON d.id = n.desired_rollout \
-                           WHERE n.standing = 'adopted' AND n.deleted_at IS NULL AND b.status IN ('compiled', 'deprecated') \
+                           WHERE n.standing = 'adopted' AND n.deleted_at IS NULL AND n.updated_at <= ? \
+                           AND b.status IN ('compiled', 'deprecated') \
                            AND (n.desired_bundle IS NULL OR n.desired_bundle <> n.pinned_bundle) \
                            AND NOT EXISTS (SELECT 1 FROM active_rollout_nodes a WHERE a.node_id = n.id) \
                            AND NOT EXISTS (SELECT 1 FROM rollout_nodes m JOIN rollouts r ON r.id = m.rollout_id \
                                WHERE m.node_id = n.id AND r.bundle_id = n.pinned_bundle AND r.spec ->> 'kind' = 'pin' \
                                AND r.inserted_at >= COALESCE(d.inserted_at, 0)) ORDER BY n.id LIMIT ?";
-                c.rows(sql, p![*limit], |r| {
+                c.rows(sql, p![*since, *limit], |r| {
                     Ok(UnfollowedPin {
                         node: r.get()?,
                         project: r.get()?,

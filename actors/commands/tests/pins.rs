@@ -66,6 +66,8 @@ async fn a_pin_whose_process_died_is_followed_by_the_sweep_once() {
     on_both(|w| async move {
         let (node, bundle) = (w.node("n1").await, w.bundle("1").await);
         w.pinned_and_died(node, bundle).await;
+        assert_eq!(w.plane.sweep_pins(10).await, Ok(0), "whoever pinned it may be about to");
+        w.hand.advance(Span::secs(10));
         assert_eq!(w.plane.sweep_pins(10).await, Ok(1));
         w.is_told(node, bundle).await;
         assert_eq!(w.plane.sweep_pins(10).await, Ok(0));

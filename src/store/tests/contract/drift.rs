@@ -149,11 +149,13 @@ async fn pins_that_no_rollout_was_made_for_are_found_and_no_others() {
         s.register_node(None, again.clone(), seed::write()).await.unwrap();
         named(&s, &w, again.id, RolloutKind::Pin, seed::now()).await;
 
-        let found = s.unfollowed_pins(10).await.unwrap();
+        let found = s.unfollowed_pins(later(), 10).await.unwrap();
         assert_eq!(found.iter().map(|p| p.node).collect::<Vec<_>>(), [lost, bare, ordinary, again.id]);
         assert!(found.iter().all(|p| (p.project, p.org, p.bundle) == (w.project.id, w.org.id, pin)));
         assert_eq!((found[0].generation, found[3].generation), (3, 2));
-        assert_eq!(s.unfollowed_pins(1).await.unwrap().len(), 1);
+        assert_eq!(s.unfollowed_pins(later(), 1).await.unwrap().len(), 1);
+        let before = seed::now() - Span::secs(1);
+        assert_eq!(s.unfollowed_pins(before, 10).await.unwrap(), [], "they have been pinned since");
     })
     .await;
 }
