@@ -135,7 +135,7 @@ impl Store {
             }
         };
         #[cfg(feature = "testing")]
-        self.live().await;
+        self.answered(op).await;
         self.inner.seconds.with_label_values(&[op]).observe(began.elapsed().as_secs_f64());
         match &answer {
             Err(e @ (Error::Unavailable(_) | Error::Unknown(_))) => {
@@ -152,6 +152,14 @@ impl Store {
     async fn live(&self) {
         if let Some(faults) = &self.faults {
             faults.live().await;
+        }
+    }
+
+    #[cfg(feature = "testing")]
+    async fn answered(&self, op: &'static str) {
+        if let Some(faults) = &self.faults {
+            faults.live().await;
+            faults.answered(op).await;
         }
     }
 
