@@ -445,7 +445,7 @@ impl Session {
         let stale = self.plane.config().stale_after;
         // Online: when it would be offline. Offline: when the session itself is dropped.
         let at = match self.presence {
-            Presence::Online => self.heard.max(self.plane.attended().since) + stale,
+            Presence::Online => self.heard.max(self.plane.heeded_since()) + stale,
             Presence::Offline | Presence::Unknown => self.heard + stale + stale,
         };
         let at = at.max(clock.now() + LEAST_NAP);
@@ -468,8 +468,8 @@ impl Session {
         if self.presence != Presence::Online {
             return now.since(self.heard) >= stale + stale;
         }
-        // Time in which we could not have heard it is no silence.
-        if now.since(self.heard.max(self.plane.attended().since)) < stale {
+        // Time in which we could not have heard it is no silence; nor that in which another instance could not store that it did.
+        if now.since(self.heard.max(self.plane.heeded_since())) < stale {
             return false;
         }
         self.remember(now.0);

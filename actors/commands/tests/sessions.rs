@@ -3,10 +3,13 @@
 use super::*;
 use crate::node_api::{BundleRef, Heartbeat, PollAnswer, ReportBody, ReportKind, Update};
 use crate::node_session::{MAX_WAIT, SessionMsg};
+use crate::periodic::{renew_lease, staleness};
 use domain::node::busy::MAX_BUSY;
 use domain::node::{Generation, HealthClass};
 use domain::rollout::{NodeStateKind, Spec};
-use store::testing::Faults;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use store::testing::{At, Faults};
 
 impl World {
     /// The session has dealt with everything before this, its timers included.
@@ -74,6 +77,47 @@ async fn nobody_goes_stale_before_a_full_stale_time_in_which_it_could_be_heard()
         w.hand.advance(Span::secs(10));
         w.eventually("offline: 120 s without a gap, and nothing heard", async || {
             (w.stored(node).await.presence == Presence::Offline).then_some(())
+        })
+        .await;
+        w.end().await;
+    })
+    .await;
+}
+
+/// Its session lives on another instance, which hears it and cannot store that it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_goes_stale_while_the_database_takes_no_word_of_whom_it_hears() {
+    for_each_backend(|mut opened| async move {
+        let away = Arc::new(AtomicBool::new(false));
+        let is_away = away.clone();
+        opened.store = opened.store.with_faults(Faults::planned(move |_, op| {
+            if op == "instance.renew" && is_away.load(Ordering::Acquire) { At::Refused } else { At::Go }
+        }));
+        let w = World::new(opened).await;
+        let node = w.node("n1").await;
+        w.plane.heartbeat(node, Heartbeat::default()).await.unwrap();
+        w.plane.inner.sessions.family.stop_child(&node.node).await.unwrap();
+        let presence = async || w.stored(node).await.presence;
+        let pass = |seconds: i64| {
+            for _ in 0..seconds / 10 {
+                w.hand.advance(Span::secs(10));
+                w.plane.attended();
+            }
+        };
+        away.store(true, Ordering::Release);
+        renew_lease(w.plane.clone()).await.unwrap_err();
+        pass(170);
+        staleness(w.plane.clone()).await.unwrap();
+        assert_eq!(presence().await, Presence::Online, "nobody can say that it was heard");
+        away.store(false, Ordering::Release);
+        renew_lease(w.plane.clone()).await.unwrap();
+        staleness(w.plane.clone()).await.unwrap();
+        assert_eq!(presence().await, Presence::Online, "whoever heard it is about to store that");
+        // Nobody did: 120 s, and the 30 s that a stored time may be behind.
+        pass(160);
+        w.eventually("it is offline", async || {
+            staleness(w.plane.clone()).await.unwrap();
+            (presence().await == Presence::Offline).then_some(())
         })
         .await;
         w.end().await;
