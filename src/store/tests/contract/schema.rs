@@ -46,6 +46,36 @@ fn the_two_schemas_differ_in_types_only() {
     }
 }
 
+/// Does an instance of the version before lose something it uses?
+fn takes_away(statement: &str) -> bool {
+    let text = format!(" {} ", statement.to_uppercase());
+    let says = |what: &str| text.contains(&format!(" {what} "));
+    let demands = says("SET NOT NULL") || (says("ADD") && says("NOT NULL") && !says("DEFAULT"));
+    says("DROP TABLE") || (says("ALTER TABLE") && (says("DROP") || says("RENAME") || demands))
+}
+
+/// Instances of the version before go on while the first new one has migrated.
+#[test]
+fn a_migration_takes_nothing_away_unless_its_name_says_contract() {
+    for (name, up) in migrations("sqlite").into_iter().chain(migrations("postgres")) {
+        for statement in skeleton(&up) {
+            assert!(name.contains("contract") || !takes_away(&statement), "{name}: {statement}");
+        }
+    }
+    for taken in [
+        "DROP TABLE x",
+        "ALTER TABLE x DROP COLUMN y",
+        "alter table x rename to z",
+        "ALTER TABLE x ALTER COLUMN y SET NOT NULL",
+        "ALTER TABLE x ADD COLUMN y T NOT NULL",
+    ] {
+        assert!(takes_away(taken), "{taken}");
+    }
+    for added in ["CREATE TABLE x (y T NOT NULL)", "ALTER TABLE x ADD COLUMN y T NOT NULL DEFAULT ''", "DROP INDEX z"] {
+        assert!(!takes_away(added), "{added}");
+    }
+}
+
 #[tokio::test]
 async fn a_migrated_store_is_ready_and_migrating_again_does_nothing() {
     testing::for_each_backend(|s| async move {

@@ -278,7 +278,7 @@ fn an_instance_links_to_what_it_owns_and_says_how_many_more_there_are() {
     );
     assert!(html.contains("and 10 more"));
     line.rollouts = 2;
-    assert!(!instances::page(&frame(), &[line]).into_string().contains(" more"));
+    assert!(!instances::page(&frame(), &[line]).into_string().contains("and 0 more"));
 }
 
 #[test]
