@@ -174,3 +174,20 @@ async fn everything_works_without_the_statement_cache() {
     assert_eq!(s.node_stats(w.project.id).await.unwrap().total, 3);
     assert_eq!(s.candidates(w.project.id).await.unwrap().len(), 3);
 }
+
+/// Of its own, and behind a pooler, where each transaction brings them along.
+#[tokio::test]
+async fn every_session_has_its_time_limits() {
+    for own_session in [true, false] {
+        let s = testing::open_with(Backend::Postgres, |c| {
+            c.op_timeout = std::time::Duration::from_secs(9);
+            c.statement_cache = own_session;
+        })
+        .await;
+        for (name, limit) in
+            [("statement_timeout", "9s"), ("lock_timeout", "3s"), ("idle_in_transaction_session_timeout", "2s")]
+        {
+            assert_eq!(s.session_setting(name).await.unwrap(), limit, "{name}, own session: {own_session}");
+        }
+    }
+}
