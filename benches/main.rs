@@ -85,6 +85,9 @@ enum Part {
         nodes: u32,
         #[arg(long)]
         token: String,
+        /// Of the nodes' names: fleets of one project differ in it.
+        #[arg(long, default_value = "sim-node-")]
+        prefix: String,
     },
 }
 
@@ -101,7 +104,9 @@ fn main() -> ExitCode {
         Some(Part::Load(args)) => on_one_thread(load::run(args)),
         Some(Part::TimedFleet(args)) => on_one_thread(fleet::run(args)),
         Some(Part::Memory { nodes }) => on_many_threads(memory::child(nodes)),
-        Some(Part::SimFleet { url, nodes, token }) => on_many_threads(rollout::sim_fleet(url, nodes, token)),
+        Some(Part::SimFleet { url, nodes, token, prefix }) => {
+            on_many_threads(rollout::sim_fleet(url, nodes, token, prefix))
+        }
         None => {
             // What the server warns of explains a figure, or why there is none.
             tracing_subscriber::fmt()
