@@ -128,9 +128,10 @@ fn apply(plane: &ControlPlane, row: &store::ChangeRow) {
         }
         ChangeKind::Freeze => plane.inner.freezes.forget(),
         ChangeKind::Bundle => {
-            plane.forget_bundle(BundleId(row.id));
             plane.archive_changed(BundleId(row.id));
+            // Every change of a bundle names its project.
             if let Some(project) = row.project {
+                plane.forget_bundle(project, BundleId(row.id));
                 plane.inner.releases.forget(project);
             }
         }

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 /// Rows one sweep looks at.
 const BATCH: u32 = 1_000;
+/// Pins that one sweep follows: a rollout for each.
+const PINS: u32 = 50;
 /// How soon rollouts wait for an artifact store that went away, and go on when it is back.
 const LOOK_AT_ARTIFACTS: Span = Span::secs(5);
 /// How late a freeze window begins and ends for rollouts that are doing nothing at the time.
@@ -96,6 +98,7 @@ pub(crate) fn sweeps(plane: &ControlPlane) -> Vec<ChildSpec> {
         sweep(plane, "reconcile", Span((stale.0 / 2).clamp(1_000_000, 60_000_000)), reconcile),
         sweep(plane, "staleness", Span((stale.0 / 4).clamp(1_000_000, 30_000_000)), staleness),
         sweep(plane, "due_rollouts", Span::secs(2), due_rollouts),
+        sweep(plane, "pins", Span::secs(15), pins),
         sweep(plane, "drift", Span::secs(15), drift),
         sweep(plane, "housekeeping", Span::secs(10), housekeeping),
         sweep(plane, "pruning", Span::secs(600), pruning),
@@ -212,6 +215,13 @@ async fn take_over(plane: ControlPlane) -> Result<(), String> {
 async fn newcomers(plane: ControlPlane) -> Result<(), String> {
     let placed = plane.sweep_newcomers(BATCH).await.map_err(|e| format!("{e:?}"))?;
     plane.inner.rollouts.metrics.sweep_corrections.inc_by(placed);
+    Ok(())
+}
+
+/// Nodes that were pinned by a process that ended before it rolled the bundle out to them, or while another rollout held them.
+async fn pins(plane: ControlPlane) -> Result<(), String> {
+    let followed = plane.sweep_pins(PINS).await.map_err(|e| format!("{e:?}"))?;
+    plane.inner.rollouts.metrics.sweep_corrections.inc_by(followed);
     Ok(())
 }
 

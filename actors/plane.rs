@@ -200,8 +200,12 @@ impl ControlPlane {
         let wanted = match r {
             BundleRef::Baseline => return Ok(None),
             BundleRef::Row(id) => {
-                if let Some(c) = index.contents.get(&id) {
-                    return Ok(Some((id, Some(*c))));
+                // By its row alone it could be another project's.
+                let known = index.contents.get(&id).map(|c| *c);
+                if let Some(c) = known
+                    && index.rows.get(&(project, c)).is_some_and(|row| *row == id)
+                {
+                    return Ok(Some((id, known)));
                 }
                 store::BundleRef::Row(id)
             }
@@ -236,8 +240,12 @@ impl ControlPlane {
         Some(content)
     }
 
-    pub(crate) fn forget_bundle(&self, id: BundleId) {
-        self.inner.bundles.contents.remove(&id);
+    /// In both directions: what was collected may be made again, as another row.
+    pub(crate) fn forget_bundle(&self, project: ProjectId, id: BundleId) {
+        let index = &self.inner.bundles;
+        if let Some((_, content)) = index.contents.remove(&id) {
+            index.rows.remove_if(&(project, content), |_, row| *row == id);
+        }
     }
 
     /// Everything that is remembered of bundles: their contents, archives and release statements.

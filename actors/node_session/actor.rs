@@ -16,6 +16,8 @@ use tokio::sync::oneshot;
 
 /// Timers that are due at once (a failed store, a clock that jumped) do not spin.
 const LEAST_NAP: Span = Span::millis(200);
+/// A weight that a node was named and has not confirmed is named again after this: two of its heartbeats.
+const SHOWN_AGAIN: Span = Span::secs(10);
 
 /// More than a node has writes under way between two reads of the feed; a forgotten one costs a read.
 const STAMPS: usize = 4;
@@ -126,8 +128,9 @@ pub(super) struct Session {
     pub staged: Option<BundleId>,
     /// The generation whose activation was reported to its rollout.
     pub told: Generation,
-    /// The newest generation a poll has named here.
+    /// The newest generation a poll has named here, and when it last did.
     pub shown: Generation,
+    pub shown_at: Timestamp,
     /// The newest generation whose rollout waits for nothing more of this node.
     pub settled: Generation,
     /// It is verified: judged on, at the pace of a quiet node.
@@ -205,6 +208,7 @@ impl Actor for SessionActor {
             staged: view.node.staged_bundle,
             told: 0,
             shown: 0,
+            shown_at: Timestamp::ZERO,
             settled: 0,
             verified: 0,
             slow: Box::default(),
@@ -425,10 +429,18 @@ impl Session {
 
     /// A new generation names what the node runs already, and nobody has told it so: named once, so that it can say at once
     /// that it runs it, instead of at its next heartbeat.
-    pub fn has_unshown(&self) -> bool {
+    pub fn has_unshown(&self, now: Timestamp) -> bool {
         let g = self.assigned.generation;
         let unheard = self.told < g || !self.assigned.weighed;
-        self.adopted && self.assigned.bundle == self.active && unheard && self.shown < g && self.failed != g
+        let unshown = self.shown < g || self.may_have_missed(now);
+        self.adopted && self.assigned.bundle == self.active && unheard && unshown && self.failed != g
+    }
+
+    /// A poll named its weight a while ago, and it has not said that it serves it: the answer may have been lost, and a heartbeat
+    /// tells nobody a weight.
+    pub fn may_have_missed(&self, now: Timestamp) -> bool {
+        let was_shown = self.shown == self.assigned.generation;
+        !self.assigned.weighed && was_shown && now.since(self.shown_at) >= SHOWN_AGAIN
     }
 
     /// The node is on its way with an assignment, or is being judged.

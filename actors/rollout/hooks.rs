@@ -1,11 +1,11 @@
 //! What other commands mean for rollouts: a node came, changed or went; a bundle was revoked.
 
 use super::Attempt;
-use crate::command::CommandResult;
+use crate::command::{Caller, CommandResult, Grant, Idempotency};
 use crate::node_session::SessionMsg;
 use crate::plane::ControlPlane;
 use domain::node::{Selector, Standing};
-use domain::rollout::{Event, Phase, Rollout, SkipReason};
+use domain::rollout::{Event, Phase, Rollout, RolloutKind, SkipReason};
 use domain::*;
 use std::collections::BTreeSet;
 
@@ -29,6 +29,55 @@ impl ControlPlane {
             placed += u64::from(Box::pin(self.place_newcomer(project, node)).await?);
         }
         Ok(placed)
+    }
+
+    /// A pin is a rollout of its kind; the rollout that holds the node now loses it in the same commit. Where that is refused, the pin
+    /// holds all the same (nothing else is given to the node), and the sweep comes by again. Answers whether it was made.
+    pub(crate) async fn follow_pin(&self, caller: &Caller, project: ProjectId, node: NodeId, bundle: BundleId) -> bool {
+        let only = Selector::NodeIds { node_ids: [node].into() };
+        let made = Box::pin(self.assign_bundle(caller, project, bundle, only, RolloutKind::Pin)).await;
+        if let Err(e) = &made {
+            tracing::warn!(%node, error = ?e, "the pinned bundle was not rolled out to the node yet");
+        }
+        made.is_ok()
+    }
+
+    /// Is a rollout of the pin on its way to the node, or waiting to begin?
+    pub(crate) async fn pin_is_followed(
+        &self,
+        project: ProjectId,
+        node: NodeId,
+        bundle: BundleId,
+    ) -> CommandResult<bool> {
+        let phases = Phase::ALL.iter().copied().filter(|p| !p.is_end()).collect();
+        let filter = store::RolloutFilter { phases, bundle: Some(bundle) };
+        let living = self.all_rollouts(Scope::Project(project), filter).await?;
+        let names = |s: &Selector| matches!(s, Selector::NodeIds { node_ids } if node_ids.contains(&node));
+        Ok(living.iter().any(|r| r.spec.kind == RolloutKind::Pin && names(&r.spec.selector)))
+    }
+
+    /// Pins whose rollout was never made: whoever pinned died in between, or it was refused at the time. Answers how many are followed
+    /// now. Of several instances that see the same one follows it, and none of them twice.
+    pub(crate) async fn sweep_pins(&self, limit: u32) -> CommandResult<u64> {
+        let mut followed = 0;
+        for p in self.inner.store.unfollowed_pins(limit).await? {
+            let key = format!("{}/{}/{}", p.node, p.bundle, p.generation);
+            let once = Idempotency {
+                credential: "system".into(),
+                route: "pin".into(),
+                body_hash: Digest::of(key.as_bytes()),
+                key,
+            };
+            let system = Caller {
+                ctx: Ctx::system(),
+                user: None,
+                instance_admin: false,
+                grant: Grant::Roles(vec![(p.org, Role::Operator)]),
+                idempotency: Some(once),
+            };
+            followed += u64::from(self.follow_pin(&system, p.project, p.node, p.bundle).await);
+        }
+        Ok(followed)
     }
 
     async fn place_newcomer(&self, project: ProjectId, node: NodeId) -> CommandResult<bool> {
@@ -172,7 +221,7 @@ impl ControlPlane {
 
     /// Distribution has stopped with the revocation; rollouts of the bundle end or go back.
     pub(crate) async fn bundle_revoked(&self, project: ProjectId, bundle: BundleId) {
-        self.forget_bundle(bundle);
+        self.forget_bundle(project, bundle);
         // Of its own those that go on or have gone to an end; and all that may send nodes back to it. Those that ended without going
         // on have nothing left to stop.
         let phases = Phase::ALL.iter().copied();

@@ -114,6 +114,21 @@ impl Store {
         .await
     }
 
+    /// The oldest and the newest row there is: a reader whose place is before the one may have missed what was pruned, and a place
+    /// after the other is of another database, or of this one before it was restored.
+    pub async fn changes_kept(&self) -> Result<Option<(ChangeCursor, ChangeCursor)>> {
+        self.read("change.kept", (), |c, ()| {
+            Box::pin(async move {
+                let read = |r: &mut Cells| Ok(ChangeCursor { xid: r.get()?, seq: r.get()? });
+                let oldest = c.maybe("SELECT xid, seq FROM changes ORDER BY xid, seq LIMIT 1", vec![], read).await?;
+                let newest =
+                    c.maybe("SELECT xid, seq FROM changes ORDER BY xid DESC, seq DESC LIMIT 1", vec![], read).await?;
+                Ok(oldest.zip(newest))
+            })
+        })
+        .await
+    }
+
     /// Forget what is older, a batch a transaction. The newest row stays, so that the head never goes back.
     pub async fn prune_changes(&self, before: Timestamp) -> Result<u64> {
         let mut gone = 0;

@@ -59,6 +59,45 @@ impl World {
     }
 }
 
+impl World {
+    /// The node, which has activated what it was `told`, is given another weight, as a shift of traffic does it. Answers the generation.
+    async fn weight_elsewhere(&self, node: NodeAuth, told: &Update, weight: u8) -> Generation {
+        let (newer, id) = (told.generation + 1, told.rollout.unwrap());
+        self.eventually("another instance has stored the weight", async || {
+            let rollout = self.plane.store().load_rollout(id).await.unwrap();
+            let mut member = rollout.planned.members[0].clone();
+            if member.state.kind() != NodeStateKind::Activated {
+                return None;
+            }
+            (member.generation, member.weight, member.weighed) = (newer, weight, false);
+            let mut head = rollout.planned.head.clone();
+            head.version += 1;
+            let bundle = Some(rollout.planned.spec.bundle);
+            let (expect, generation) = (told.generation, newer);
+            let desire = domain::rollout::Change::Desire { node: node.node, expect, generation, bundle, weight };
+            let commit = store::RolloutCommit {
+                id,
+                project: self.project.id,
+                expect_version: rollout.version,
+                fence: rollout.fence,
+                events: vec![],
+                changes: vec![
+                    domain::rollout::Change::Head { head },
+                    domain::rollout::Change::Member { member },
+                    desire,
+                ],
+                node_events: vec![],
+                consumed_inbox: vec![],
+                reports: vec![],
+                budget: None,
+            };
+            // Its actor here may have been faster.
+            self.plane.store().commit_rollout(commit, Write::at(START)).await.ok().map(|_| newer)
+        })
+        .await
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_goes_stale_before_a_full_stale_time_in_which_it_could_be_heard() {
     on_both(|w| async move {
@@ -220,6 +259,29 @@ async fn an_answer_that_names_nothing_hands_nothing_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_weight_whose_answer_was_lost_is_named_again() {
+    on_both(|w| async move {
+        let (node, bundle) = (w.node("n1").await, w.bundle("1").await);
+        w.roll_out(Spec::new(bundle)).await;
+        let told = w.told(node).await;
+        let body = ReportBody { generation: Some(told.generation), ..ReportBody::default() };
+        w.plane.report(node, BundleRef::Row(bundle), ReportKind::Activated, body).await.unwrap();
+        let newer = w.weight_elsewhere(node, &told, 20).await;
+        let named = async || match w.plane.poll(node, Duration::ZERO, None).await.unwrap().answer {
+            PollAnswer::Update(u) => Some((u.generation, u.traffic_weight)),
+            PollAnswer::NoUpdate { .. } => None,
+        };
+        assert_eq!(w.eventually("it is named its weight", async || named().await).await, (newer, 20));
+        assert_eq!(named().await, None, "once, if the answer arrived");
+        w.hand.advance(Span::secs(10));
+        assert_eq!(named().await, Some((newer, 20)), "it has not said that it serves it");
+        assert_eq!(named().await, None);
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_report_about_what_another_instance_has_just_told_is_not_stale() {
     on_both(|w| async move {
         let (node, bundle) = (w.node("n1").await, w.bundle("1").await);
@@ -232,6 +294,40 @@ async fn a_report_about_what_another_instance_has_just_told_is_not_stale() {
         let body = ReportBody { generation: Some(newer + 1), ..ReportBody::default() };
         let unknown = w.plane.report(node, BundleRef::Row(bundle), ReportKind::Staged, body).await.unwrap();
         assert!(!unknown.proceed && unknown.stale, "{unknown:?}");
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_about_another_rollout_is_stale_and_changes_nothing() {
+    on_both(|w| async move {
+        let (node, bundle) = (w.node("n1").await, w.bundle("1").await);
+        let id = w.roll_out(Spec::new(bundle)).await;
+        let told = w.told(node).await;
+        assert_eq!(told.rollout, Some(id));
+        let says = async |kind: ReportKind, rollout: RolloutId| {
+            let generation = Some(told.generation);
+            let body = ReportBody { generation, rollout: Some(rollout), ..ReportBody::default() };
+            w.plane.report(node, BundleRef::Row(bundle), kind, body).await.unwrap()
+        };
+        let state = async || w.plane.store().load_rollout(id).await.unwrap().planned.members[0].state.kind();
+        let foreign = seed::id();
+        // It comes back with it, so that there is something to store.
+        let away = w.plane.store().set_presence_offline(vec![node.node], START, Write::at(START)).await.unwrap();
+        assert_eq!(away.len(), 1);
+        w.plane.inner.sessions.tell(node.node, SessionMsg::Reload);
+        let answer = says(ReportKind::Failed { error: "of old".into(), logs: None }, foreign).await;
+        assert!(answer.stale, "{answer:?}");
+        let stored = w.stored(node).await;
+        assert_eq!((stored.presence, stored.last_error), (Presence::Online, None));
+        assert_eq!(state().await, NodeStateKind::Assigned);
+        let answer = says(ReportKind::Staged, foreign).await;
+        assert!(answer.stale && !answer.proceed, "{answer:?}");
+        assert_eq!(state().await, NodeStateKind::Assigned);
+        let answer = says(ReportKind::Staged, id).await;
+        assert!(!answer.stale && answer.proceed, "{answer:?}");
+        w.eventually("it is staged", async || (state().await == NodeStateKind::Staged).then_some(())).await;
         w.end().await;
     })
     .await;

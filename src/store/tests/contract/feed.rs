@@ -61,6 +61,7 @@ async fn the_feed_never_skips_under_concurrent_commits() {
         assert_eq!(head.to_string().parse(), Ok(head));
         assert_eq!(s.prune_changes(domain::Timestamp(seed::now().0 + 1)).await.unwrap(), written.len() as u64 - 1);
         assert_eq!(s.changes_head().await.unwrap(), head);
+        assert_eq!(s.changes_kept().await.unwrap(), Some((head, head)));
     })
     .await;
 }
