@@ -155,7 +155,7 @@ async fn a_silent_first_host_keeps_neither_the_pool_nor_the_listener_from_the_se
 async fn a_session_that_did_not_answer_in_time_is_not_used_again() {
     let s = testing::open_with(Backend::Postgres, |c| {
         c.pool_size = 1;
-        c.op_timeout = Duration::from_secs(2);
+        c.op_timeout = Duration::from_secs(4);
     })
     .await;
     s.setting("x").await.unwrap();
