@@ -137,7 +137,7 @@ impl ControlPlane {
         }
     }
 
-    /// A pin to another bundle than its rollout's, before that rollout assigned it.
+    /// A pin that takes the node out of the rollout that holds it, without another that takes it over.
     async fn pinned_away(&self, node: &domain::node::Node) -> Option<SkipReason> {
         let pin = node.pinned_bundle?;
         let facts = self.inner.store.bundle_facts(vec![pin]).await.ok()?;
@@ -148,8 +148,7 @@ impl ControlPlane {
         let member = self.inner.store.rollout_member(holder, node.id).await.ok()?;
         let summary =
             self.inner.store.rollout(Scope::System("a pin is compared with its rollout"), holder).await.ok()?;
-        let unassigned = member.state == domain::rollout::NodeState::Pending;
-        (summary.spec.bundle != pin && unassigned).then_some(SkipReason::Pinned)
+        summary.spec.lets_go(&member, pin).then_some(SkipReason::Pinned)
     }
 
     /// Every one of them, however many.

@@ -1,5 +1,6 @@
 //! What an operator asked for. Fixed at creation; everything that changes is in [`super::Head`], [`super::Step`] and [`super::Member`].
 
+use super::state::{Member, NodeState};
 use crate::access::text_enum;
 use crate::id::*;
 use crate::node::Selector;
@@ -280,6 +281,22 @@ impl Spec {
             seed: None,
             stale_after: Span::secs(120),
         }
+    }
+
+    /// Does a node pinned to `pin` stay out? Also one that is pinned to this very bundle: a rollback would take it off its pin. Only
+    /// what brings nodes to their pins takes it.
+    pub fn leaves_pinned(&self, pin: BundleId) -> bool {
+        match self.kind {
+            RolloutKind::Pin | RolloutKind::DriftRepair => pin != self.bundle,
+            RolloutKind::Rollout | RolloutKind::Assign | RolloutKind::Replace => true,
+        }
+    }
+
+    /// Its node was pinned to `pin` while this rollout holds it: is it let go, with what it is told to run now? Others that are on their
+    /// way are taken over by the rollout that is made for the pin.
+    pub fn lets_go(&self, m: &Member, pin: BundleId) -> bool {
+        let runs_pin = pin == self.bundle && (matches!(m.state, NodeState::Verified { .. }) || super::waits_back(m));
+        self.leaves_pinned(pin) && (m.state == NodeState::Pending || runs_pin)
     }
 
     /// The label whose values planning looks at.
