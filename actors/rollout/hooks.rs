@@ -5,7 +5,7 @@ use crate::command::CommandResult;
 use crate::node_session::SessionMsg;
 use crate::plane::ControlPlane;
 use domain::node::{Selector, Standing};
-use domain::rollout::{Event, Phase, Rollout, SkipReason};
+use domain::rollout::{Event, Facts, Phase, Rollout, SkipReason};
 use domain::*;
 use std::collections::BTreeSet;
 
@@ -71,7 +71,8 @@ impl ControlPlane {
         let system = Scope::System("a newcomer is compared with the rollout it joins");
         let joined = self.inner.store.rollout(system, rollout).await?;
         let facts = self.facts_of(project, &joined.spec, nodes).await?;
-        let facts: Vec<_> = facts.into_iter().filter(|(_, held)| held.is_none()).map(|(f, _)| f).collect();
+        let free = facts.into_iter().filter(|(_, held)| held.is_none()).map(|(f, _)| f).collect();
+        let facts = self.agreed_to(rollout, project, free).await?;
         if facts.is_empty() {
             return Ok(false);
         }
@@ -83,6 +84,24 @@ impl ControlPlane {
             self.decide_on(rollout, Event::LaneReady { facts: ready }, Attempt::system()).await?;
         }
         Ok(true)
+    }
+
+    /// Those of the newcomers that may join: who serves nothing yet, and who is in no environment that asks for more people than the
+    /// rollout's own targets did. Nobody was asked about the others.
+    async fn agreed_to(&self, rollout: RolloutId, project: ProjectId, new: Vec<Facts>) -> CommandResult<Vec<Facts>> {
+        let serving: Vec<NodeId> = new.iter().filter(|f| !f.first_config).map(|f| f.node).collect();
+        if serving.is_empty() || self.people_needed(project, serving).await? == 0 {
+            return Ok(new);
+        }
+        let targets = self.inner.store.rollout_step_nodes(rollout, None).await?.into_iter().map(|(_, n)| n).collect();
+        let agreed = self.people_needed(project, targets).await?;
+        let mut may = Vec::with_capacity(new.len());
+        for f in new {
+            if f.first_config || self.people_needed(project, vec![f.node]).await? <= agreed {
+                may.push(f);
+            }
+        }
+        Ok(may)
     }
 
     /// A rollout has just completed: nodes that match and were never told of it join now.
