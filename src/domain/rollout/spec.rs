@@ -341,7 +341,7 @@ impl Spec {
             }
         }
         let need = j.soak + j.freshness + j.freshness;
-        if j.soak > Span::ZERO && self.progress_deadline < need {
+        if self.progress_deadline < need {
             e.push((
                 "progress_deadline_seconds",
                 format!("must be at least the soak plus two freshness times ({} seconds)", need.as_secs()),
@@ -382,6 +382,19 @@ mod tests {
             HttpProbe { body_contains: Some("ok".into()), method: ProbeMethod::Head, ..good },
         ] {
             assert_eq!(wrong(vec![bad.clone()]), ["probes"], "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_deadline_leaves_time_for_the_soak_and_for_two_fresh_observations() {
+        let wrong = |deadline, soak| {
+            let judge = GateSpec { soak: Span::secs(soak), freshness: Span::secs(60), ..GateSpec::default() };
+            let spec = Spec { judge, progress_deadline: Span::secs(deadline), ..Spec::new(BundleId::NIL) };
+            spec.check().into_iter().map(|(f, _)| f).collect::<Vec<_>>()
+        };
+        for (deadline, soak) in [(120, 0), (150, 30)] {
+            assert_eq!(wrong(deadline, soak), Vec::<&str>::new());
+            assert_eq!(wrong(deadline - 1, soak), ["progress_deadline_seconds"]);
         }
     }
 
