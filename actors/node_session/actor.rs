@@ -380,7 +380,7 @@ impl Session {
                 self.verified = m.generation;
                 Some(*at)
             }
-            (NodeState::Activated { at }, _) => Some(*at),
+            (NodeState::Activated { at, .. }, _) => Some(*at),
             (NodeState::RollingBack { activated, .. }, _) => *activated,
             _ => None,
         };
