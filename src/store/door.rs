@@ -115,7 +115,13 @@ impl Store {
                     let queue = if kind == Kind::Write { &l.writer } else { &l.readers };
                     self.lite(queue, self.fate(op, kind), kind, limit, args.clone(), f.clone()).await
                 }
-                Backing::Pg(pool, _) => self.pg(pool, self.fate(op, kind), kind, limit, &*args, &*f).await,
+                Backing::Pg(pool, _) => match pg::place(pool, op).await {
+                    Ok(_place) => {
+                        let limit = deadline.saturating_duration_since(tokio::time::Instant::now());
+                        self.pg(pool, self.fate(op, kind), kind, limit, &*args, &*f).await
+                    }
+                    Err(e) => Err(e.into()),
+                },
             };
             match tried {
                 Ok(r) => break Ok(r),
