@@ -179,20 +179,27 @@ async fn look_at_freezes(plane: ControlPlane) -> Result<(), String> {
 }
 
 /// Nothing that can take long: whoever is late here loses its rollouts.
-async fn renew_lease(plane: ControlPlane) -> Result<(), String> {
+pub(crate) async fn renew_lease(plane: ControlPlane) -> Result<(), String> {
+    let renewed = renew(&plane).await;
+    let now = plane.now();
+    plane.inner.storing.tried(now, renewed.is_ok());
+    renewed.map_err(text)?;
+    let store = plane.store();
+    store.put_setting(ALIVE_AT, serde_json::json!(now.0), store::Write::at(now)).await.map_err(text)?;
+    Ok(())
+}
+
+async fn renew(plane: &ControlPlane) -> store::Result<()> {
     let (store, me) = (plane.store(), plane.instance());
     match store.renew_instance(me, plane.config().lease).await {
-        Ok(_) => {}
+        Ok(_) => Ok(()),
         Err(store::Error::NotFound) => {
             // Expired while we slept: whatever we owned has another owner; our fences are old and our commits fail.
             tracing::warn!("the lease was lost; starting anew");
-            store.register_instance(me, plane.config().listen.clone(), plane.config().lease).await.map_err(text)?;
+            store.register_instance(me, plane.config().listen.clone(), plane.config().lease).await.map(drop)
         }
-        Err(e) => return Err(text(e)),
+        Err(e) => Err(e),
     }
-    let now = plane.now();
-    store.put_setting(ALIVE_AT, serde_json::json!(now.0), store::Write::at(now)).await.map_err(text)?;
-    Ok(())
 }
 
 /// Free what dead instances held, take over what nobody owns, start what is ours and has no actor.
@@ -227,12 +234,12 @@ async fn reconcile(plane: ControlPlane) -> Result<(), String> {
 }
 
 /// Nodes whose session died with its instance: offline after the stale time plus what the write-behind may lag.
-async fn staleness(plane: ControlPlane) -> Result<(), String> {
+pub(crate) async fn staleness(plane: ControlPlane) -> Result<(), String> {
     let stale = plane.config().stale_after;
     let lag = Span((stale.0 / 4).min(Span::secs(60).0));
     let now = plane.now();
-    // Nobody goes stale before a full stale time of continuous readiness.
-    if now.since(plane.attended().since) < stale + lag {
+    // Nobody goes stale before a full stale time of continuous readiness, ours and the database's.
+    if now.since(plane.heeded_since()) < stale + lag {
         return Ok(());
     }
     let before = now - stale - lag;

@@ -2,7 +2,7 @@
 //!
 //! Owns: nothing that is not owned by an actor, the store or a cache. Rebuilt from: settings and the store.
 
-use crate::attendance::{Attendance, Attended};
+use crate::attendance::{Attendance, Attended, Storing};
 use crate::bus::Bus;
 use crate::clock::Clock;
 use crate::command::{CommandError, CommandResult};
@@ -74,6 +74,7 @@ pub(crate) struct Inner {
     /// Projects whose nodes' traffic is counted.
     pub(crate) measured: crate::rollout::Measured,
     pub(crate) attendance: Attendance,
+    pub(crate) storing: Storing,
     pub(crate) freezes: Freezes,
     /// The artifact store does not answer: no bundle can be fetched now.
     pub(crate) artifacts_away: AtomicBool,
@@ -174,6 +175,10 @@ impl ControlPlane {
     /// Since when reports could be received, as far as this instance knows.
     pub(crate) fn attended(&self) -> Attended {
         self.inner.attendance.look(self.now())
+    }
+    /// Since when a silence is a silence: all instances could be heard, and could write down whom they heard.
+    pub(crate) fn heeded_since(&self) -> Timestamp {
+        self.attended().since.max(self.inner.storing.since(self.now()))
     }
     pub(crate) fn fresh(&self) -> &Fresh {
         &self.inner.fresh

@@ -54,6 +54,13 @@ pub enum SessionMsg {
     CheckSilence,
 }
 
+impl SessionMsg {
+    /// Asked by somebody who found the session; its own timer need not find it.
+    fn is_question(&self) -> bool {
+        matches!(self, SessionMsg::Beat { .. } | SessionMsg::Poll { .. } | SessionMsg::Report { .. })
+    }
+}
+
 /// What a session keeps of an assignment.
 #[derive(Clone, Debug)]
 pub struct Assigned {
@@ -144,6 +151,8 @@ pub(super) struct Session {
     stamps: [i64; STAMPS],
     pub waiters: Vec<oneshot::Sender<()>>,
     pub envelope: Option<Box<poll::CachedEnvelope>>,
+    /// Somebody has asked it: it can be found since.
+    found: bool,
     timer: Option<TaskGuard>,
 }
 
@@ -158,7 +167,14 @@ impl Actor for SessionActor {
         (plane, node): Self::Arguments,
     ) -> Result<Session, ActorProcessingErr> {
         let plane = ControlPlane { inner: plane.upgrade().ok_or("the control plane has ended")? };
-        let view = plane.inner.store.session_view(node).await.map_err(start_failed)?;
+        plane.inner.sessions.arrivals.begin(node);
+        let view = match plane.inner.store.session_view(node).await {
+            Ok(view) => view,
+            Err(e) => {
+                plane.inner.sessions.arrivals.end(&node);
+                return Err(start_failed(e));
+            }
+        };
         let now = plane.now();
         let mut session = Session {
             node,
@@ -205,6 +221,7 @@ impl Actor for SessionActor {
             stamps: [0; STAMPS],
             waiters: Vec::new(),
             envelope: None,
+            found: false,
             timer: None,
             plane,
         };
@@ -220,6 +237,12 @@ impl Actor for SessionActor {
         message: SessionMsg,
         s: &mut Session,
     ) -> Result<(), ActorProcessingErr> {
+        if !s.found && message.is_question() {
+            s.found = true;
+            if s.plane.inner.sessions.arrivals.end(&s.node) {
+                Box::pin(s.reload(&myself)).await;
+            }
+        }
         // The rare paths are boxed: an idle session keeps room for the largest future that is part of this one.
         match message {
             SessionMsg::Beat { auth, beat, reply } => {
@@ -261,6 +284,7 @@ impl Actor for SessionActor {
 
     async fn post_stop(&self, _: ActorRef<SessionMsg>, s: &mut Session) -> Result<(), ActorProcessingErr> {
         s.plane.inner.sessions.metrics.sessions.dec();
+        s.plane.inner.sessions.arrivals.end(&s.node);
         s.wake();
         Ok(())
     }
@@ -356,7 +380,7 @@ impl Session {
                 self.verified = m.generation;
                 Some(*at)
             }
-            (NodeState::Activated { at }, _) => Some(*at),
+            (NodeState::Activated { at, .. }, _) => Some(*at),
             (NodeState::RollingBack { activated, .. }, _) => *activated,
             _ => None,
         };
@@ -433,7 +457,7 @@ impl Session {
         let stale = self.plane.config().stale_after;
         // Online: when it would be offline. Offline: when the session itself is dropped.
         let at = match self.presence {
-            Presence::Online => self.heard.max(self.plane.attended().since) + stale,
+            Presence::Online => self.heard.max(self.plane.heeded_since()) + stale,
             Presence::Offline | Presence::Unknown => self.heard + stale + stale,
         };
         let at = at.max(clock.now() + LEAST_NAP);
@@ -456,8 +480,8 @@ impl Session {
         if self.presence != Presence::Online {
             return now.since(self.heard) >= stale + stale;
         }
-        // Time in which we could not have heard it is no silence.
-        if now.since(self.heard.max(self.plane.attended().since)) < stale {
+        // Time in which we could not have heard it is no silence; nor that in which another instance could not store that it did.
+        if now.since(self.heard.max(self.plane.heeded_since())) < stale {
             return false;
         }
         self.remember(now.0);

@@ -5,7 +5,7 @@ use crate::command::{Caller, CommandResult, Grant, Idempotency};
 use crate::node_session::SessionMsg;
 use crate::plane::ControlPlane;
 use domain::node::{Selector, Standing};
-use domain::rollout::{Event, Phase, Rollout, RolloutKind, SkipReason};
+use domain::rollout::{Event, Facts, Phase, Rollout, RolloutKind, SkipReason};
 use domain::*;
 use std::collections::BTreeSet;
 
@@ -122,7 +122,8 @@ impl ControlPlane {
         let system = Scope::System("a newcomer is compared with the rollout it joins");
         let joined = self.inner.store.rollout(system, rollout).await?;
         let facts = self.facts_of(project, &joined.spec, nodes).await?;
-        let facts: Vec<_> = facts.into_iter().filter(|(_, held)| held.is_none()).map(|(f, _)| f).collect();
+        let free = facts.into_iter().filter(|(_, held)| held.is_none()).map(|(f, _)| f).collect();
+        let facts = self.agreed_to(rollout, project, free).await?;
         if facts.is_empty() {
             return Ok(false);
         }
@@ -134,6 +135,24 @@ impl ControlPlane {
             self.decide_on(rollout, Event::LaneReady { facts: ready }, Attempt::system()).await?;
         }
         Ok(true)
+    }
+
+    /// Those of the newcomers that may join: who serves nothing yet, and who is in no environment that asks for more people than the
+    /// rollout's own targets did. Nobody was asked about the others.
+    async fn agreed_to(&self, rollout: RolloutId, project: ProjectId, new: Vec<Facts>) -> CommandResult<Vec<Facts>> {
+        let serving: Vec<NodeId> = new.iter().filter(|f| !f.first_config).map(|f| f.node).collect();
+        if serving.is_empty() || self.people_needed(project, serving).await? == 0 {
+            return Ok(new);
+        }
+        let targets = self.inner.store.rollout_step_nodes(rollout, None).await?.into_iter().map(|(_, n)| n).collect();
+        let agreed = self.people_needed(project, targets).await?;
+        let mut may = Vec::with_capacity(new.len());
+        for f in new {
+            if f.first_config || self.people_needed(project, vec![f.node]).await? <= agreed {
+                may.push(f);
+            }
+        }
+        Ok(may)
     }
 
     /// A rollout has just completed: nodes that match and were never told of it join now.
@@ -188,7 +207,7 @@ impl ControlPlane {
         }
     }
 
-    /// A pin to another bundle than its rollout's, before that rollout assigned it.
+    /// A pin that takes the node out of the rollout that holds it, without another that takes it over.
     async fn pinned_away(&self, node: &domain::node::Node) -> Option<SkipReason> {
         let pin = node.pinned_bundle?;
         let facts = self.inner.store.bundle_facts(vec![pin]).await.ok()?;
@@ -199,8 +218,7 @@ impl ControlPlane {
         let member = self.inner.store.rollout_member(holder, node.id).await.ok()?;
         let summary =
             self.inner.store.rollout(Scope::System("a pin is compared with its rollout"), holder).await.ok()?;
-        let unassigned = member.state == domain::rollout::NodeState::Pending;
-        (summary.spec.bundle != pin && unassigned).then_some(SkipReason::Pinned)
+        summary.spec.lets_go(&member, pin).then_some(SkipReason::Pinned)
     }
 
     /// Every one of them, however many.

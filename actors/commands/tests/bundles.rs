@@ -88,6 +88,12 @@ async fn a_pin_to_a_revoked_bundle_holds_its_node_no_longer_and_is_listed() {
         let spec = domain::rollout::Spec::new(new);
         let targets = async || w.plane.plan_rollout(w.project.id, &spec).await.unwrap().steps.concat();
         assert_eq!(targets().await, [other]);
+        let same = domain::rollout::Spec::new(held);
+        let of_same = w.plane.plan_rollout(w.project.id, &same).await.unwrap().steps.concat();
+        assert_eq!(of_same, [other], "a rollback of its own bundle would take it off its pin");
+        let to_pins = domain::rollout::Spec { kind: domain::rollout::RolloutKind::Pin, ..same };
+        let of_pins = w.plane.plan_rollout(w.project.id, &to_pins).await.unwrap().steps.concat();
+        assert_eq!(of_pins, [pinned, other]);
         w.audited("bundle.revoked", w.plane.revoke_bundle(&w.caller, w.project.id, held, None)).await;
         assert_eq!(targets().await, [pinned, other], "held by nothing any more");
         assert_eq!(w.plane.store().pinned_to(held).await.unwrap(), [pinned], "but still to be seen");

@@ -2,10 +2,14 @@
 
 use super::*;
 use crate::node_api::{BundleRef, Heartbeat, PollAnswer, ReportBody, ReportKind, Update};
-use crate::node_session::SessionMsg;
+use crate::node_session::{MAX_WAIT, SessionMsg};
+use crate::periodic::{renew_lease, staleness};
 use domain::node::busy::MAX_BUSY;
 use domain::node::{Generation, HealthClass};
 use domain::rollout::{NodeStateKind, Spec};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use store::testing::{At, Faults};
 
 impl World {
     /// The session has dealt with everything before this, its timers included.
@@ -119,6 +123,47 @@ async fn nobody_goes_stale_before_a_full_stale_time_in_which_it_could_be_heard()
     .await;
 }
 
+/// Its session lives on another instance, which hears it and cannot store that it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_goes_stale_while_the_database_takes_no_word_of_whom_it_hears() {
+    for_each_backend(|mut opened| async move {
+        let away = Arc::new(AtomicBool::new(false));
+        let is_away = away.clone();
+        opened.store = opened.store.with_faults(Faults::planned(move |_, op| {
+            if op == "instance.renew" && is_away.load(Ordering::Acquire) { At::Refused } else { At::Go }
+        }));
+        let w = World::new(opened).await;
+        let node = w.node("n1").await;
+        w.plane.heartbeat(node, Heartbeat::default()).await.unwrap();
+        w.plane.inner.sessions.family.stop_child(&node.node).await.unwrap();
+        let presence = async || w.stored(node).await.presence;
+        let pass = |seconds: i64| {
+            for _ in 0..seconds / 10 {
+                w.hand.advance(Span::secs(10));
+                w.plane.attended();
+            }
+        };
+        away.store(true, Ordering::Release);
+        renew_lease(w.plane.clone()).await.unwrap_err();
+        pass(170);
+        staleness(w.plane.clone()).await.unwrap();
+        assert_eq!(presence().await, Presence::Online, "nobody can say that it was heard");
+        away.store(false, Ordering::Release);
+        renew_lease(w.plane.clone()).await.unwrap();
+        staleness(w.plane.clone()).await.unwrap();
+        assert_eq!(presence().await, Presence::Online, "whoever heard it is about to store that");
+        // Nobody did: 120 s, and the 30 s that a stored time may be behind.
+        pass(160);
+        w.eventually("it is offline", async || {
+            staleness(w.plane.clone()).await.unwrap();
+            (presence().await == Presence::Offline).then_some(())
+        })
+        .await;
+        w.end().await;
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_reads_again_what_another_instance_stored_of_its_node() {
     on_both(|w| async move {
@@ -136,6 +181,60 @@ async fn a_session_reads_again_what_another_instance_stored_of_its_node() {
             (w.stored(node).await.health == HealthClass::Healthy).then_some(())
         })
         .await;
+        w.end().await;
+    })
+    .await;
+}
+
+/// The session has read its node and cannot be found yet, while the node is assigned something and the feed tells of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn news_of_a_node_whose_session_is_being_started_reach_it() {
+    for_each_backend(|mut opened| async move {
+        let faults = Faults::none();
+        opened.store = opened.store.with_faults(faults.clone());
+        let w = World::new(opened).await;
+        let (node, bundle) = (w.node("n1").await, w.bundle("1").await);
+        w.plane.heartbeat(node, Heartbeat::default()).await.unwrap();
+        w.plane.inner.sessions.family.stop_child(&node.node).await.unwrap();
+        faults.hold("node.session_view");
+        // The clock stands still: what is held is answered when there are news, or never.
+        let polled = async { w.plane.poll(node, MAX_WAIT, None).await.unwrap().answer };
+        let assigned = async {
+            faults.until_held().await;
+            w.plane.create_rollout(&w.caller, w.project.id, Spec::new(bundle)).await.unwrap();
+            w.eventually("it is assigned", async || (w.stored(node).await.generation > 0).then_some(())).await;
+            let looks = || w.plane.store().operations().get("change.after").copied().unwrap_or(0);
+            // One look may be under way already, the second has seen it, and with the third it has been told.
+            let looked = looks();
+            w.eventually("the feed has told of it", async || (looks() >= looked + 3).then_some(())).await;
+            faults.let_go();
+        };
+        let both = async { tokio::join!(polled, assigned) };
+        let (answer, ()) = tokio::time::timeout(WAIT, both).await.unwrap();
+        assert!(matches!(answer, PollAnswer::Update(_)), "{answer:?}");
+        w.end().await;
+    })
+    .await;
+}
+
+/// Whatever was committed before a reader of the feed has its place in it is told by nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_the_feed_that_begins_trusts_nothing_that_was_remembered_before() {
+    on_both(|w| async move {
+        let token = w.token(NewEnrolmentToken::default()).await;
+        let key = secret_hash(&w.register(Some(&token), "n1", &[]).await.unwrap().key);
+        let remembered = || w.plane.inner.sessions.recall(&key, || w.plane.now()).is_some();
+        // The feed of the tree is still telling of the registration.
+        let looks = || w.plane.store().operations().get("change.after").copied().unwrap_or(0);
+        let looked = looks();
+        w.eventually("the feed has told of it", async || (looks() >= looked + 3).then_some(())).await;
+        w.plane.node_auth(&key).await.unwrap().unwrap();
+        assert!(remembered());
+        let forgotten = w.eventually("it is forgotten", async || (!remembered()).then_some(()));
+        tokio::select! {
+            () = crate::feed::run(w.plane.clone()) => unreachable!("it reads for ever"),
+            () = forgotten => {}
+        }
         w.end().await;
     })
     .await;

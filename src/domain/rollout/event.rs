@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// The engine's version, stored with every event. Raised when the same event would be decided differently.
-pub const ENGINE_VERSION: u32 = 2;
+pub const ENGINE_VERSION: u32 = 3;
 
 /// At most this many nodes are assigned in one commit; a larger step goes on in the next.
 pub const MAX_ASSIGN_PER_COMMIT: u32 = 1_000;
