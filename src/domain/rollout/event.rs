@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// The engine's version, stored with every event. Raised when the same event would be decided differently.
-pub const ENGINE_VERSION: u32 = 2;
+pub const ENGINE_VERSION: u32 = 3;
 
 /// At most this many nodes are assigned in one commit; a larger step goes on in the next.
 pub const MAX_ASSIGN_PER_COMMIT: u32 = 1_000;
@@ -131,6 +131,13 @@ pub enum Event {
     Readings {
         readings: Vec<Reading>,
     },
+    /// What was asked before an automatic rollback: of so many untouched online members so many fail the gates, and of so many it is
+    /// not known.
+    Untouched {
+        of: u32,
+        failing: u32,
+        unknown: u32,
+    },
     Presence {
         changes: Vec<PresenceChange>,
     },
@@ -192,6 +199,7 @@ impl Event {
             Event::Reports { .. } => "reports",
             Event::Gates { .. } => "gates",
             Event::Readings { .. } => "readings",
+            Event::Untouched { .. } => "untouched",
             Event::Presence { .. } => "presence",
             Event::Joined { .. } => "joined",
             Event::LaneReady { .. } => "lane_ready",
