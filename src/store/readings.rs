@@ -8,7 +8,6 @@ use crate::value::{Col, p};
 use domain::node::Metrics;
 use domain::rollout::analysis::Reading;
 use domain::{NodeId, ProjectId, Timestamp};
-use std::collections::BTreeMap;
 
 /// What a session counted of its node.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,17 +69,17 @@ impl Store {
         .await
     }
 
-    /// What these nodes measured lately, as said at `since` or later.
-    pub async fn recent_readings(&self, nodes: Vec<NodeId>, since: Timestamp) -> Result<BTreeMap<NodeId, Metrics>> {
-        let found = self.read("node.recent_readings_of", (nodes, since), |c, (nodes, since)| {
+    /// What these nodes measured lately, as said at `since` or later. By node.
+    pub async fn recent_readings(&self, nodes: Vec<NodeId>, since: Timestamp) -> Result<Vec<(NodeId, Metrics)>> {
+        self.read("node.recent_readings_of", (nodes, since), |c, (nodes, since)| {
             Box::pin(async move {
                 let sql = "SELECT r.node_id, r.recent FROM {v} JOIN node_readings r ON r.node_id = v.id \
-                           WHERE r.at >= ? AND r.recent IS NOT NULL";
+                           WHERE r.at >= ? AND r.recent IS NOT NULL ORDER BY r.node_id";
                 let cols = vec![("id", Col::ids(nodes.iter().copied()))];
                 c.batch_rows(sql, p![*since], cols, |r| Ok((r.get()?, r.json()?))).await
             })
-        });
-        Ok(found.await?.into_iter().collect())
+        })
+        .await
     }
 
     /// Projects in which rollouts are under way: their nodes' traffic is counted. True: and written, because some canary is compared, or

@@ -2,7 +2,6 @@ use domain::node::Metrics;
 use domain::rollout::analysis::Reading;
 use domain::rollout::{Change, Phase, StrategyKind};
 use domain::{NodeId, Span};
-use std::collections::BTreeMap;
 use store::testing::{self, seed};
 use store::{RolloutCommit, Served};
 
@@ -36,9 +35,9 @@ async fn the_newest_counts_of_a_node_replace_those_before_and_old_ones_are_left_
         assert_eq!(s.readings(vec![], before).await.unwrap(), []);
 
         let recent = s.recent_readings(vec![n[2], n[1]], before).await.unwrap();
-        assert_eq!(recent, BTreeMap::from([(n[1], lately(5.0)), (n[2], lately(0.25))]));
+        assert_eq!(recent, [(n[1], lately(5.0)), (n[2], lately(0.25))]);
         let recent = s.recent_readings(n, now).await.unwrap();
-        assert_eq!(recent.into_keys().collect::<Vec<_>>(), newest.iter().map(|r| r.node).collect::<Vec<_>>());
+        assert_eq!(recent.iter().map(|r| r.0).collect::<Vec<_>>(), newest.iter().map(|r| r.node).collect::<Vec<_>>());
     })
     .await;
 }
@@ -52,7 +51,8 @@ async fn a_project_is_measured_while_its_rollouts_are_under_way_and_written_for_
             r.planned.spec.strategy = strategy;
             let id = r.planned.id;
             s.insert_rollout(r, seed::write()).await.unwrap();
-            let heads = [(Phase::Running, false), (Phase::Running, true), (Phase::Paused, false), (Phase::Completed, false)];
+            let heads =
+                [(Phase::Running, false), (Phase::Running, true), (Phase::Paused, false), (Phase::Completed, false)];
             for (version, (phase, asked)) in (0..).zip(heads) {
                 let mut head = seed::head(phase);
                 head.asked = asked.then(seed::now);
