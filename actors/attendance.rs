@@ -1,4 +1,4 @@
-//! Since when this process has heard whoever spoke, without a gap.
+//! Since when this process has heard whoever spoke, and since when what anybody heard could be stored, both without a gap.
 //!
 //! A suspended process, or a wall clock that is set forward, has heard nobody for a while and learns of it only afterwards.
 //! Owns: when somebody last looked at the clock. Invariant: whoever judges a silence or a deadline looks here first, so that a
@@ -54,9 +54,71 @@ impl Attendance {
     }
 }
 
+/// Whether the database takes what instances have heard. While it is away all last-seen times grow old, whatever nodes say; when it
+/// is back somebody may look before whoever heard them has written.
+pub(crate) struct Storing {
+    /// An outage up to this makes nobody stale: a node speaks every third of the stale time and is written every quarter of it, which
+    /// with this is less than the stale time and the quarter that a sweep adds.
+    gap: Span,
+    state: Mutex<Taken>,
+}
+
+struct Taken {
+    last: Timestamp,
+    /// What was tried after that was not taken.
+    refused: bool,
+    since: Timestamp,
+}
+
+impl Storing {
+    pub(crate) fn new(now: Timestamp, stale_after: Span) -> Storing {
+        let gap = Span(stale_after.0 / 4).max(LEAST_GAP);
+        Storing { gap, state: Mutex::new(Taken { last: now, refused: false, since: now }) }
+    }
+
+    /// What became of a small write that is tried all the time.
+    pub(crate) fn tried(&self, now: Timestamp, was_taken: bool) {
+        let mut s = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !was_taken {
+            s.refused = true;
+            return;
+        }
+        if s.refused && now.since(s.last) > self.gap {
+            s.since = now;
+        }
+        (s.last, s.refused) = (now, false);
+    }
+
+    /// Since when last-seen times say who was heard; `now` while the database is away.
+    pub(crate) fn since(&self, now: Timestamp) -> Timestamp {
+        let s = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match s.refused && now.since(s.last) > self.gap {
+            true => now,
+            false => s.since,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_outage_counts_until_something_is_taken_again_and_only_a_long_one() {
+        let at = |s: i64| Timestamp(s * 1_000_000);
+        let storing = Storing::new(at(0), Span::secs(120));
+        storing.tried(at(500), true);
+        assert_eq!(storing.since(at(500)), at(0), "nobody tried meanwhile: no outage");
+        storing.tried(at(501), false);
+        assert_eq!(storing.since(at(530)), at(0), "a quarter of the stale time");
+        storing.tried(at(530), true);
+        assert_eq!(storing.since(at(900)), at(0));
+        storing.tried(at(901), false);
+        assert_eq!(storing.since(at(950)), at(950), "it is not over");
+        storing.tried(at(1_000), false);
+        storing.tried(at(1_001), true);
+        assert_eq!(storing.since(at(1_100)), at(1_001));
+    }
 
     #[test]
     fn only_time_without_a_gap_counts() {

@@ -9,6 +9,7 @@ use crate::plane::ControlPlane;
 use crate::rollout::RolloutMsg;
 use crate::supervision::spawn_task;
 use domain::*;
+use std::collections::BTreeSet;
 use std::time::Duration;
 use store::ChangeKind;
 use tokio::time::Instant;
@@ -23,12 +24,15 @@ const AFTER_ERROR: Duration = Duration::from_secs(1);
 pub(crate) async fn run(plane: ControlPlane) {
     let mut listener = plane.store().listen();
     let mut cursor = head(&plane).await;
+    // Read before that by whoever started earlier, or under a reader that failed: nobody would say when it changes.
+    start_over(&plane);
     let mut read_at = Instant::now();
     // Half the time for which rows are kept: a reader that was away for longer may have missed some.
     let longest_gap = KEEP_CHANGES.to_std() / 2;
     loop {
         match plane.store().changes_after(cursor, BATCH).await {
             Ok(_) if read_at.elapsed() > longest_gap => {
+                tracing::warn!("the change feed was not read for too long; everything is read again");
                 cursor = head(&plane).await;
                 start_over(&plane);
                 read_at = Instant::now();
@@ -37,10 +41,15 @@ pub(crate) async fn run(plane: ControlPlane) {
             Ok(rows) => {
                 read_at = Instant::now();
                 let full = rows.len() as u32 == BATCH;
+                let mut mailed = BTreeSet::new();
                 for row in rows {
                     cursor = row.cursor;
+                    if row.kind == ChangeKind::Inbox {
+                        mailed.insert(RolloutId(row.id));
+                    }
                     apply(&plane, &row);
                 }
+                wake(&plane, mailed);
                 if full {
                     continue;
                 }
@@ -68,9 +77,8 @@ async fn head(plane: &ControlPlane) -> store::ChangeCursor {
     }
 }
 
-/// Rows may have been pruned before they were read: nothing that the feed keeps current is trusted any more.
+/// Rows before this place in the feed may never be read: nothing that the feed keeps current is trusted any more.
 fn start_over(plane: &ControlPlane) {
-    tracing::warn!("the change feed was not read for too long; everything is read again");
     plane.inner.sessions.forget_all_credentials();
     plane.inner.freezes.forget();
     plane.forget_bundles();
@@ -80,6 +88,15 @@ fn start_over(plane: &ControlPlane) {
     }
     for (_, rollout) in plane.inner.rollouts.family.directory().snapshot() {
         let _ = rollout.cast(RolloutMsg::Reconcile);
+    }
+}
+
+/// Once for all the mail that was told of: one look reads it.
+fn wake(plane: &ControlPlane, mailed: BTreeSet<RolloutId>) {
+    for id in mailed {
+        if let Some(actor) = plane.inner.rollouts.family.lookup(&id) {
+            let _ = actor.cast(RolloutMsg::Wake);
+        }
     }
 }
 
@@ -99,11 +116,6 @@ fn apply(plane: &ControlPlane, row: &store::ChangeRow) {
                 let _ = actor.cast(RolloutMsg::Newer(row.version.max(0) as u64));
             }
         }
-        ChangeKind::Inbox => {
-            if let Some(actor) = plane.inner.rollouts.family.lookup(&RolloutId(row.id)) {
-                let _ = actor.cast(RolloutMsg::Wake);
-            }
-        }
         // Another one handed its rollouts over: the sweep would find them a little later.
         ChangeKind::Instance => {
             let plane = plane.clone();
@@ -116,9 +128,10 @@ fn apply(plane: &ControlPlane, row: &store::ChangeRow) {
         }
         ChangeKind::Freeze => plane.inner.freezes.forget(),
         ChangeKind::Bundle => {
-            plane.forget_bundle(BundleId(row.id));
             plane.archive_changed(BundleId(row.id));
+            // Every change of a bundle names its project.
             if let Some(project) = row.project {
+                plane.forget_bundle(project, BundleId(row.id));
                 plane.inner.releases.forget(project);
             }
         }
@@ -127,7 +140,9 @@ fn apply(plane: &ControlPlane, row: &store::ChangeRow) {
             plane.inner.keys.forget(OrgId(row.id));
             plane.trust_changed();
         }
-        ChangeKind::Org
+        // Told to its rollout once, after all rows that came with it.
+        ChangeKind::Inbox
+        | ChangeKind::Org
         | ChangeKind::ApiKey
         | ChangeKind::User
         | ChangeKind::Member

@@ -5,6 +5,7 @@
 //! committed before it is answered; an answer that names an artifact re-reads what it promises ([`crate::loader`]).
 
 mod actor;
+mod arrivals;
 mod beat;
 mod identity;
 mod poll;
@@ -21,6 +22,7 @@ use crate::plane::{ControlPlane, Inner};
 use crate::supervision::{Admission, Env, Family, FamilySpec, Restart, call_with_deadline};
 use crate::writer::Writer;
 use actor::{PollStep, SessionActor};
+use arrivals::Arrivals;
 use dashmap::DashMap;
 use domain::*;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts};
@@ -67,6 +69,7 @@ pub struct NodeSessions {
     forgotten: AtomicU64,
     pub(crate) loader: Loader,
     pub(crate) writer: Writer,
+    arrivals: Arrivals,
     doors: Doors,
     pub(crate) metrics: SessionMetrics,
 }
@@ -113,6 +116,7 @@ impl NodeSessions {
             forgotten: AtomicU64::new(0),
             loader: Loader::start(store.clone()),
             writer: Writer::start(store.clone(), flush_every),
+            arrivals: Arrivals::default(),
             doors: Doors::new(Admission::new("node_session", SESSION_ADMISSION, &env.metrics)),
             metrics: SessionMetrics::register(registry)?,
         })
@@ -174,10 +178,11 @@ impl NodeSessions {
         self.more_hashes.clear();
     }
 
-    /// Tell a session, if it lives here.
+    /// Tell a session, if it lives here. One that is being started reads its node again before it answers anybody.
     pub fn tell(&self, node: NodeId, message: SessionMsg) {
+        self.arrivals.note(&node);
         if let Some(actor) = self.family.lookup(&node) {
-            // A lost message is found by the next poll, which re-reads.
+            // Lost with a session that is ending: the next one reads its node anew.
             let _ = actor.cast(message);
         }
     }

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 /// Rows one sweep looks at.
 const BATCH: u32 = 1_000;
+/// Pins that one sweep follows: a rollout for each.
+const PINS: u32 = 50;
 /// How soon rollouts wait for an artifact store that went away, and go on when it is back.
 const LOOK_AT_ARTIFACTS: Span = Span::secs(5);
 /// How late a freeze window begins and ends for rollouts that are doing nothing at the time.
@@ -96,6 +98,7 @@ pub(crate) fn sweeps(plane: &ControlPlane) -> Vec<ChildSpec> {
         sweep(plane, "reconcile", Span((stale.0 / 2).clamp(1_000_000, 60_000_000)), reconcile),
         sweep(plane, "staleness", Span((stale.0 / 4).clamp(1_000_000, 30_000_000)), staleness),
         sweep(plane, "due_rollouts", Span::secs(2), due_rollouts),
+        sweep(plane, "pins", Span::secs(15), pins),
         sweep(plane, "drift", Span::secs(15), drift),
         sweep(plane, "housekeeping", Span::secs(10), housekeeping),
         sweep(plane, "pruning", Span::secs(600), pruning),
@@ -176,20 +179,27 @@ async fn look_at_freezes(plane: ControlPlane) -> Result<(), String> {
 }
 
 /// Nothing that can take long: whoever is late here loses its rollouts.
-async fn renew_lease(plane: ControlPlane) -> Result<(), String> {
+pub(crate) async fn renew_lease(plane: ControlPlane) -> Result<(), String> {
+    let renewed = renew(&plane).await;
+    let now = plane.now();
+    plane.inner.storing.tried(now, renewed.is_ok());
+    renewed.map_err(text)?;
+    let store = plane.store();
+    store.put_setting(ALIVE_AT, serde_json::json!(now.0), store::Write::at(now)).await.map_err(text)?;
+    Ok(())
+}
+
+async fn renew(plane: &ControlPlane) -> store::Result<()> {
     let (store, me) = (plane.store(), plane.instance());
     match store.renew_instance(me, plane.config().lease).await {
-        Ok(_) => {}
+        Ok(_) => Ok(()),
         Err(store::Error::NotFound) => {
             // Expired while we slept: whatever we owned has another owner; our fences are old and our commits fail.
             tracing::warn!("the lease was lost; starting anew");
-            store.register_instance(me, plane.config().listen.clone(), plane.config().lease).await.map_err(text)?;
+            store.register_instance(me, plane.config().listen.clone(), plane.config().lease).await.map(drop)
         }
-        Err(e) => return Err(text(e)),
+        Err(e) => Err(e),
     }
-    let now = plane.now();
-    store.put_setting(ALIVE_AT, serde_json::json!(now.0), store::Write::at(now)).await.map_err(text)?;
-    Ok(())
 }
 
 /// Free what dead instances held, take over what nobody owns, start what is ours and has no actor.
@@ -208,6 +218,13 @@ async fn newcomers(plane: ControlPlane) -> Result<(), String> {
     Ok(())
 }
 
+/// Nodes that were pinned by a process that ended before it rolled the bundle out to them, or while another rollout held them.
+async fn pins(plane: ControlPlane) -> Result<(), String> {
+    let followed = plane.sweep_pins(PINS).await.map_err(|e| format!("{e:?}"))?;
+    plane.inner.rollouts.metrics.sweep_corrections.inc_by(followed);
+    Ok(())
+}
+
 /// What rollouts believe of their nodes is compared with what is stored.
 async fn reconcile(plane: ControlPlane) -> Result<(), String> {
     for (_, actor) in plane.inner.rollouts.family.directory().snapshot() {
@@ -217,12 +234,12 @@ async fn reconcile(plane: ControlPlane) -> Result<(), String> {
 }
 
 /// Nodes whose session died with its instance: offline after the stale time plus what the write-behind may lag.
-async fn staleness(plane: ControlPlane) -> Result<(), String> {
+pub(crate) async fn staleness(plane: ControlPlane) -> Result<(), String> {
     let stale = plane.config().stale_after;
     let lag = Span((stale.0 / 4).min(Span::secs(60).0));
     let now = plane.now();
-    // Nobody goes stale before a full stale time of continuous readiness.
-    if now.since(plane.attended().since) < stale + lag {
+    // Nobody goes stale before a full stale time of continuous readiness, ours and the database's.
+    if now.since(plane.heeded_since()) < stale + lag {
         return Ok(());
     }
     let before = now - stale - lag;

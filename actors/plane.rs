@@ -2,7 +2,7 @@
 //!
 //! Owns: nothing that is not owned by an actor, the store or a cache. Rebuilt from: settings and the store.
 
-use crate::attendance::{Attendance, Attended};
+use crate::attendance::{Attendance, Attended, Storing};
 use crate::bus::Bus;
 use crate::clock::Clock;
 use crate::command::{CommandError, CommandResult};
@@ -74,6 +74,7 @@ pub(crate) struct Inner {
     /// Projects whose nodes' traffic is counted.
     pub(crate) measured: crate::rollout::Measured,
     pub(crate) attendance: Attendance,
+    pub(crate) storing: Storing,
     pub(crate) freezes: Freezes,
     /// The artifact store does not answer: no bundle can be fetched now.
     pub(crate) artifacts_away: AtomicBool,
@@ -175,6 +176,10 @@ impl ControlPlane {
     pub(crate) fn attended(&self) -> Attended {
         self.inner.attendance.look(self.now())
     }
+    /// Since when a silence is a silence: all instances could be heard, and could write down whom they heard.
+    pub(crate) fn heeded_since(&self) -> Timestamp {
+        self.attended().since.max(self.inner.storing.since(self.now()))
+    }
     pub(crate) fn fresh(&self) -> &Fresh {
         &self.inner.fresh
     }
@@ -195,8 +200,12 @@ impl ControlPlane {
         let wanted = match r {
             BundleRef::Baseline => return Ok(None),
             BundleRef::Row(id) => {
-                if let Some(c) = index.contents.get(&id) {
-                    return Ok(Some((id, Some(*c))));
+                // By its row alone it could be another project's.
+                let known = index.contents.get(&id).map(|c| *c);
+                if let Some(c) = known
+                    && index.rows.get(&(project, c)).is_some_and(|row| *row == id)
+                {
+                    return Ok(Some((id, known)));
                 }
                 store::BundleRef::Row(id)
             }
@@ -231,8 +240,12 @@ impl ControlPlane {
         Some(content)
     }
 
-    pub(crate) fn forget_bundle(&self, id: BundleId) {
-        self.inner.bundles.contents.remove(&id);
+    /// In both directions: what was collected may be made again, as another row.
+    pub(crate) fn forget_bundle(&self, project: ProjectId, id: BundleId) {
+        let index = &self.inner.bundles;
+        if let Some((_, content)) = index.contents.remove(&id) {
+            index.rows.remove_if(&(project, content), |_, row| *row == id);
+        }
     }
 
     /// Everything that is remembered of bundles: their contents, archives and release statements.

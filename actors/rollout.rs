@@ -44,7 +44,7 @@ const CHILD_BUDGET: Budget = Budget { restarts: 15, within: Span::secs(900) };
 /// 5,000 rollouts (FIELD section 4) may each lose the answer to a commit when the database dies: once is no reason to end the family.
 const FAMILY_BUDGET: Budget = Budget { restarts: 10_000, within: Span::secs(60) };
 const BACKOFF: Backoff = Backoff { base: Span::millis(200), cap: Span::secs(60), jitter_percent: 25 };
-/// Rollouts taken over in one go.
+/// Rollouts taken over in one transaction; as many of these as there is to take.
 const ACQUIRE_BATCH: u32 = 500;
 
 /// What a session hands on: columns of the node's row, and what its rollout must hear. Committed together.

@@ -10,7 +10,7 @@
 //! ```
 //! The bus, the write-behind and the loader hold nothing that cannot be lost; they live with the handle.
 
-use crate::attendance::Attendance;
+use crate::attendance::{Attendance, Storing};
 use crate::clock::Clock;
 use crate::commands::releases::{MAX_RELEASES_OF, ReleaseIndex};
 use crate::fresh::Fresh;
@@ -81,6 +81,7 @@ impl Tree {
             metrics: Metrics::register(&registry).map_err(|e| e.to_string())?,
         };
         let attendance = Attendance::new(started, config.stale_after);
+        let storing = Storing::new(started, config.stale_after);
         let mut failed: Option<prometheus::Error> = None;
         let inner = Arc::new_cyclic(|weak| {
             // `new_cyclic` cannot fail half-way; names clash only by a mistake in this crate, found by the first start.
@@ -112,6 +113,7 @@ impl Tree {
                     down: AtomicI64::new(down.0),
                     measured: crate::rollout::Measured::default(),
                     attendance,
+                    storing,
                     freezes: Default::default(),
                     artifacts_away: AtomicBool::new(false),
                 },

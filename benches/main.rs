@@ -52,7 +52,8 @@ struct Cli {
     /// The table as JSON, into a file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Only these: heartbeat, memory, rollout, scale, concurrent, compile, sign, plan, process, restart, several, decision, sign_in
+    /// Only these: heartbeat, memory, rollout, scale, concurrent, compile, sign, plan, process, restart, several, decision, sign_in;
+    /// rollout-pg and concurrent-pg are the PostgreSQL half of theirs
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// The product's binary [default: sentinel-cp beside this program]
@@ -84,6 +85,9 @@ enum Part {
         nodes: u32,
         #[arg(long)]
         token: String,
+        /// Of the nodes' names: fleets of one project differ in it.
+        #[arg(long, default_value = "sim-node-")]
+        prefix: String,
     },
 }
 
@@ -100,8 +104,17 @@ fn main() -> ExitCode {
         Some(Part::Load(args)) => on_one_thread(load::run(args)),
         Some(Part::TimedFleet(args)) => on_one_thread(fleet::run(args)),
         Some(Part::Memory { nodes }) => on_many_threads(memory::child(nodes)),
-        Some(Part::SimFleet { url, nodes, token }) => on_many_threads(rollout::sim_fleet(url, nodes, token)),
-        None => on_many_threads(all(cli)),
+        Some(Part::SimFleet { url, nodes, token, prefix }) => {
+            on_many_threads(rollout::sim_fleet(url, nodes, token, prefix))
+        }
+        None => {
+            // What the server warns of explains a figure, or why there is none.
+            tracing_subscriber::fmt()
+                .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+                .with_writer(std::io::stderr)
+                .init();
+            on_many_threads(all(cli))
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -138,19 +151,19 @@ async fn all(cli: Cli) -> Result<(), Failure> {
     }
     if wanted("rollout") {
         rollout::sqlite(&mut table).await?;
-        if cli.postgres {
-            rollout::postgres(&mut table).await?;
-        }
+    }
+    if cli.postgres && (wanted("rollout") || wanted("rollout-pg")) {
+        rollout::postgres(&mut table).await?;
     }
     if wanted("scale") {
         scale::run(&mut table, if cli.long { scale::LONG } else { scale::SHORT }).await?;
     }
+    let size = if cli.long { concurrent::LONG } else { concurrent::SHORT };
     if wanted("concurrent") {
-        let size = if cli.long { concurrent::LONG } else { concurrent::SHORT };
         concurrent::sqlite(&mut table, size).await?;
-        if cli.postgres {
-            concurrent::postgres(&mut table, size).await?;
-        }
+    }
+    if cli.postgres && (wanted("concurrent") || wanted("concurrent-pg")) {
+        concurrent::postgres(&mut table, size).await?;
     }
     if wanted("compile") {
         compile::run(&mut table, cli.long).await?;

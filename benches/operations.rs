@@ -39,6 +39,8 @@ const PERIODIC: &[(&str, f64, f64)] = &[
     // Drift that began, drift that ended.
     ("drift.find", 1.0, 15.0),
     ("drift.ended", 1.0, 15.0),
+    // Pins that no rollout was made for.
+    ("node.unfollowed_pins", 1.0, 15.0),
     // Nodes that went silent, found by the scan.
     ("node.stale", 1.0, 30.0),
 ];

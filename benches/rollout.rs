@@ -126,10 +126,11 @@ pub async fn postgres(table: &mut Table) -> Result<(), Failure> {
 }
 
 /// In the child: the simulated fleet until standard input ends.
-pub async fn sim_fleet(url: String, nodes: u32, token: String) -> Result<(), Failure> {
+pub async fn sim_fleet(url: String, nodes: u32, token: String, name_prefix: String) -> Result<(), Failure> {
     use sim::transport::{Http, HttpOptions};
     let http = Http::new(&url, HttpOptions { max_connections: 4_000, http2: false })?;
-    let config = sim::FleetConfig { project: PROJECT.into(), token: Some(token), nodes, ..sim::FleetConfig::default() };
+    let (project, token) = (PROJECT.into(), Some(token));
+    let config = sim::FleetConfig { project, token, nodes, name_prefix, ..sim::FleetConfig::default() };
     let fleet = sim::Fleet::start(config, sim::Transport::Http(http)).await?;
     fleet.until_all(|n| n.state == sim::NodeState::Idle).await?;
     println!("{}", json!({"ready": nodes}));

@@ -1,5 +1,5 @@
 //! Several processes of the product on one PostgreSQL: heartbeats by 1, 2 and 3 of them, the statements that reach the server for a
-//! heartbeat and for a step of a rollout, the start after a kill, and a plan over very many nodes.
+//! heartbeat and for a step of a rollout, the start after a kill, how soon another one goes on, and a plan over very many nodes.
 //!
 //! Statements are counted by the server itself (`pg_stat_statements`), so nothing is left out.
 
@@ -21,7 +21,14 @@ const NODES: usize = 1_000;
 /// To show that nothing grows with the fleet.
 const SMALL: usize = 250;
 const CONNECTIONS: usize = 60;
+/// Processes at most.
+const MOST: usize = 3;
 const STEPS: usize = 10;
+/// The nodes whose rollout loses its owner, and of each of its steps.
+const ORPHANS: usize = 200;
+const ORPHANS_AT_ONCE: usize = 10;
+/// Events after which it is well under way.
+const UNDER_WAY: i64 = 5;
 /// 32 bytes, base64.
 const MASTER_KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
 /// A rollout here ends within this.
@@ -155,12 +162,18 @@ async fn heartbeats(table: &mut Table, product: &Path, ms: u32) -> Result<(), Fa
     std::fs::write(&file, ids.iter().map(|id| format!("{id}\n")).collect::<String>())?;
     let active = compile(g.first(), "v1", bundle::samples::DEMO_V1).await?;
 
-    let (_, few_beats) = beats(&g, 1, SMALL, &file, &active, ms).await?;
-    let few = g.calls().await;
-    for n in 1..=3 {
+    for n in 1..=MOST {
         if n > 1 {
             g.one_more(product).await?;
         }
+        // The same processes with fewer nodes: of one, and of the most.
+        let few = match n == 1 || n == MOST {
+            true => {
+                beats(&g, n, SMALL, &file, &active, ms).await?;
+                Some(g.calls().await)
+            }
+            false => None,
+        };
         let (rate, done) = beats(&g, n, NODES, &file, &active, ms).await?;
         let calls = g.calls().await;
         let all = total(&calls);
@@ -168,28 +181,30 @@ async fn heartbeats(table: &mut Table, product: &Path, ms: u32) -> Result<(), Fa
         table.add(NAME, what, rate, "/s", Bar::None);
         let each = format!("  statements of all {n} in those {done} heartbeats, for a heartbeat");
         table.add(NAME, each, all as f64 / done.max(1) as f64, "", Bar::None);
-        if n == 1 {
-            // Each of these is by the clock, or a batch: with four times the nodes none comes more often. Twice and four more are the
-            // ticks that a window may hold more than another.
-            let grown: Calls = calls
-                .iter()
-                .filter(|(id, (_, n))| *n > 2 * few.get(*id).map_or(0, |(_, n)| *n) + 4)
-                .map(|(id, call)| (id.clone(), call.clone()))
-                .collect();
-            let bar = Bar::AtMost { floor: 0.0, aim: 0.0 };
-            let what = format!("  statements that come more often for {NODES} nodes than for {SMALL}");
-            table.add(NAME, what, grown.len() as f64, "", bar);
+        if let Some(few) = few {
+            growth(table, n, &few, &calls);
             table.note(format!(
-                "several: all statements of one process in {ms} ms of {done} heartbeats of {NODES} nodes ({few_beats} of {SMALL} before):\n{}",
+                "several: all statements of {n} processes in {ms} ms of {done} heartbeats of {NODES} nodes:\n{}",
                 listed(&calls, 40)
             ));
-            if !grown.is_empty() {
-                table.note(format!("several: GROWN with the fleet:\n{}", listed(&grown, 20)));
-            }
         }
     }
     store.close().await;
     Ok(())
+}
+
+/// Each statement is by the clock, or a batch: with four times the nodes none comes more often. Twice, and four more for each process,
+/// are the ticks that a window may hold more than another.
+fn growth(table: &mut Table, processes: usize, few: &Calls, many: &Calls) {
+    let slack = 4 * processes as u64;
+    let is_grown = |id: &String, n: u64| n > 2 * few.get(id).map_or(0, |(_, n)| *n) + slack;
+    let grown: Calls =
+        many.iter().filter(|(id, (_, n))| is_grown(id, *n)).map(|(id, call)| (id.clone(), call.clone())).collect();
+    let what = format!("  statements of {processes} that come more often for {NODES} nodes than for {SMALL}");
+    table.add(NAME, what, grown.len() as f64, "", Bar::AtMost { floor: 0.0, aim: 0.0 });
+    if !grown.is_empty() {
+        table.note(format!("several: GROWN with the fleet, of {processes}:\n{}", listed(&grown, 20)));
+    }
 }
 
 async fn token(at: SocketAddr) -> Result<String, Failure> {
@@ -216,30 +231,108 @@ async fn completed(at: SocketAddr, spec: Value) -> Result<(), Failure> {
 
 /// What a step costs, and that it costs the same for more nodes.
 async fn steps(table: &mut Table, product: &Path) -> Result<(), Failure> {
-    for nodes in [200, NODES] {
+    for (nodes, processes) in [(200, 1), (NODES, 1), (NODES, MOST)] {
         let mut g = Ground::new().await?;
         rows(&g.url, "CREATE EXTENSION IF NOT EXISTS pg_stat_statements").await;
-        g.one_more(product).await?;
+        for _ in 0..processes {
+            g.one_more(product).await?;
+        }
         g.open_project().await?;
         let bundle = compile(g.first(), "v1", bundle::samples::DEMO_V1).await?;
-        let url = format!("--url=http://{}", g.first());
-        let token = format!("--token={}", token(g.first()).await?);
-        let mut fleet = Helper::start(&["sim-fleet".into(), url, format!("--nodes={nodes}"), token])?;
-        fleet.hear().await?;
+        let mut fleets = Vec::new();
+        for i in 0..processes {
+            fleets.push(fleet(&g, i, nodes / processes).await?);
+        }
         g.forget_calls().await;
         completed(g.first(), json!({"bundle_id": bundle, "batch_size": nodes / STEPS})).await?;
         let calls = g.calls().await;
-        fleet.finish().await?;
+        for fleet in fleets {
+            fleet.finish().await?;
+        }
         let all = total(&calls);
-        let what = format!("statements a step, {STEPS} steps of {} nodes on one process", nodes / STEPS);
+        let on = if processes == 1 { "on one process".to_string() } else { format!("over {processes} processes") };
+        let what = format!("statements a step, {STEPS} steps of {} nodes {on}", nodes / STEPS);
         table.add(NAME, what, all as f64 / STEPS as f64, "", Bar::None);
         let what = format!("  a step and node, of {}", nodes / STEPS);
         table.add(NAME, what, all as f64 / nodes as f64, "", Bar::None);
         table.note(format!(
-            "several: statements of a rollout over {nodes} nodes in {STEPS} steps:\n{}",
+            "several: statements of a rollout over {nodes} nodes in {STEPS} steps {on}:\n{}",
             listed(&calls, 25)
         ));
     }
+    Ok(())
+}
+
+/// Nodes that talk to the `i`th process; there, and registered.
+async fn fleet(g: &Ground, i: usize, nodes: usize) -> Result<Helper, Failure> {
+    let mut fleet = Helper::start(&[
+        "sim-fleet".into(),
+        format!("--url=http://{}", g.all[i].address),
+        format!("--nodes={nodes}"),
+        format!("--token={}", token(g.first()).await?),
+        format!("--prefix=fleet-{i}-"),
+    ])?;
+    fleet.hear().await?;
+    Ok(fleet)
+}
+
+/// `kill -9` of the owner: until another one has stored a decision. The nodes talk to the other one, so there is something to decide.
+async fn orphaned(product: &Path) -> Result<Option<f64>, Failure> {
+    let mut g = Ground::new().await?;
+    g.one_more(product).await?;
+    g.one_more(product).await?;
+    g.open_project().await?;
+    let bundle = compile(g.first(), "v1", bundle::samples::DEMO_V1).await?;
+    let fleet = fleet(&g, 1, ORPHANS).await?;
+    let path = format!("/api/v1/projects/{PROJECT}/rollouts");
+    let spec = json!({"bundle_id": bundle, "batch_size": ORPHANS_AT_ONCE});
+    let made = operator(g.first(), "POST", &path, Some(spec)).await?;
+    let id = made["rollout"]["id"].as_str().ok_or("no rollout")?.to_string();
+    let under_way = format!(
+        "SELECT i.listen, r.fence FROM rollouts r JOIN instances i ON i.id = r.owner WHERE r.id = '{id}' AND r.last_seq > {UNDER_WAY}"
+    );
+    let before = some_row(&g.url, &under_way).await?;
+    if before[0] != g.first().to_string() {
+        // The other one was faster to take it up.
+        fleet.finish().await?;
+        return Ok(None);
+    }
+    let begun = Instant::now();
+    g.all[0].child.kill().await?;
+    let newer = format!("SELECT seq FROM rollout_events WHERE rollout_id = '{id}' AND fence > {} LIMIT 1", before[1]);
+    some_row(&g.url, &newer).await?;
+    let took = begun.elapsed().as_secs_f64() * 1e3;
+    fleet.finish().await?;
+    Ok(Some(took))
+}
+
+/// Asks until there is one.
+async fn some_row(url: &str, sql: &str) -> Result<Vec<String>, Failure> {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        if let Some(row) = rows(url, sql).await.into_iter().next() {
+            return Ok(row);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Err(format!("nothing came of {sql}").into())
+}
+
+async fn failover(table: &mut Table, product: &Path) -> Result<(), Failure> {
+    let mut took = Vec::new();
+    while took.len() < 5 {
+        took.extend(orphaned(product).await?);
+    }
+    let bar = Bar::AtMost { floor: 10_000.0, aim: 5_000.0 };
+    table.add(
+        NAME,
+        "kill -9 of a rollout's owner -> the next decision, by another: median of 5",
+        median(&took),
+        "ms",
+        bar,
+    );
+    let worst = took.iter().copied().fold(0.0, f64::max);
+    table.add(NAME, "  worst of 5", worst, "ms", Bar::None);
     Ok(())
 }
 
@@ -270,6 +363,7 @@ async fn restart(table: &mut Table, product: &Path, nodes: usize) -> Result<(), 
 pub async fn run(table: &mut Table, product: &Path, long: bool) -> Result<(), Failure> {
     heartbeats(table, product, if long { 10_000 } else { 4_000 }).await?;
     steps(table, product).await?;
+    failover(table, product).await?;
     let nodes = if long { 100_000 } else { 10_000 };
     restart(table, product, nodes).await?;
     let dir = tempfile::tempdir()?;

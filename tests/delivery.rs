@@ -10,7 +10,25 @@ everywhere!(
     a_revoked_bundle_is_named_no_more_and_cannot_be_downloaded,
     no_more_nodes_than_max_unavailable_are_on_their_way,
     late_and_doubled_reports_are_harmless,
+    a_stream_that_cannot_go_on_where_it_was_says_so,
 );
+
+async fn a_stream_that_cannot_go_on_where_it_was_says_so(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let stream = "/api/v1/events/stream?project=p";
+    let first = async |last: &str| {
+        let mut events = w.op.events_after(stream, Some(last)).await;
+        tokio::time::timeout(PATIENCE, events.next()).await.unwrap()["kind"].clone()
+    };
+    // Before all that is kept, and where a restored database has not come yet.
+    for lost in ["0-0", "9000000000000-9000000000000", "not a place"] {
+        assert_eq!(first(lost).await, "resync", "{lost}");
+    }
+    let (_, newest) = w.db.store.changes_kept().await.unwrap().unwrap();
+    w.op.post("/api/v1/projects/p/enrolment-tokens", json!({"name": "t"})).await.expect(201);
+    assert_ne!(first(&newest.to_string()).await, "resync");
+    w.end().await;
+}
 
 async fn a_pause_withholds_what_was_not_handed_over_and_resume_delivers_it(ground: Ground) {
     let w = World::on(ground, Options::default()).await;

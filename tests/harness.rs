@@ -196,8 +196,16 @@ impl Client {
 
     /// Server-sent events, from now on.
     pub async fn events(&self, path: &str) -> Events {
+        self.events_after(path, None).await
+    }
+
+    /// The same as a client that comes back to where it was.
+    pub async fn events_after(&self, path: &str, last: Option<&str>) -> Events {
         let key = self.bearer.as_deref().unwrap_or_default();
-        let request = http::Request::builder().uri(format!("{}{path}", self.at.next()));
+        let mut request = http::Request::builder().uri(format!("{}{path}", self.at.next()));
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
         let request = request.header("authorization", format!("Bearer {key}")).body(Full::default()).unwrap();
         let answer = self.http.request(request).await.unwrap();
         assert_eq!(answer.status(), 200, "{path}");

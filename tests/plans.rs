@@ -1,6 +1,7 @@
 //! Freeze windows, environments, templates and approvals, as clients meet them.
 
 use crate::harness::*;
+use bytes::Bytes;
 use serde_json::json;
 
 everywhere!(
@@ -36,12 +37,35 @@ async fn freeze_windows_are_made_shown_ended_and_hold_rollouts(ground: Ground) {
     is_problem(&w.op.post(&format!("/api/v1/rollouts/{id}/start"), json!({})).await, 409, None);
     let bare = w.op.post(&format!("/api/v1/rollouts/{id}/start"), json!({"override_freeze": true})).await;
     is_problem(&bare, 422, Some("reason"));
+    // What the rollout's state refuses lifts no freeze, and neither does what was refused before anything was made.
+    let told = json!({"override_freeze": true, "reason": "the fix"});
+    for command in ["resume", "retry"] {
+        is_problem(&w.op.post(&format!("/api/v1/rollouts/{id}/{command}"), told.clone()).await, 409, None);
+    }
+    let rollouts = "/api/v1/projects/p/rollouts";
+    for reason in ["x".repeat(2_001), "\u{7}".to_string()] {
+        let said = json!({"bundle_id": "v1", "override_freeze": true, "reason": reason});
+        is_problem(&w.op.post(rollouts, said).await, 422, Some("reason"));
+    }
+    assert_eq!(w.op.get(rollouts).await.expect(200)["total"], 1);
+    let r = rollout(&w.op, &id).await;
+    assert_eq!((&r["state"], &r["primary"]["code"]), (&json!("pending"), &json!("freeze")), "{r:#}");
     // Replaced by one that is over.
     let over = json!({"name": "hold", "reason": "incident", "starts_at": "2020-01-01T00:00:00Z", "ends_at": "2020-01-02T00:00:00Z"});
     assert_eq!(w.op.send("PUT", &one, over).await.expect(200)["freeze_window"]["active"], false);
     reaches(&w.op, &id, "completed").await;
     w.op.send("DELETE", &one, json!({})).await.expect(204);
     is_problem(&w.op.get(&one).await, 404, None);
+    // A request that is repeated sets nothing aside that began since.
+    let said = json!({"bundle_id": "v1", "start": false, "override_freeze": true, "reason": "the fix"}).to_string();
+    let headers = [("idempotency-key", "once"), ("content-type", "application/json")];
+    let send = async || w.op.raw("POST", rollouts, &headers, Bytes::from(said.clone())).await.expect(201);
+    let id = send().await["rollout"]["id"].as_str().unwrap().to_string();
+    let approvals = format!("/api/v1/rollouts/{id}/approvals");
+    let before = w.op.get(&approvals).await.expect(200)["approvals"]["content_hash"].clone();
+    w.op.post(path, json!({"name": "again", "reason": "incident"})).await.expect(201);
+    assert_eq!(send().await["rollout"]["id"], id.as_str());
+    assert_eq!(w.op.get(&approvals).await.expect(200)["approvals"]["content_hash"], before);
     w.end().await;
 }
 

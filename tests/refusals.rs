@@ -182,6 +182,9 @@ async fn bad_input_gets_the_right_4xx_and_stores_nothing(ground: Ground) {
         (Operator, "GET", "/api/v1/projects/p/nodes?limit=lots", "".into(), 422, Some("limit")),
         (Operator, "GET", "/api/v1/projects/p/nodes?cursor=xyz", "".into(), 422, Some("cursor")),
         (Operator, "GET", "/api/v1/projects/p/nodes?status=sleepy", "".into(), 422, Some("status")),
+        (Operator, "GET", "/api/v1/projects/p/nodes?labels%5B%5D=x", "".into(), 422, Some("labels")),
+        (Operator, "GET", "/api/v1/projects/p/nodes?labels%5B%24x%5D=1", "".into(), 422, Some("labels")),
+        (Operator, "GET", "/api/v1/projects/p/nodes?labels%5B%5Bx%5D%5D=1", "".into(), 422, Some("labels")),
         (Operator, "GET", "/api/v1/projects/p/bundles?status=lost", "".into(), 422, Some("status")),
         (Operator, "GET", "/api/v1/projects/p/rollouts?state=lost", "".into(), 422, Some("state")),
         (Operator, "GET", "/api/v1/projects/p/audit_logs?since=noon", "".into(), 422, Some("since")),
@@ -359,6 +362,23 @@ async fn the_same_idempotency_key_does_it_once(ground: Ground) {
     assert_eq!(send("s2", &start, json!({})).await.expect(200)["changed"], false);
     let audit = w.op.get("/api/v1/projects/p/audit_logs?action=rollout.started").await.expect(200);
     assert_eq!(audit["total"], 1, "{audit:#}");
+
+    // Whoever did not hear that it is deleted asks again, and hears it; with another key it is a thing that is not there.
+    let made = async |path: &str, body: Value, noun: &str| {
+        let made = w.op.post(path, body).await.expect(201);
+        format!("{path}/{}", made[noun]["id"].as_str().unwrap())
+    };
+    let node = format!("/api/v1/projects/p/nodes/{}", Hand::register(&w.at, "p", "b").await.id);
+    let group = made("/api/v1/projects/p/node-groups", json!({"name": "g", "node_ids": []}), "node_group").await;
+    let key = made("/api/v1/api-keys", json!({"name": "k", "scopes": ["nodes:read"]}), "api_key").await;
+    let org = made("/api/v1/orgs", json!({"name": "Twice", "slug": "twice"}), "org").await;
+    for path in [node, group, key, org, "/api/v1/projects/twice".to_string()] {
+        let delete = async |key: &str| w.op.raw("DELETE", &path, &[("idempotency-key", key)], Bytes::new()).await;
+        for _ in 0..2 {
+            assert_eq!(delete("d1").await.status, 204, "{path}");
+        }
+        is_problem(&delete("d2").await, 404, None);
+    }
     w.end().await;
 }
 

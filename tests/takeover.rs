@@ -82,8 +82,18 @@ async fn a_revoked_bundle_is_replaced_where_it_runs(ground: Ground) {
     }
     let path = format!("/api/v1/projects/p/bundles/{}/revoke", v2["bundle_id"].as_str().unwrap());
     is_problem(&w.op.post(&path, json!({"replace": "nothing of ours"})).await, 422, Some("replace"));
+    // Refused with its replacement, it is not revoked. Deprecated is no bundle to choose, but one's own to go back to.
+    let v3 = w.bundle("v3").await;
+    let bundles = "/api/v1/projects/p/bundles";
+    for b in [&v1, &v3] {
+        let path = format!("{bundles}/{}/deprecate", b["bundle_id"].as_str().unwrap());
+        w.op.post(&path, json!({})).await.expect(200);
+    }
+    is_problem(&w.op.post(&path, json!({"replace": v3["bundle_id"]})).await, 409, None);
+    let shown = w.op.get(&format!("{bundles}/{}", v2["bundle_id"].as_str().unwrap())).await.expect(200);
+    assert_eq!(shown["bundle"]["status"], "compiled", "{shown:#}");
     let done = w.op.post(&path, json!({"reason": "it leaks", "replace": "previous"})).await.expect(200);
-    assert_eq!(done["running_on"], 4, "{done:#}");
+    assert_eq!((&done["running_on"], &done["not_replaced"]), (&json!(4), &json!([])), "{done:#}");
     // Asked once more, nothing is begun twice.
     let again = w.op.post(&path, json!({"reason": "it leaks", "replace": "previous"})).await.expect(200);
     assert_eq!((&again["changed"], &again["rollout_ids"]), (&json!(false), &json!([])), "{again:#}");

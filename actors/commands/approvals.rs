@@ -1,12 +1,13 @@
 //! What people say of a rollout before it starts, and what they set aside for it.
 
-use super::rollouts::RolloutView;
+use super::rollouts::{RolloutCommand, RolloutView};
 use super::write::*;
 use crate::command::*;
 use crate::plane::ControlPlane;
 use crate::rollout::permit::{APPROVED, REJECTED};
 use domain::approval::{self, Voter};
-use domain::rollout::Phase;
+use domain::bundle::BundleStatus;
+use domain::rollout::{Head, PauseCause, Phase};
 use domain::*;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -70,14 +71,31 @@ impl ControlPlane {
         Ok((self.rollout_view(id).await?, if changed { Done::Changed } else { Done::Already }))
     }
 
+    /// Sets aside for `command`, which follows, the freezes that hold now. Nothing is set aside for one that was carried out before, or
+    /// that the rollout's state refuses: the command says so itself, and the freeze holds as it did.
+    pub async fn override_freezes_for(
+        &self,
+        caller: &Caller,
+        id: RolloutId,
+        command: &RolloutCommand,
+        reason: &str,
+    ) -> CommandResult<()> {
+        check_override(reason)?;
+        if self.was_answered(caller).await? {
+            return Ok(());
+        }
+        let system = Scope::System("a rollout whose tenant was checked at the door");
+        let r = self.inner.store.rollout(system, id).await?;
+        let revoked = r.bundle.as_ref().is_some_and(|b| b.status == BundleStatus::Revoked);
+        if !revoked && is_held_by_freezes(command, &r.head) {
+            self.override_freezes(caller, id, reason).await?;
+        }
+        Ok(())
+    }
+
     /// The freezes that hold now are set aside for this rollout; whatever freezes later holds it all the same.
     pub async fn override_freezes(&self, caller: &Caller, id: RolloutId, reason: &str) -> CommandResult<Done> {
-        let mut faults = Faults::default();
-        if reason.trim().is_empty() {
-            faults.add("reason", "is required to override a freeze");
-        }
-        faults.text("reason", reason, MAX_TEXT);
-        faults.done()?;
+        check_override(reason)?;
         let system = Scope::System("a rollout whose tenant was checked at the door");
         let r = self.inner.store.rollout(system, id).await?;
         let now = self.now();
@@ -126,5 +144,30 @@ impl ControlPlane {
             }
             None => self.ensure_rollout(id).await,
         }
+    }
+}
+
+/// Why a freeze is set aside: needed, and short enough to be kept. Errors: 422.
+pub fn check_override(reason: &str) -> CommandResult<()> {
+    let mut faults = Faults::default();
+    if reason.trim().is_empty() {
+        faults.add("reason", "is required to override a freeze");
+    }
+    faults.text("reason", reason, MAX_TEXT);
+    faults.done()
+}
+
+/// Is it a command that freezes hold up, and one that this state allows?
+fn is_held_by_freezes(command: &RolloutCommand, head: &Head) -> bool {
+    match command {
+        RolloutCommand::Start => head.phase == Phase::Pending,
+        // After failures a resume says what becomes of them, or it is refused.
+        RolloutCommand::Resume { retry, accept_failed } => {
+            let answered = *retry || *accept_failed || !head.causes.contains(&PauseCause::Gate);
+            head.phase == Phase::Paused && answered
+        }
+        RolloutCommand::Retry { .. } => matches!(head.phase, Phase::Running | Phase::Paused | Phase::Failed),
+        RolloutCommand::Pause { .. } | RolloutCommand::Cancel { .. } | RolloutCommand::Rollback { .. } => false,
+        RolloutCommand::AdvanceTraffic | RolloutCommand::SwapSlot => false,
     }
 }

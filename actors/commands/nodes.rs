@@ -6,9 +6,8 @@ use crate::command::*;
 use crate::node_api::{LogLine, NodeAuth, Registered, Registration};
 use crate::plane::ControlPlane;
 use domain::bundle::BundleStatus;
-use domain::node::{HealthClass, Labels, Node, Presence, Selector, Standing, check_labels, check_node_name};
+use domain::node::{HealthClass, Labels, Node, Presence, Standing, check_labels, check_node_name};
 use domain::project::Project;
-use domain::rollout::RolloutKind;
 use domain::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -210,7 +209,18 @@ impl ControlPlane {
         }
         faults.done()?;
         let labels = labels.filter(|l| *l != old.labels);
+        let wanted = pinned.flatten();
         let pinned = pinned.filter(|p| *p != old.pinned_bundle);
+        // Said again: perhaps the process ended between the pin and its rollout, or that was refused.
+        if let Some(bundle) = wanted
+            && pinned.is_none()
+            && old.standing == Standing::Adopted
+            && old.desired_bundle != Some(bundle)
+            && !self.pin_is_followed(project, node, bundle).await?
+        {
+            let caller = Caller { idempotency: None, ..caller.clone() };
+            self.follow_pin(&caller, project, node, bundle).await;
+        }
         if labels.is_none() && pinned.is_none() {
             return Ok(old);
         }
@@ -227,16 +237,10 @@ impl ControlPlane {
             self.inner.store.patch_node(Scope::Project(project), node, patch, write).await.map_err(missing("node"))?;
         Box::pin(self.node_changed(project, node)).await;
         if let Some(Some(bundle)) = pinned
-            && (new.desired_bundle != Some(bundle) || new.active_bundle != Some(bundle))
+            && [new.desired_bundle, new.active_bundle, new.verified_bundle].iter().any(|b| *b != Some(bundle))
         {
-            // A pin is a rollout of its kind; the rollout that holds the node now loses it in the same commit.
             let caller = Caller { idempotency: None, ..caller.clone() };
-            let only = Selector::NodeIds { node_ids: [node].into() };
-            let pin = self.assign_bundle(&caller, project, bundle, only, RolloutKind::Pin);
-            if let Err(e) = Box::pin(pin).await {
-                // The pin holds all the same: nothing else is given to the node.
-                tracing::warn!(%node, error = ?e, "the pinned bundle was not rolled out to the node yet");
-            }
+            self.follow_pin(&caller, project, node, bundle).await;
         }
         Ok(new)
     }

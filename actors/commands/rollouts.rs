@@ -51,6 +51,22 @@ pub enum Replacement {
     Bundle(BundleId),
 }
 
+/// What came of a replacement: a rollout for each bundle that could be given, and whom nothing was given to.
+#[derive(Clone, Debug, Default)]
+pub struct Replaced {
+    pub rollouts: Vec<RolloutView>,
+    pub left: Vec<NotReplaced>,
+}
+
+/// Nodes that stay on the revoked bundle until somebody decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotReplaced {
+    pub nodes: BTreeSet<NodeId>,
+    /// What they would have got. `None`: they never ran anything else that may still be named.
+    pub bundle: Option<BundleId>,
+    pub why: String,
+}
+
 /// A rollout as it is shown: summary, steps, counts.
 #[derive(Clone, Debug)]
 pub struct RolloutView {
@@ -179,13 +195,7 @@ impl ControlPlane {
         if spec.scheduled_at.is_some_and(|t| t < now - Span::secs(60)) {
             return Err(CommandError::invalid("scheduled_at", "lies in the past"));
         }
-        if !spec.allow_failed && self.inner.store.was_rolled_back(project, spec.bundle).await? {
-            return Err(CommandError::Conflict {
-                code: "bundle_rolled_back",
-                detail: "this bundle was rolled back automatically; allow_failed: true rolls it out all the same"
-                    .into(),
-            });
-        }
+        self.refuse_rolled_back(project, &spec).await?;
         let resolved = self.resolve(project, &spec).await?;
         refuse_unknown(&resolved.unknown)?;
         let at_once = spec.start && spec.scheduled_at.is_none_or(|t| t <= now);
@@ -270,7 +280,8 @@ impl ControlPlane {
             strategy: StrategyKind::AllAtOnce,
             supersede: true,
             allow_restart: true,
-            allow_failed: kind == RolloutKind::Assign,
+            // A person named both the bundle and the node.
+            allow_failed: matches!(kind, RolloutKind::Assign | RolloutKind::Pin),
             // A pin to it was accepted when it was made, and its nodes are brought back to it.
             allow_deprecated: kind != RolloutKind::Assign,
             ..Spec::new(bundle)
@@ -278,14 +289,22 @@ impl ControlPlane {
         self.create_rollout(caller, project, spec).await
     }
 
-    /// After a revocation: what the nodes that are told to run `revoked`, or run it, get instead. One rollout for each bundle.
+    /// Before a revocation: can `bundle` take the place of what is revoked? Errors: those of creating a rollout of it.
+    pub async fn check_replacement(&self, project: ProjectId, bundle: BundleId) -> CommandResult<()> {
+        let spec = Spec::new(bundle);
+        self.usable_bundle(project, &spec).await?;
+        self.refuse_rolled_back(project, &spec).await
+    }
+
+    /// After a revocation: what the nodes that are told to run `revoked`, or run it, get instead. One rollout for each bundle; where one
+    /// is refused the others are made all the same.
     pub async fn replace_bundle(
         &self,
         caller: &Caller,
         project: ProjectId,
         revoked: BundleId,
         with: Replacement,
-    ) -> CommandResult<Vec<RolloutView>> {
+    ) -> CommandResult<Replaced> {
         let replaces = |spec: &Spec| spec.kind == RolloutKind::Replace && spec.bundle != revoked;
         // Asked again, perhaps because the first answer was lost: what is replaced already is left to it. Whatever has not claimed its
         // nodes yet is looked for before them: else it might do so in between.
@@ -308,39 +327,55 @@ impl ControlPlane {
         }
         rows.retain(|r| !meant.contains(&r.id) && r.claimed_by.is_none_or(|id| !replacing.contains(&id)));
         let on_it: Vec<NodeId> = rows.iter().map(|r| r.id).collect();
-        let mut by_bundle: BTreeMap<BundleId, BTreeSet<NodeId>> = BTreeMap::new();
+        let mut by_bundle: BTreeMap<Option<BundleId>, BTreeSet<NodeId>> = BTreeMap::new();
         match with {
             Replacement::Bundle(b) => {
-                by_bundle.entry(b).or_default().extend(on_it);
+                by_bundle.entry(Some(b)).or_default().extend(on_it);
             }
             Replacement::Previous => {
                 let histories = self.inner.store.histories(on_it.clone()).await?;
                 let usable = self.usable_among(&histories, revoked).await?;
                 for node in on_it {
                     let before = histories.get(&node).map(|h| previous_bundles(h, revoked)).unwrap_or_default();
-                    if let Some(b) = before.into_iter().find(|b| usable.contains(b)) {
-                        by_bundle.entry(b).or_default().insert(node);
-                    }
+                    by_bundle.entry(before.into_iter().find(|b| usable.contains(b))).or_default().insert(node);
                 }
             }
         }
-        let mut out = Vec::new();
-        for (bundle, node_ids) in by_bundle.into_iter().filter(|(_, n)| !n.is_empty()) {
+        let mut out = Replaced::default();
+        for (bundle, nodes) in by_bundle.into_iter().filter(|(_, n)| !n.is_empty()) {
+            let Some(named) = bundle else {
+                let why = "no earlier bundle of theirs may still be named".to_string();
+                out.left.push(NotReplaced { nodes, bundle, why });
+                continue;
+            };
             let spec = Spec {
                 kind: RolloutKind::Replace,
-                selector: Selector::NodeIds { node_ids },
+                selector: Selector::NodeIds { node_ids: nodes.clone() },
                 batch_size: REPLACE_BATCH,
                 supersede: true,
                 allow_restart: true,
-                ..Spec::new(bundle)
+                // As in a rollback: a node's own earlier bundle is not a new choice.
+                allow_deprecated: with == Replacement::Previous,
+                ..Spec::new(named)
             };
             let caller = Caller { idempotency: None, ..caller.clone() };
-            out.push(self.create_rollout(&caller, project, spec).await?);
+            let why = match self.create_rollout(&caller, project, spec).await {
+                Ok(begun) => {
+                    out.rollouts.push(begun);
+                    continue;
+                }
+                Err(CommandError::Conflict { detail, .. }) => detail,
+                Err(CommandError::Invalid(faults)) => {
+                    faults.into_iter().map(|(_, why)| why).collect::<Vec<_>>().join("; ")
+                }
+                Err(e) => return Err(e),
+            };
+            out.left.push(NotReplaced { nodes, bundle, why });
         }
         Ok(out)
     }
 
-    /// Bundles that may still be named.
+    /// Bundles that may still be named: what a rollback would go back to.
     async fn usable_among(
         &self,
         histories: &HashMap<NodeId, Vec<HistoryEntry>>,
@@ -349,7 +384,8 @@ impl ControlPlane {
         let all: BTreeSet<BundleId> =
             histories.values().flatten().filter_map(|h| h.bundle).filter(|b| *b != revoked).collect();
         let facts = self.inner.store.bundle_facts(all.into_iter().collect()).await?;
-        Ok(facts.into_iter().filter(|(f, _)| f.status == BundleStatus::Compiled).map(|(f, _)| f.id).collect())
+        let usable = |s: BundleStatus| matches!(s, BundleStatus::Compiled | BundleStatus::Deprecated);
+        Ok(facts.into_iter().filter(|(f, _)| usable(f.status)).map(|(f, _)| f.id).collect())
     }
 
     pub async fn command_rollout(
@@ -576,6 +612,14 @@ impl ControlPlane {
     pub async fn online_nodes(&self, project: ProjectId) -> CommandResult<usize> {
         let rows = self.inner.store.candidates(project).await?;
         Ok(rows.iter().filter(|r| r.presence == Presence::Online).count())
+    }
+
+    async fn refuse_rolled_back(&self, project: ProjectId, spec: &Spec) -> CommandResult<()> {
+        if spec.allow_failed || !self.inner.store.was_rolled_back(project, spec.bundle).await? {
+            return Ok(());
+        }
+        let detail = "this bundle was rolled back automatically; allow_failed: true rolls it out all the same".into();
+        Err(CommandError::Conflict { code: "bundle_rolled_back", detail })
     }
 
     async fn usable_bundle(&self, project: ProjectId, spec: &Spec) -> CommandResult<()> {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bundles;
+mod pins;
 mod plans;
 mod rollouts;
 mod sessions;

@@ -78,10 +78,14 @@ impl ControlPlane {
         }
     }
 
-    /// What was stored for the same request. Errors: `Invalid` when the key was used with another body.
     /// Errors: the Idempotency-Key of `caller` was used with another body.
     pub async fn check_repeat(&self, caller: &Caller) -> CommandResult<()> {
         self.answered(caller).await.map(drop)
+    }
+
+    /// Was the same request carried out before? Errors: its Idempotency-Key was used with another body.
+    pub async fn was_answered(&self, caller: &Caller) -> CommandResult<bool> {
+        Ok(self.answered(caller).await?.is_some())
     }
 
     /// By what a request is known again that came with an `Idempotency-Key`. A body may hold a password, which a bare hash would
@@ -92,6 +96,7 @@ impl ControlPlane {
         Digest(mac(&self.inner.keys.derive("idempotency/v1"), body).finalize().into_bytes().into())
     }
 
+    /// What was stored for the same request. Errors: `Invalid` when the key was used with another body.
     pub(crate) async fn answered(&self, caller: &Caller) -> CommandResult<Option<Value>> {
         let Some(i) = &caller.idempotency else { return Ok(None) };
         match self.inner.store.idempotent(&i.credential, &i.route, &i.key, self.now()).await? {

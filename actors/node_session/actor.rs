@@ -16,6 +16,8 @@ use tokio::sync::oneshot;
 
 /// Timers that are due at once (a failed store, a clock that jumped) do not spin.
 const LEAST_NAP: Span = Span::millis(200);
+/// A weight that a node was named and has not confirmed is named again after this: two of its heartbeats.
+const SHOWN_AGAIN: Span = Span::secs(10);
 
 /// More than a node has writes under way between two reads of the feed; a forgotten one costs a read.
 const STAMPS: usize = 4;
@@ -50,6 +52,13 @@ pub enum SessionMsg {
     Settled(Generation),
     /// Time to look whether the node went silent.
     CheckSilence,
+}
+
+impl SessionMsg {
+    /// Asked by somebody who found the session; its own timer need not find it.
+    fn is_question(&self) -> bool {
+        matches!(self, SessionMsg::Beat { .. } | SessionMsg::Poll { .. } | SessionMsg::Report { .. })
+    }
 }
 
 /// What a session keeps of an assignment.
@@ -119,8 +128,9 @@ pub(super) struct Session {
     pub staged: Option<BundleId>,
     /// The generation whose activation was reported to its rollout.
     pub told: Generation,
-    /// The newest generation a poll has named here.
+    /// The newest generation a poll has named here, and when it last did.
     pub shown: Generation,
+    pub shown_at: Timestamp,
     /// The newest generation whose rollout waits for nothing more of this node.
     pub settled: Generation,
     /// It is verified: judged on, at the pace of a quiet node.
@@ -141,6 +151,8 @@ pub(super) struct Session {
     stamps: [i64; STAMPS],
     pub waiters: Vec<oneshot::Sender<()>>,
     pub envelope: Option<Box<poll::CachedEnvelope>>,
+    /// Somebody has asked it: it can be found since.
+    found: bool,
     timer: Option<TaskGuard>,
 }
 
@@ -155,7 +167,14 @@ impl Actor for SessionActor {
         (plane, node): Self::Arguments,
     ) -> Result<Session, ActorProcessingErr> {
         let plane = ControlPlane { inner: plane.upgrade().ok_or("the control plane has ended")? };
-        let view = plane.inner.store.session_view(node).await.map_err(start_failed)?;
+        plane.inner.sessions.arrivals.begin(node);
+        let view = match plane.inner.store.session_view(node).await {
+            Ok(view) => view,
+            Err(e) => {
+                plane.inner.sessions.arrivals.end(&node);
+                return Err(start_failed(e));
+            }
+        };
         let now = plane.now();
         let mut session = Session {
             node,
@@ -189,6 +208,7 @@ impl Actor for SessionActor {
             staged: view.node.staged_bundle,
             told: 0,
             shown: 0,
+            shown_at: Timestamp::ZERO,
             settled: 0,
             verified: 0,
             slow: Box::default(),
@@ -201,6 +221,7 @@ impl Actor for SessionActor {
             stamps: [0; STAMPS],
             waiters: Vec::new(),
             envelope: None,
+            found: false,
             timer: None,
             plane,
         };
@@ -216,6 +237,12 @@ impl Actor for SessionActor {
         message: SessionMsg,
         s: &mut Session,
     ) -> Result<(), ActorProcessingErr> {
+        if !s.found && message.is_question() {
+            s.found = true;
+            if s.plane.inner.sessions.arrivals.end(&s.node) {
+                Box::pin(s.reload(&myself)).await;
+            }
+        }
         // The rare paths are boxed: an idle session keeps room for the largest future that is part of this one.
         match message {
             SessionMsg::Beat { auth, beat, reply } => {
@@ -257,6 +284,7 @@ impl Actor for SessionActor {
 
     async fn post_stop(&self, _: ActorRef<SessionMsg>, s: &mut Session) -> Result<(), ActorProcessingErr> {
         s.plane.inner.sessions.metrics.sessions.dec();
+        s.plane.inner.sessions.arrivals.end(&s.node);
         s.wake();
         Ok(())
     }
@@ -352,7 +380,7 @@ impl Session {
                 self.verified = m.generation;
                 Some(*at)
             }
-            (NodeState::Activated { at }, _) => Some(*at),
+            (NodeState::Activated { at, .. }, _) => Some(*at),
             (NodeState::RollingBack { activated, .. }, _) => *activated,
             _ => None,
         };
@@ -401,10 +429,18 @@ impl Session {
 
     /// A new generation names what the node runs already, and nobody has told it so: named once, so that it can say at once
     /// that it runs it, instead of at its next heartbeat.
-    pub fn has_unshown(&self) -> bool {
+    pub fn has_unshown(&self, now: Timestamp) -> bool {
         let g = self.assigned.generation;
         let unheard = self.told < g || !self.assigned.weighed;
-        self.adopted && self.assigned.bundle == self.active && unheard && self.shown < g && self.failed != g
+        let unshown = self.shown < g || self.may_have_missed(now);
+        self.adopted && self.assigned.bundle == self.active && unheard && unshown && self.failed != g
+    }
+
+    /// A poll named its weight a while ago, and it has not said that it serves it: the answer may have been lost, and a heartbeat
+    /// tells nobody a weight.
+    pub fn may_have_missed(&self, now: Timestamp) -> bool {
+        let was_shown = self.shown == self.assigned.generation;
+        !self.assigned.weighed && was_shown && now.since(self.shown_at) >= SHOWN_AGAIN
     }
 
     /// The node is on its way with an assignment, or is being judged.
@@ -421,7 +457,7 @@ impl Session {
         let stale = self.plane.config().stale_after;
         // Online: when it would be offline. Offline: when the session itself is dropped.
         let at = match self.presence {
-            Presence::Online => self.heard.max(self.plane.attended().since) + stale,
+            Presence::Online => self.heard.max(self.plane.heeded_since()) + stale,
             Presence::Offline | Presence::Unknown => self.heard + stale + stale,
         };
         let at = at.max(clock.now() + LEAST_NAP);
@@ -444,8 +480,8 @@ impl Session {
         if self.presence != Presence::Online {
             return now.since(self.heard) >= stale + stale;
         }
-        // Time in which we could not have heard it is no silence.
-        if now.since(self.heard.max(self.plane.attended().since)) < stale {
+        // Time in which we could not have heard it is no silence; nor that in which another instance could not store that it did.
+        if now.since(self.heard.max(self.plane.heeded_since())) < stale {
             return false;
         }
         self.remember(now.0);

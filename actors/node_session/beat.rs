@@ -491,7 +491,8 @@ pub(super) async fn report(
     };
     let current = bundle == s.assigned.bundle
         && s.assigned.generation > 0
-        && body.generation.is_none_or(|g| g == s.assigned.generation);
+        && body.generation.is_none_or(|g| g == s.assigned.generation)
+        && body.rollout.is_none_or(|r| Some(r) == s.assigned.rollout);
     let mut change = store::NodeChange::of(s.node, s.project);
     change.last_seen = Some(now);
     let came_online = s.presence != Presence::Online;
@@ -532,9 +533,9 @@ pub(super) async fn report(
         ReportKind::Failed { error, logs } => {
             if current {
                 failed = s.assigned.generation;
+                let first: String = error.lines().next().unwrap_or_default().chars().take(MAX_ERROR_CHARS).collect();
+                change.last_error = Some(Some(first));
             }
-            let first: String = error.lines().next().unwrap_or_default().chars().take(MAX_ERROR_CHARS).collect();
-            change.last_error = Some(Some(first));
             let logs = logs.as_deref().map(|l| tail(l, MAX_LOG_BYTES));
             // The same failure reported again keeps its first account.
             let first_account = current && s.failed != s.assigned.generation;

@@ -36,11 +36,16 @@ pub(super) async fn poll(s: &mut Session, waiter: Option<oneshot::Sender<()>>) -
     if s.presence != Presence::Online {
         came_back(s, now).await?;
     }
+    if s.may_have_missed(now) {
+        // Another instance may have heard by now that it serves the weight.
+        let view = s.plane.inner.store.session_view(s.node).await?;
+        s.take_view(view);
+    }
     let mut withheld = false;
-    if (s.has_update() || s.has_unshown()) && unsound(s).await {
+    if (s.has_update() || s.has_unshown(now)) && unsound(s).await {
         // Not handed over, so that nothing runs against the node: the rollout waits.
         withheld = true;
-    } else if s.has_update() || s.has_unshown() {
+    } else if s.has_update() || s.has_unshown(now) {
         let answer = load(s).await?;
         withheld = answer.withheld;
         if let Some(update) = named(s, &answer, now).await? {
@@ -120,10 +125,9 @@ async fn named(s: &mut Session, row: &store::AssignmentAnswer, now: Timestamp) -
         return Ok(None);
     }
     let wanted = row.bundle.as_ref().map(|b| b.id);
-    if wanted == s.active && !s.has_unshown() {
+    if wanted == s.active && !s.has_unshown(now) {
         return Ok(None);
     }
-    s.shown = row.generation;
     let bundle = match &row.bundle {
         None => None,
         Some(b) => {
@@ -142,6 +146,8 @@ async fn named(s: &mut Session, row: &store::AssignmentAnswer, now: Timestamp) -
         }
     };
     let assignment = sign(s, row, now).await?;
+    // Not before the answer is whole: what could not be said was not shown.
+    (s.shown, s.shown_at) = (row.generation, now);
     Ok(Some(Update {
         bundle,
         rollout: row.rollout,

@@ -108,7 +108,7 @@ async fn steady_heartbeats_ask_the_database_nothing_but_the_batched_last_seen() 
         let batches = asked.get("node.last_seen").copied().unwrap_or(0);
         assert!((1..=2).contains(&batches), "one batch for {NODES} nodes and {ROUNDS} rounds: {asked:?}");
         // The sweeps ran too, because the clock moved: nothing of what only a node's news would ask for.
-        for op in ["node.observe", "node.session_view", "node.credential", "node.online", "rollout.holders"] {
+        for op in ["node.observe", "node.session_view", "node.credential", "node.online", "rollout.holder"] {
             assert!(!asked.contains_key(op), "{op}: {asked:?}");
         }
         w.end().await;

@@ -342,6 +342,14 @@ impl Brain {
 
     /// A freeze holds at every transition: before anything is decided, it is known whether one does.
     async fn heed_freeze(&mut self, me: &Me) -> Result<(), Failure> {
+        match self.freeze_news().await? {
+            Some(event) => self.carry_out(me, &event, &Attempt::system(), Extra::default()).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// A freeze that began or ended for the members as they are now, and the rollout has not heard of it.
+    pub(super) async fn freeze_news(&self) -> Result<Option<Event>, Failure> {
         let r = &self.rollout;
         let can_move = match r.head.phase {
             Phase::Running | Phase::Paused => true,
@@ -349,16 +357,15 @@ impl Brain {
             Phase::Pending | Phase::RollingBack | Phase::Failed | Phase::Cancelled | Phase::RolledBack => false,
         };
         if !can_move {
-            return Ok(());
+            return Ok(None);
         }
         let nodes = || r.members.keys().copied().collect();
         let frozen = self.plane.frozen(self.org, r.project, r.id, nodes).await.map_err(Failure::Refused)?;
-        let event = match (frozen, r.head.causes.contains(&PauseCause::Freeze)) {
-            (Some(_), false) => Event::FreezeBegan,
-            (None, true) => Event::FreezeEnded,
-            (Some(_), true) | (None, false) => return Ok(()),
-        };
-        self.carry_out(me, &event, &Attempt::system(), Extra::default()).await.map(drop)
+        Ok(match (frozen, r.head.causes.contains(&PauseCause::Freeze)) {
+            (Some(_), false) => Some(Event::FreezeBegan),
+            (None, true) => Some(Event::FreezeEnded),
+            (Some(_), true) | (None, false) => None,
+        })
     }
 
     async fn carry_out(

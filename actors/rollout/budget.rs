@@ -32,8 +32,8 @@ impl ControlPlane {
         Ok(limit)
     }
 
-    /// What the rollout must be told before it decides anything: its first capacity, more when it has used it up, or that the
-    /// budget is gone.
+    /// What the rollout must be told before it decides anything: its first capacity, more when it has used it up, less when the
+    /// project's limit was lowered, or that the budget is gone.
     pub(super) async fn grant(&self, r: &Rollout) -> store::Result<Option<Event>> {
         let moves = match r.head.phase {
             Phase::Pending | Phase::Running | Phase::Paused | Phase::Completed => true,
@@ -45,11 +45,8 @@ impl ControlPlane {
         let (ledger, limit) = (r.head.budget, self.budget_limit(r.project).await?);
         let k = match limit {
             None => None,
-            Some(_) if ledger.capacity.is_some() && !ledger.is_full() => return Ok(None),
-            Some(limit) => {
-                let reserved = self.inner.store.budget_reserved(r.project).await?;
-                Some(ledger.updating + limit.saturating_sub(reserved))
-            }
+            Some(limit) if ledger.suffices(limit) => return Ok(None),
+            Some(limit) => Some(ledger.share(limit, self.inner.store.budget_reserved(r.project).await?)),
         };
         Ok((k != ledger.capacity).then_some(Event::CapacityGranted { k }))
     }

@@ -108,7 +108,9 @@ impl ControlPlane {
                     Standing::Conflicted => Some(SkipReason::IdentityConflict),
                     Standing::Revoked => Some(SkipReason::Revoked),
                     // A pin to a revoked bundle holds nothing any more.
-                    Standing::Adopted if r.pinned_bundle.is_some_and(|p| p != spec.bundle && usable.contains(&p)) => {
+                    Standing::Adopted
+                        if r.pinned_bundle.is_some_and(|p| spec.leaves_pinned(p) && usable.contains(&p)) =>
+                    {
                         Some(SkipReason::Pinned)
                     }
                     Standing::Adopted if is_old(&r.version) => Some(SkipReason::Incompatible),

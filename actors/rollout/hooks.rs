@@ -1,11 +1,11 @@
 //! What other commands mean for rollouts: a node came, changed or went; a bundle was revoked.
 
 use super::Attempt;
-use crate::command::CommandResult;
+use crate::command::{Caller, CommandResult, Grant, Idempotency};
 use crate::node_session::SessionMsg;
 use crate::plane::ControlPlane;
 use domain::node::{Selector, Standing};
-use domain::rollout::{Event, Phase, Rollout, SkipReason};
+use domain::rollout::{Event, Facts, Phase, Rollout, RolloutKind, SkipReason};
 use domain::*;
 use std::collections::BTreeSet;
 
@@ -29,6 +29,55 @@ impl ControlPlane {
             placed += u64::from(Box::pin(self.place_newcomer(project, node)).await?);
         }
         Ok(placed)
+    }
+
+    /// A pin is a rollout of its kind; the rollout that holds the node now loses it in the same commit. Where that is refused, the pin
+    /// holds all the same (nothing else is given to the node), and the sweep comes by again. Answers whether it was made.
+    pub(crate) async fn follow_pin(&self, caller: &Caller, project: ProjectId, node: NodeId, bundle: BundleId) -> bool {
+        let only = Selector::NodeIds { node_ids: [node].into() };
+        let made = Box::pin(self.assign_bundle(caller, project, bundle, only, RolloutKind::Pin)).await;
+        if let Err(e) = &made {
+            tracing::warn!(%node, error = ?e, "the pinned bundle was not rolled out to the node yet");
+        }
+        made.is_ok()
+    }
+
+    /// Is a rollout of the pin on its way to the node, or waiting to begin?
+    pub(crate) async fn pin_is_followed(
+        &self,
+        project: ProjectId,
+        node: NodeId,
+        bundle: BundleId,
+    ) -> CommandResult<bool> {
+        let phases = Phase::ALL.iter().copied().filter(|p| !p.is_end()).collect();
+        let filter = store::RolloutFilter { phases, bundle: Some(bundle) };
+        let living = self.all_rollouts(Scope::Project(project), filter).await?;
+        let names = |s: &Selector| matches!(s, Selector::NodeIds { node_ids } if node_ids.contains(&node));
+        Ok(living.iter().any(|r| r.spec.kind == RolloutKind::Pin && names(&r.spec.selector)))
+    }
+
+    /// Pins whose rollout was never made: whoever pinned died in between, or it was refused at the time. Answers how many are followed
+    /// now. Of several instances that see the same one follows it, and none of them twice.
+    pub(crate) async fn sweep_pins(&self, limit: u32) -> CommandResult<u64> {
+        let mut followed = 0;
+        for p in self.inner.store.unfollowed_pins(limit).await? {
+            let key = format!("{}/{}/{}", p.node, p.bundle, p.generation);
+            let once = Idempotency {
+                credential: "system".into(),
+                route: "pin".into(),
+                body_hash: Digest::of(key.as_bytes()),
+                key,
+            };
+            let system = Caller {
+                ctx: Ctx::system(),
+                user: None,
+                instance_admin: false,
+                grant: Grant::Roles(vec![(p.org, Role::Operator)]),
+                idempotency: Some(once),
+            };
+            followed += u64::from(self.follow_pin(&system, p.project, p.node, p.bundle).await);
+        }
+        Ok(followed)
     }
 
     async fn place_newcomer(&self, project: ProjectId, node: NodeId) -> CommandResult<bool> {
@@ -71,7 +120,8 @@ impl ControlPlane {
         let system = Scope::System("a newcomer is compared with the rollout it joins");
         let joined = self.inner.store.rollout(system, rollout).await?;
         let facts = self.facts_of(project, &joined.spec, nodes).await?;
-        let facts: Vec<_> = facts.into_iter().filter(|(_, held)| held.is_none()).map(|(f, _)| f).collect();
+        let free = facts.into_iter().filter(|(_, held)| held.is_none()).map(|(f, _)| f).collect();
+        let facts = self.agreed_to(rollout, project, free).await?;
         if facts.is_empty() {
             return Ok(false);
         }
@@ -83,6 +133,24 @@ impl ControlPlane {
             self.decide_on(rollout, Event::LaneReady { facts: ready }, Attempt::system()).await?;
         }
         Ok(true)
+    }
+
+    /// Those of the newcomers that may join: who serves nothing yet, and who is in no environment that asks for more people than the
+    /// rollout's own targets did. Nobody was asked about the others.
+    async fn agreed_to(&self, rollout: RolloutId, project: ProjectId, new: Vec<Facts>) -> CommandResult<Vec<Facts>> {
+        let serving: Vec<NodeId> = new.iter().filter(|f| !f.first_config).map(|f| f.node).collect();
+        if serving.is_empty() || self.people_needed(project, serving).await? == 0 {
+            return Ok(new);
+        }
+        let targets = self.inner.store.rollout_step_nodes(rollout, None).await?.into_iter().map(|(_, n)| n).collect();
+        let agreed = self.people_needed(project, targets).await?;
+        let mut may = Vec::with_capacity(new.len());
+        for f in new {
+            if f.first_config || self.people_needed(project, vec![f.node]).await? <= agreed {
+                may.push(f);
+            }
+        }
+        Ok(may)
     }
 
     /// A rollout has just completed: nodes that match and were never told of it join now.
@@ -137,7 +205,7 @@ impl ControlPlane {
         }
     }
 
-    /// A pin to another bundle than its rollout's, before that rollout assigned it.
+    /// A pin that takes the node out of the rollout that holds it, without another that takes it over.
     async fn pinned_away(&self, node: &domain::node::Node) -> Option<SkipReason> {
         let pin = node.pinned_bundle?;
         let facts = self.inner.store.bundle_facts(vec![pin]).await.ok()?;
@@ -148,8 +216,7 @@ impl ControlPlane {
         let member = self.inner.store.rollout_member(holder, node.id).await.ok()?;
         let summary =
             self.inner.store.rollout(Scope::System("a pin is compared with its rollout"), holder).await.ok()?;
-        let unassigned = member.state == domain::rollout::NodeState::Pending;
-        (summary.spec.bundle != pin && unassigned).then_some(SkipReason::Pinned)
+        summary.spec.lets_go(&member, pin).then_some(SkipReason::Pinned)
     }
 
     /// Every one of them, however many.
@@ -172,7 +239,7 @@ impl ControlPlane {
 
     /// Distribution has stopped with the revocation; rollouts of the bundle end or go back.
     pub(crate) async fn bundle_revoked(&self, project: ProjectId, bundle: BundleId) {
-        self.forget_bundle(bundle);
+        self.forget_bundle(project, bundle);
         // Of its own those that go on or have gone to an end; and all that may send nodes back to it. Those that ended without going
         // on have nothing left to stop.
         let phases = Phase::ALL.iter().copied();

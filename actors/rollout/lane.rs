@@ -26,7 +26,10 @@ impl Brain {
                 ready.push(f);
             }
         }
+        // Who joined just now may be in an environment that none of the others is in.
+        let began = self.freeze_news().await?.filter(|e| *e == Event::FreezeBegan);
         for event in [
+            began,
             (!dropped.is_empty()).then_some(Event::DebtsDropped { nodes: dropped }),
             (!ready.is_empty()).then_some(Event::LaneReady { facts: ready }),
         ]

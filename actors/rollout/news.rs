@@ -112,7 +112,7 @@ impl Brain {
     pub(super) fn by_our_clock(&self, windows: &mut [GateWindow]) {
         for w in windows {
             let activated = match self.rollout.members.get(&w.node).map(|m| (m.generation, &m.state)) {
-                Some((generation, NodeState::Activated { at })) if generation == w.generation => *at,
+                Some((generation, NodeState::Activated { at, .. })) if generation == w.generation => *at,
                 Some((generation, NodeState::RollingBack { activated: Some(at), .. }))
                     if generation == w.generation =>
                 {

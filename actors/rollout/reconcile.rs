@@ -24,8 +24,13 @@ impl Brain {
             }
             found += self.reconcile_nodes(me).await?;
         }
-        let owed: Vec<NodeId> =
-            self.rollout.members.values().filter(|m| m.state == NodeState::Owed).map(|m| m.node).collect();
+        let is_owed = |m: &&Member| match m.state {
+            NodeState::Owed => true,
+            // While it rolls back it holds its nodes: nobody else takes their debts over.
+            NodeState::RollingBack { owed, .. } => owed && phase == Phase::RolledBack,
+            _ => false,
+        };
+        let owed: Vec<NodeId> = self.rollout.members.values().filter(is_owed).map(|m| m.node).collect();
         if !owed.is_empty() {
             let debts = self.plane.inner.store.debts_of_rollout(self.rollout.id).await?;
             let nodes: Vec<NodeId> = owed.into_iter().filter(|n| !debts.iter().any(|d| d.node == *n)).collect();

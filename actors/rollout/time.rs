@@ -23,8 +23,10 @@ impl Brain {
         let wait = Wait::Artifact;
         let away = self.plane.inner.artifacts_away.load(Ordering::Relaxed)
             || self.plane.inner.sound.is_broken(self.rollout.spec.bundle);
+        let phase = self.rollout.head.phase;
+        let may_wait = phase.is_active() || phase == Phase::Completed;
         match (away, self.rollout.head.waits.contains(&wait)) {
-            (true, false) if self.rollout.head.phase.is_active() => self.event(me, Event::WaitBegan { wait }).await,
+            (true, false) if may_wait => self.event(me, Event::WaitBegan { wait }).await,
             (false, true) => self.event(me, Event::WaitEnded { wait }).await,
             (true, _) | (false, false) => Ok(()),
         }

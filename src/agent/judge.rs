@@ -5,6 +5,7 @@
 use crate::client::Polled;
 use crate::layout::Release;
 use crate::state::Identity;
+use api::node::PollAnswer;
 use bundle::Refusal;
 use bundle::trust::{Assignment, Envelope};
 use bundle::verify::NodeTrust;
@@ -125,11 +126,16 @@ pub fn judge(
     Ok((Some(order), trust))
 }
 
+/// The weight that an accepted reminder names for what runs here: the answer that told it first may have been lost.
+pub fn reminded_weight(answer: &PollAnswer, trust: &NodeTrust, active: Release) -> Option<u8> {
+    let last = trust.last.as_ref().filter(|_| answer.no_update)?;
+    (Release::of(last.bundle_id) == active).then_some(last.traffic_weight)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use api::node::PollAnswer;
     use bundle::keys::{KeyPair, Role};
     use bundle::trust::{ASSIGNMENT_TYPE, RoleKeys, Roles, TrustDoc};
     use domain::{NodeId, Span};
@@ -235,6 +241,20 @@ mod tests {
         p.trust = Some(serde_json::to_value([Envelope::sign(&doc(2, 11, 33), &[&new, &old]).unwrap()]).unwrap());
         let (order, rotated) = judge(Some(&trust), &who(), &p, NOW).unwrap();
         assert_eq!((order.unwrap().generation, rotated.trust.version), (5, 2));
+    }
+
+    #[test]
+    fn a_reminder_tells_the_weight_of_what_runs_and_of_nothing_else() {
+        let metadata = key(Role::Metadata, 3);
+        let (_, trust) = judge(None, &who(), &polled(&assignment(4, 1), &metadata), NOW).unwrap();
+        let shifted = Assignment { traffic_weight: 20, ..assignment(5, 1) };
+        let mut p = polled(&shifted, &metadata);
+        p.answer.no_update = true;
+        let (_, kept) = judge(Some(&trust), &who(), &p, NOW).unwrap();
+        assert_eq!(reminded_weight(&p.answer, &kept, Release::of(shifted.bundle_id)), Some(20));
+        assert_eq!(reminded_weight(&p.answer, &kept, Release::Baseline), None, "it has failed here, or was left");
+        p.answer.no_update = false;
+        assert_eq!(reminded_weight(&p.answer, &kept, Release::of(shifted.bundle_id)), None, "it is followed");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::activation::{Activation, Outcome};
 use crate::client::{CallError, FetchError, read_archive};
-use crate::judge::{Order, judge};
+use crate::judge::{Order, judge, reminded_weight};
 use crate::layout::{PROXY_CONFIG, Release};
 use crate::node::{Node, now};
 use crate::proxy::shorten;
@@ -123,6 +123,7 @@ impl Node {
                 return told.map_or_else(Round::Failed, |()| Round::Refused(refused.0));
             }
         };
+        let weight = reminded_weight(&polled.answer, &trust, self.active());
         // On disk before anything is staged. The time alone is saved now and then.
         let moved = known.as_ref().is_none_or(|k| {
             let timeless =
@@ -146,7 +147,15 @@ impl Node {
             return told.map_or_else(Round::Failed, |()| Round::Did(format!("{} failed: {why}", o.release)));
         }
         match order {
-            None => Round::Idle(after),
+            None => {
+                // A heartbeat says it, and whoever waits for that goes on.
+                if weight.is_some_and(|w| self.state.borrow().weight != Some(w))
+                    && let Err(e) = self.update(|s| s.weight = weight)
+                {
+                    tracing::error!("state.json: {e}");
+                }
+                Round::Idle(after)
+            }
             Some(order) => self.follow(who, order).await,
         }
     }

@@ -61,7 +61,8 @@ pub struct BundleRequest {
 pub struct RevokeRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What the nodes that run it get instead: `previous`, each its own, or a bundle. Unset: nobody is moved.
+    /// What the nodes that run it get instead: `previous`, each its own, or a bundle. Unset: nobody is moved. The answer names the
+    /// rollouts (`rollout_ids`) and the nodes that stay as they are, with the reason (`not_replaced`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replace: Option<String>,
 }

@@ -12,6 +12,8 @@ use tokio::time::Instant;
 
 /// What is seen without any event.
 const LOOK: Duration = Duration::from_secs(5);
+/// However many events come, two looks are this far apart.
+const GAP: Duration = Duration::from_millis(500);
 /// Calls that may fail in a row while a control plane restarts: 24 x 5 s are two minutes.
 const PATIENCE: u32 = 24;
 
@@ -37,6 +39,7 @@ pub async fn rollout(
     let mut missed = 0;
     let mut events: Option<Events> = None;
     loop {
+        let looked = Instant::now();
         match client.get(&path).await {
             Ok(answer) => {
                 missed = 0;
@@ -57,7 +60,7 @@ pub async fn rollout(
                     events = client.events(rollout["project_id"].as_str().unwrap_or_default()).await.ok();
                 }
             }
-            Err(Failure::Connection(why)) if missed < PATIENCE => {
+            Err(why) if passes(&why) && missed < PATIENCE => {
                 missed += 1;
                 events = None;
                 if missed == 1 {
@@ -71,6 +74,16 @@ pub async fn rollout(
         }
         let deadline = until.map_or(Instant::now() + LOOK, |t| t.min(Instant::now() + LOOK));
         wake(&mut events, id, deadline).await;
+        tokio::time::sleep_until(deadline.min(looked + GAP)).await;
+    }
+}
+
+/// Trouble that goes away by itself: nobody answers, too much is asked, or whoever answers cannot just now.
+fn passes(why: &Failure) -> bool {
+    match why {
+        Failure::Connection(_) => true,
+        Failure::Refused { status, .. } => matches!(*status, 408 | 429 | 500..=599),
+        Failure::Usage(_) | Failure::Ended(_) | Failure::Output(_) => false,
     }
 }
 
@@ -95,4 +108,22 @@ async fn wake(events: &mut Option<Events>, id: &str, deadline: Instant) {
 fn picture(rollout: &Value) -> Value {
     let keys = ["id", "state", "causes", "waits", "primary", "current_step", "step_count", "progress", "version"];
     Value::Object(keys.iter().map(|k| ((*k).to_string(), rollout[*k].clone())).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_outlasts_what_passes_and_nothing_else() {
+        let refused = |status| Failure::Refused { status, problem: Value::Null };
+        for status in [408, 429, 500, 502, 503, 504] {
+            assert!(passes(&refused(status)), "{status}");
+        }
+        for status in [400, 401, 403, 404, 409, 422] {
+            assert!(!passes(&refused(status)), "{status}");
+        }
+        assert!(passes(&Failure::Connection("reset".into())));
+        assert!(!passes(&Failure::Ended("the rollout is failed".into())));
+    }
 }

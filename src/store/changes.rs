@@ -11,6 +11,7 @@ use crate::value::{Cells, p};
 use crate::{Backing, Store, pg};
 use domain::{ProjectId, Timestamp};
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -83,6 +84,9 @@ async fn settled(c: &mut Conn) -> Q<i64> {
     Ok(if hidden > 0 { low } else { high - oldest.unwrap_or(0) })
 }
 
+/// Rows forgotten in one transaction: an hour of a busy fleet is hundreds of thousands, and on SQLite nobody else writes meanwhile.
+const PRUNED_AT_ONCE: u64 = 1_000;
+
 impl Store {
     /// In order, each row exactly once for a reader that goes on from the last cursor.
     pub async fn changes_after(&self, after: ChangeCursor, limit: u32) -> Result<Vec<ChangeRow>> {
@@ -110,11 +114,39 @@ impl Store {
         .await
     }
 
-    /// Forget what is older. The newest row stays, so that the head never goes back.
+    /// The oldest and the newest row there is: a reader whose place is before the one may have missed what was pruned, and a place
+    /// after the other is of another database, or of this one before it was restored.
+    pub async fn changes_kept(&self) -> Result<Option<(ChangeCursor, ChangeCursor)>> {
+        self.read("change.kept", (), |c, ()| {
+            Box::pin(async move {
+                let read = |r: &mut Cells| Ok(ChangeCursor { xid: r.get()?, seq: r.get()? });
+                let oldest = c.maybe("SELECT xid, seq FROM changes ORDER BY xid, seq LIMIT 1", vec![], read).await?;
+                let newest =
+                    c.maybe("SELECT xid, seq FROM changes ORDER BY xid DESC, seq DESC LIMIT 1", vec![], read).await?;
+                Ok(oldest.zip(newest))
+            })
+        })
+        .await
+    }
+
+    /// Forget what is older, a batch a transaction. The newest row stays, so that the head never goes back.
     pub async fn prune_changes(&self, before: Timestamp) -> Result<u64> {
+        let mut gone = 0;
+        loop {
+            let batch = self.prune_some_changes(before).await?;
+            gone += batch;
+            if batch < PRUNED_AT_ONCE {
+                return Ok(gone);
+            }
+        }
+    }
+
+    async fn prune_some_changes(&self, before: Timestamp) -> Result<u64> {
         self.write("change.prune", before, |c, before| {
             Box::pin(async move {
-                c.exec("DELETE FROM changes WHERE at < ? AND seq < (SELECT max(seq) FROM changes)", p![*before]).await
+                let sql = "DELETE FROM changes WHERE seq IN (SELECT seq FROM changes WHERE at < ? AND seq < (SELECT max(seq) FROM changes) \
+                           ORDER BY seq LIMIT ?)";
+                c.exec(sql, p![*before, PRUNED_AT_ONCE as i64]).await
             })
         })
         .await
@@ -129,7 +161,7 @@ impl Store {
             Backing::Pg(_, target) => self.inner.config.statement_cache.then(|| target.clone()),
             Backing::Lite(_) => None,
         };
-        Listener { bell, target, ear: None, retry: None, woke: None }
+        Listener { bell, target, ear: None, connecting: None, retry: None, woke: None }
     }
 }
 
@@ -142,6 +174,8 @@ pub struct Listener {
     bell: tokio::sync::watch::Receiver<u64>,
     target: Option<Arc<Target>>,
     ear: Option<Ear>,
+    /// An attempt to connect that is under way. It outlasts a wait: behind a silent host it takes longer than one.
+    connecting: Option<BoxFuture<'static, Option<Ear>>>,
     /// Not before this time is another connection tried.
     retry: Option<Instant>,
     /// When it woke up last.
@@ -169,36 +203,44 @@ impl Listener {
     async fn rung(&mut self, at_most: Duration) {
         let end = tokio::time::sleep(at_most);
         tokio::pin!(end);
-        let due = self.ear.is_none() && self.retry.is_none_or(|t| t <= Instant::now());
-        if let Some(target) = self.target.as_ref().filter(|_| due) {
+        if let Some(ear) = &mut self.ear {
+            let heard = tokio::select! {
+                _ = self.bell.changed() => ear.tell().await,
+                heard = ear.hear() => heard,
+                () = &mut end => return,
+            };
+            self.lose_if(heard);
+            return;
+        }
+        loop {
+            self.connect_if_due();
             tokio::select! {
-                ear = Ear::connect(target) => {
-                    self.ear = ear;
+                ear = connected(&mut self.connecting) => {
+                    self.connecting = None;
                     self.retry = Some(Instant::now() + RECONNECT);
+                    self.ear = ear;
                     if self.ear.is_some() {
                         // What happened before it listened is to be looked for now.
                         return;
                     }
                 }
+                changed = self.bell.changed() => {
+                    if changed.is_err() {
+                        // The store is gone: nothing will ring any more.
+                        end.await;
+                    }
+                    return;
+                }
                 () = &mut end => return,
             }
         }
-        let Some(ear) = &mut self.ear else {
-            tokio::select! {
-                changed = self.bell.changed() => if changed.is_err() {
-                    // The store is gone: nothing will ring any more.
-                    end.await;
-                },
-                () = &mut end => {}
-            }
-            return;
-        };
-        let heard = tokio::select! {
-            _ = self.bell.changed() => ear.tell().await,
-            heard = ear.hear() => heard,
-            () = &mut end => return,
-        };
-        self.lose_if(heard);
+    }
+
+    fn connect_if_due(&mut self) {
+        let due = self.connecting.is_none() && self.retry.is_none_or(|t| t <= Instant::now());
+        if let Some(target) = self.target.clone().filter(|_| due) {
+            self.connecting = Some(async move { Ear::connect(&target).await }.boxed());
+        }
     }
 
     /// What rang by now is answered by the same look. What was committed here meanwhile is not: the others do not know of it yet.
@@ -216,6 +258,14 @@ impl Listener {
             self.ear = None;
             self.retry = Some(Instant::now() + RECONNECT);
         }
+    }
+}
+
+/// What comes of an attempt that is under way. May be dropped at any time: the attempt stays.
+async fn connected(connecting: &mut Option<BoxFuture<'static, Option<Ear>>>) -> Option<Ear> {
+    match connecting {
+        Some(attempt) => attempt.await,
+        None => std::future::pending().await,
     }
 }
 

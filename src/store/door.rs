@@ -115,7 +115,13 @@ impl Store {
                     let queue = if kind == Kind::Write { &l.writer } else { &l.readers };
                     self.lite(queue, self.fate(op, kind), kind, limit, args.clone(), f.clone()).await
                 }
-                Backing::Pg(pool, _) => self.pg(pool, self.fate(op, kind), kind, limit, &*args, &*f).await,
+                Backing::Pg(pool, _) => match pg::place(pool, op).await {
+                    Ok(_place) => {
+                        let limit = deadline.saturating_duration_since(tokio::time::Instant::now());
+                        self.pg(pool, self.fate(op, kind), kind, limit, &*args, &*f).await
+                    }
+                    Err(e) => Err(e.into()),
+                },
             };
             match tried {
                 Ok(r) => break Ok(r),
@@ -135,7 +141,7 @@ impl Store {
             }
         };
         #[cfg(feature = "testing")]
-        self.live().await;
+        self.answered(op).await;
         self.inner.seconds.with_label_values(&[op]).observe(began.elapsed().as_secs_f64());
         match &answer {
             Err(e @ (Error::Unavailable(_) | Error::Unknown(_))) => {
@@ -152,6 +158,14 @@ impl Store {
     async fn live(&self) {
         if let Some(faults) = &self.faults {
             faults.live().await;
+        }
+    }
+
+    #[cfg(feature = "testing")]
+    async fn answered(&self, op: &'static str) {
+        if let Some(faults) = &self.faults {
+            faults.live().await;
+            faults.answered(op).await;
         }
     }
 
@@ -218,15 +232,16 @@ impl Store {
     {
         let config = &self.inner.config;
         let committing = AtomicBool::new(false);
+        let mut held = None;
         let work = async {
-            let mut conn = Conn::new(Link::Pg(pg::checkout(pool).await?));
+            let conn = held.insert(Conn::new(Link::Pg(pg::checkout(pool).await?)));
             let begin = match kind {
                 Kind::Read if config.statement_cache => None,
                 Kind::Read => Some("BEGIN READ ONLY"),
                 Kind::Snapshot => Some("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
                 Kind::Write => Some("BEGIN"),
             };
-            let Some(begin) = begin else { return f(&mut conn, args).await };
+            let Some(begin) = begin else { return f(conn, args).await };
             if let Link::Pg(c) = &mut conn.link {
                 AnsiTransactionManager::begin_transaction_sql(&mut **c, begin).await?;
                 if !config.statement_cache {
@@ -234,7 +249,7 @@ impl Store {
                     c.batch_execute(&settings).await?;
                 }
             }
-            let done = f(&mut conn, args).await.and_then(|r| fate.before_commit().map(|after| (r, after)));
+            let done = f(&mut *conn, args).await.and_then(|r| fate.before_commit().map(|after| (r, after)));
             let rang = conn.rang;
             let Link::Pg(c) = &mut conn.link else { return done.map(|d| d.0) };
             match done {
@@ -263,12 +278,19 @@ impl Store {
                 }
             }
         };
-        match tokio::time::timeout(limit, work).await {
+        let done = tokio::time::timeout(limit, work).await;
+        if done.is_err()
+            && let Some(Conn { link: Link::Pg(c), .. }) = &mut held
+        {
+            // Whoever had it next would wait behind what is not answered, on a host that may be gone. The pool closes what is marked so,
+            // which ends a transaction too.
+            PgTx::transaction_manager_status_mut(&mut **c).set_in_error();
+        }
+        match done {
             Ok(r) => r,
             Err(_) if committing.load(Ordering::Acquire) && kind == Kind::Write => {
                 Err(Error::Unknown("timed out during the commit".into()).into())
             }
-            // The dropped future leaves an open transaction; the pool closes that connection.
             Err(_) => Err(Error::Unavailable("timed out waiting for the database".into()).into()),
         }
     }

@@ -27,6 +27,7 @@ mod pace;
 mod people;
 mod pg;
 mod pg_target;
+mod pins;
 mod plans;
 mod presence;
 mod projects;
@@ -59,6 +60,7 @@ pub use nodes::{
     Candidate, Credential, FleetNode, NodeFilter, NodePatch, NodeStats, PreviousKey, SessionRollout, SessionView,
 };
 pub use people::Accepted;
+pub use pins::UnfollowedPin;
 pub use plans::{Approval, Document, Documents, Freeze, NodeGroup};
 pub use presence::PresenceMoved;
 pub use readings::Served;

@@ -11,6 +11,7 @@ use diesel_async::{AsyncConnection as _, AsyncPgConnection, SimpleAsyncConnectio
 use futures_util::FutureExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 type Connections = bb8::Pool<AsyncDieselConnectionManager<AsyncPgConnection>>;
@@ -19,6 +20,35 @@ type Connections = bb8::Pool<AsyncDieselConnectionManager<AsyncPgConnection>>;
 pub(crate) struct Pool {
     connections: Connections,
     reach: Arc<Reach>,
+    crowd: Semaphore,
+    /// The longest wait for a connection, or for a place in the crowd.
+    wait: Duration,
+}
+
+/// What every node asks for, or what is asked for every node: after an outage thousands of them at once. The others are few, and
+/// carry the fleet: leases, decisions, the change feed, people. A quarter of the connections is theirs alone.
+const CROWD: &[&str] = &[
+    "debt.of_node",
+    "enrolment_token.by_hash",
+    "node.assignment",
+    "node.by_name",
+    "node.conflicted",
+    "node.credential",
+    "node.credential_of",
+    "node.hand_over",
+    "node.log",
+    "node.observe",
+    "node.offline",
+    "node.online",
+    "node.register",
+    "node.session_view",
+    "rollout.holder",
+    "rollout.inbox_put",
+];
+
+/// Of so many connections, how many the crowd may have.
+fn of_the_crowd(connections: u32) -> usize {
+    (connections - connections / 4).max(1) as usize
 }
 
 /// While the server takes no connections, one operation in this time tries; the others are told at once that it is away.
@@ -96,6 +126,7 @@ pub(crate) async fn driven<T>(
 /// 16 connections carry 16,000 operations a second, several times what the server commits.
 pub(crate) async fn pool(config: &StoreConfig, url: &str, target: Arc<Target>) -> Result<Pool> {
     let cache = config.statement_cache;
+    let wait = config.op_timeout.min(CONNECTION_WAIT);
     let settings = session_settings(config, false);
     let reach = Arc::new(Reach::default());
     let learning = reach.clone();
@@ -122,11 +153,22 @@ pub(crate) async fn pool(config: &StoreConfig, url: &str, target: Arc<Target>) -
         .max_size(config.pool_size)
         .min_idle(Some(1.min(config.pool_size)))
         .test_on_check_out(false)
-        .connection_timeout(config.op_timeout.min(CONNECTION_WAIT))
+        .connection_timeout(wait)
         .build(AsyncDieselConnectionManager::new_with_config(url, manager))
         .await
         .map_err(|e| Error::Unavailable(format!("PostgreSQL: {}", reach.refuses().unwrap_or(e.to_string()))))?;
-    Ok(Pool { connections, reach })
+    Ok(Pool { connections, reach, crowd: Semaphore::new(of_the_crowd(config.pool_size)), wait })
+}
+
+/// A place for `op`, to be held as long as its connection. Errors: the crowd is too large.
+pub(crate) async fn place<'a>(pool: &'a Pool, op: &str) -> Result<Option<SemaphorePermit<'a>>> {
+    if !CROWD.contains(&op) {
+        return Ok(None);
+    }
+    match tokio::time::timeout(pool.wait, pool.crowd.acquire()).await {
+        Ok(Ok(permit)) => Ok(Some(permit)),
+        Ok(Err(_)) | Err(_) => Err(Error::Unavailable("PostgreSQL: no connection: too many nodes ask at once".into())),
+    }
 }
 
 /// A connection that is alive as far as this side knows: idle ones die unnoticed with the server.

@@ -19,9 +19,10 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::Socket;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode};
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 
 /// How much a server must prove. What libpq calls `allow` is not here: it asks for no more than `prefer`.
@@ -98,10 +99,24 @@ fn unescaped(text: &str) -> Result<String> {
     String::from_utf8(out).map_err(|_| bad())
 }
 
+/// Until a session at one host is there, unless the URL has a `connect_timeout`: then the next host is tried. It counts for all that
+/// comes before the first statement, as in libpq: a host whose disk hangs takes connections and says nothing.
+const ATTEMPT: Duration = Duration::from_secs(10);
+/// What was sent and not even received for so long was sent to a host that is gone: it goes without a word when it loses its power.
+const UNHEARD: Duration = Duration::from_secs(5);
+/// A connection on which nothing is said asks after this whether the other side is there, and again after each `ASK_AGAIN`;
+/// unanswered `ASKED` times it is over: noticed after 5 + 2 * 2 = 9 s.
+const IDLE: Duration = Duration::from_secs(5);
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+const ASKED: u32 = 2;
+/// What `tokio_postgres` has for `keepalives_idle` when the URL says nothing.
+const UNSAID_IDLE: Duration = Duration::from_secs(2 * 60 * 60);
+
 /// Where to connect to, and how.
 #[derive(Clone)]
 pub(crate) struct Target {
-    config: tokio_postgres::Config,
+    /// One for each host of the URL, in its order; never empty.
+    hosts: Vec<tokio_postgres::Config>,
     tls: Connector,
 }
 
@@ -116,18 +131,28 @@ impl Target {
     /// Errors: `Invalid` for a URL or a file with certificates that cannot be used.
     pub(crate) fn read(url: &str) -> Result<Target> {
         let wish = wish(url)?;
-        Ok(Target { config: parsed(&wish)?, tls: Connector(Arc::new(client_config(&wish)?)) })
+        Ok(Target { hosts: each_host(parsed(&wish)?), tls: Connector(Arc::new(client_config(&wish)?)) })
     }
 
-    pub(crate) async fn connect(&self) -> std::result::Result<(tokio_postgres::Client, Link), tokio_postgres::Error> {
-        self.config.connect(self.tls.clone()).await
+    /// To the first host that answers in time and is what the URL asks for. Errors: what was wrong with the last one.
+    pub(crate) async fn connect(&self) -> std::result::Result<(tokio_postgres::Client, Link), String> {
+        let mut why = String::new();
+        for host in &self.hosts {
+            let limit = host.get_connect_timeout().copied().unwrap_or(ATTEMPT);
+            match tokio::time::timeout(limit, host.connect(self.tls.clone())).await {
+                Ok(Ok(made)) => return Ok(made),
+                Ok(Err(e)) => why = with_causes(&e),
+                Err(_) => why = format!("no answer within {} s: timed out", limit.as_secs()),
+            }
+        }
+        Err(why)
     }
 
     /// The same for diesel, which prepares statements at once: behind a pooler within one transaction, whose session nobody else
     /// has meanwhile. What is set there is undone with it; none of it is needed, for times are numbers here and text is always UTF-8.
     pub(crate) async fn establish(&self, pooler: bool) -> diesel::ConnectionResult<AsyncPgConnection> {
         let bad = diesel::ConnectionError::BadConnection;
-        let (client, mut link) = self.connect().await.map_err(|e| bad(with_causes(&e)))?;
+        let (client, mut link) = self.connect().await.map_err(bad)?;
         if !pooler {
             return AsyncPgConnection::try_from_client_and_connection(client, link).await;
         }
@@ -153,7 +178,89 @@ fn parsed(wish: &Wish) -> Result<tokio_postgres::Config> {
         Proof::Prefer => SslMode::Prefer,
         Proof::Require | Proof::VerifyCa | Proof::VerifyFull => SslMode::Require,
     });
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(UNHEARD);
+    }
+    if config.get_keepalives_idle() == UNSAID_IDLE {
+        config.keepalives_idle(IDLE);
+    }
+    if config.get_keepalives_interval().is_none() {
+        config.keepalives_interval(ASK_AGAIN);
+    }
+    if config.get_keepalives_retries().is_none() {
+        config.keepalives_retries(ASKED);
+    }
     Ok(config)
+}
+
+/// The same for each of its hosts, so that a silent one costs its own time only. What is not one host after the other (an order by
+/// chance, numbers that do not fit together) is left as it is, to be tried or refused as a whole.
+fn each_host(all: tokio_postgres::Config) -> Vec<tokio_postgres::Config> {
+    let (hosts, addresses, ports) = (all.get_hosts(), all.get_hostaddrs(), all.get_ports());
+    let count = hosts.len().max(addresses.len());
+    let fits = |n: usize| n == 0 || n == count;
+    let whole = all.get_load_balance_hosts() == LoadBalanceHosts::Random;
+    if count < 2 || whole || !fits(hosts.len()) || !fits(addresses.len()) || !(fits(ports.len()) || ports.len() == 1) {
+        return vec![all];
+    }
+    let one = |i: usize| {
+        let mut config = without_host(&all);
+        match hosts.get(i) {
+            Some(Host::Tcp(name)) => {
+                config.host(name.as_str());
+            }
+            Some(Host::Unix(path)) => {
+                config.host_path(path);
+            }
+            None => {}
+        }
+        if let Some(address) = addresses.get(i) {
+            config.hostaddr(*address);
+        }
+        if let Some(port) = ports.get(i).or(ports.first()) {
+            config.port(*port);
+        }
+        config
+    };
+    (0..count).map(one).collect()
+}
+
+fn without_host(all: &tokio_postgres::Config) -> tokio_postgres::Config {
+    let mut c = tokio_postgres::Config::new();
+    c.ssl_mode(all.get_ssl_mode())
+        .ssl_negotiation(all.get_ssl_negotiation())
+        .keepalives(all.get_keepalives())
+        .keepalives_idle(all.get_keepalives_idle())
+        .target_session_attrs(all.get_target_session_attrs())
+        .channel_binding(all.get_channel_binding());
+    if let Some(user) = all.get_user() {
+        c.user(user);
+    }
+    if let Some(password) = all.get_password() {
+        c.password(password);
+    }
+    if let Some(name) = all.get_dbname() {
+        c.dbname(name);
+    }
+    if let Some(options) = all.get_options() {
+        c.options(options);
+    }
+    if let Some(name) = all.get_application_name() {
+        c.application_name(name);
+    }
+    if let Some(limit) = all.get_connect_timeout() {
+        c.connect_timeout(*limit);
+    }
+    if let Some(limit) = all.get_tcp_user_timeout() {
+        c.tcp_user_timeout(*limit);
+    }
+    if let Some(every) = all.get_keepalives_interval() {
+        c.keepalives_interval(every);
+    }
+    if let Some(times) = all.get_keepalives_retries() {
+        c.keepalives_retries(times);
+    }
+    c
 }
 
 /// The error and what it was caused by, down to the reason a certificate was refused for.
@@ -329,6 +436,35 @@ mod tests {
         assert_eq!((proof, roots), (Proof::VerifyCa, Some("/etc/ca.pem".into())), "as libpq has it");
         assert_eq!(url, "postgres://u:p@h/d?connect_timeout=3");
         assert_eq!(of("?sslmode=verify-full&sslrootcert=system").1, None);
+    }
+
+    #[test]
+    fn a_host_that_is_gone_is_noticed_and_what_the_url_says_of_it_counts() {
+        let of = |query: &str| parsed(&wish(&format!("postgres://u@h/d{query}")).unwrap()).unwrap();
+        let unsaid = of("");
+        assert_eq!(unsaid.get_tcp_user_timeout(), Some(&UNHEARD));
+        assert_eq!((unsaid.get_keepalives(), unsaid.get_keepalives_idle()), (true, IDLE));
+        assert_eq!(unsaid.get_keepalives_interval(), Some(ASK_AGAIN));
+        assert_eq!(unsaid.get_keepalives_retries(), Some(ASKED));
+        let said = of("?tcp_user_timeout=7&keepalives_idle=8&keepalives_interval=9&keepalives_retries=10");
+        assert_eq!(said.get_tcp_user_timeout(), Some(&Duration::from_secs(7)));
+        assert_eq!(said.get_keepalives_idle(), Duration::from_secs(8));
+        assert_eq!(said.get_keepalives_interval(), Some(Duration::from_secs(9)));
+        assert_eq!(said.get_keepalives_retries(), Some(10));
+        assert!(!of("?keepalives=0").get_keepalives());
+    }
+
+    #[test]
+    fn each_host_of_a_url_is_one_that_differs_in_nothing_else() {
+        let query = "application_name=x&options=-cgeqo%3Doff&connect_timeout=2&target_session_attrs=read-write";
+        let of =
+            |hosts: &str, query: &str| parsed(&wish(&format!("postgres://u:p@{hosts}/d?{query}")).unwrap()).unwrap();
+        let split = each_host(of("a:1,%2Frun%2Fpg:2", query));
+        // Both are asked for TLS as if the other were there too.
+        let alone = [of("a:1", query), of("%2Frun%2Fpg:2", query)].map(|mut c| c.ssl_mode(SslMode::Prefer).clone());
+        assert_eq!(split, alone);
+        assert_eq!(each_host(of("a:1", query)).len(), 1);
+        assert_eq!(each_host(of("a,b", "load_balance_hosts=random")).len(), 1);
     }
 
     #[test]

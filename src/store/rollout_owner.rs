@@ -60,8 +60,21 @@ impl Store {
         .await
     }
 
-    /// Take rollouts that have work and no live owner: active ones, pending ones whose start is due, ended ones with debts or a lane.
-    pub async fn acquire_rollouts(&self, me: InstanceId, now: Timestamp, limit: u32) -> Result<Vec<Acquired>> {
+    /// Take all rollouts that have work and no live owner: active ones, pending ones whose start is due, ended ones with debts or a lane.
+    /// `at_once`: how many in one transaction. On an error some may have been taken: [`Store::owned_rollouts`] has them.
+    pub async fn acquire_rollouts(&self, me: InstanceId, now: Timestamp, at_once: u32) -> Result<Vec<Acquired>> {
+        let mut all = Vec::new();
+        loop {
+            let taken = self.acquire_some(me, now, at_once).await?;
+            let was_full = taken.len() >= at_once as usize;
+            all.extend(taken);
+            if !was_full {
+                return Ok(all);
+            }
+        }
+    }
+
+    async fn acquire_some(&self, me: InstanceId, now: Timestamp, limit: u32) -> Result<Vec<Acquired>> {
         self.write("rollout.acquire", (me, now, limit), |c, (me, now, limit)| {
             Box::pin(async move {
                 let sql = format!(

@@ -402,7 +402,13 @@ impl Store {
     }
 
     pub async fn holder_of(&self, node: NodeId) -> Result<Option<RolloutId>> {
-        Ok(self.holders(vec![node]).await?.first().map(|h| h.1))
+        self.read("rollout.holder", node, |c, node| {
+            Box::pin(async move {
+                let sql = "SELECT a.rollout_id FROM active_rollout_nodes a WHERE a.node_id = ?";
+                c.maybe(sql, p![*node], |r| r.get()).await
+            })
+        })
+        .await
     }
 
     /// Of these nodes, those that an active rollout holds.

@@ -316,6 +316,16 @@ pub async fn rows(url: &str, sql: &str) -> Vec<Vec<String>> {
     rows
 }
 
+impl Store {
+    /// What a setting of PostgreSQL is in the session that an operation is given.
+    pub async fn session_setting(&self, name: &'static str) -> crate::Result<String> {
+        self.read("test.setting", name, |c, name| {
+            Box::pin(async move { c.one(format!("SHOW {name}"), vec![], |r| r.get()).await })
+        })
+        .await
+    }
+}
+
 /// Is this the error of a store that refuses?
 pub fn is_conflict(e: &Error, what: &str) -> bool {
     matches!(e, Error::Conflict(w) if *w == what)

@@ -69,14 +69,16 @@ pub async fn stream(call: Call) -> Outcome<Response> {
     let notices = call.app.plane.bus().subscribe();
     let head = store.changes_head().await?;
     let mut first = format!("retry: {RETRY_MS}\n\n");
-    let cursor = match call.headers.get("last-event-id").map(|v| v.to_str().unwrap_or("").parse::<ChangeCursor>()) {
+    let last = call.headers.get("last-event-id").map(|v| v.to_str().ok().and_then(|v| v.parse::<ChangeCursor>().ok()));
+    let cursor = match last {
         None => {
             // So that a client that saw nothing yet can come back to this place.
             first.push_str(&format!("id: {head}\n\n"));
             head
         }
-        Some(Ok(cursor)) => cursor,
-        Some(Err(_)) => {
+        Some(Some(cursor)) if is_kept(store.changes_kept().await?, cursor) => cursor,
+        // Nothing of ours, or what came after it is no longer known.
+        Some(_) => {
             first.push_str(&resync(head)?);
             head
         }
@@ -107,6 +109,11 @@ pub async fn stream(call: Call) -> Outcome<Response> {
     // nginx would gather the events.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)
+}
+
+/// Is everything after this place still there? `kept`: the oldest and the newest row.
+fn is_kept(kept: Option<(ChangeCursor, ChangeCursor)>, cursor: ChangeCursor) -> bool {
+    kept.is_some_and(|(oldest, newest)| (oldest..=newest).contains(&cursor))
 }
 
 fn resync(at: ChangeCursor) -> Outcome<String> {
@@ -253,6 +260,16 @@ impl Feed {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_client_goes_on_where_it_was_while_all_that_came_after_is_kept() {
+        let at = |seq| ChangeCursor { xid: 7, seq };
+        let known = |cursor| is_kept(Some((at(3), at(5))), cursor);
+        assert!(known(at(3)) && known(at(4)) && known(at(5)));
+        assert!(!known(at(2)), "pruned since");
+        assert!(!known(at(6)), "the database was restored");
+        assert!(!is_kept(None, ChangeCursor::default()), "nothing is known of an empty feed");
+    }
 
     #[test]
     fn an_event_has_its_place_and_its_data_on_one_line() {

@@ -1,6 +1,10 @@
 //! From submitted files to bundles, and what becomes of them.
 
 use super::*;
+use crate::commands::rollouts::Replacement;
+use crate::node_api::BundleRef;
+use domain::node::Selector;
+use domain::rollout::Change;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_content_is_compiled_once_and_lies_in_the_store_as_the_row_says() {
@@ -83,6 +87,12 @@ async fn a_pin_to_a_revoked_bundle_holds_its_node_no_longer_and_is_listed() {
         let spec = domain::rollout::Spec::new(new);
         let targets = async || w.plane.plan_rollout(w.project.id, &spec).await.unwrap().steps.concat();
         assert_eq!(targets().await, [other]);
+        let same = domain::rollout::Spec::new(held);
+        let of_same = w.plane.plan_rollout(w.project.id, &same).await.unwrap().steps.concat();
+        assert_eq!(of_same, [other], "a rollback of its own bundle would take it off its pin");
+        let to_pins = domain::rollout::Spec { kind: domain::rollout::RolloutKind::Pin, ..same };
+        let of_pins = w.plane.plan_rollout(w.project.id, &to_pins).await.unwrap().steps.concat();
+        assert_eq!(of_pins, [pinned, other]);
         w.audited("bundle.revoked", w.plane.revoke_bundle(&w.caller, w.project.id, held, None)).await;
         assert_eq!(targets().await, [pinned, other], "held by nothing any more");
         assert_eq!(w.plane.store().pinned_to(held).await.unwrap(), [pinned], "but still to be seen");
@@ -92,6 +102,58 @@ async fn a_pin_to_a_revoked_bundle_holds_its_node_no_longer_and_is_listed() {
         let again = NodePatch { labels: None, pinned_bundle: Some(Some(held)) };
         let refused = w.plane.patch_node(&w.caller, w.project.id, other, again).await;
         assert_eq!(code(refused), "bundle_revoked", "nobody is pinned to it anew");
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_one_replacement_is_refused_the_others_are_made_and_it_is_said() {
+    on_both(|w| async move {
+        let (old, bad) = (w.bundle("old").await, w.bundle("taken-back").await);
+        let (other, revoked) = (w.bundle("other").await, w.bundle("revoked").await);
+        let nodes = [w.node("a").await.node, w.node("b").await.node, w.node("c").await.node];
+        let before = |i: usize, bundle| Change::HistoryVerified { node: nodes[i], bundle: Some(bundle), generation: 1 };
+        w.taken_back(old, vec![]).await;
+        w.taken_back(bad, vec![before(0, old), before(1, other)]).await;
+        w.plane.deprecate_bundle(&w.caller, w.project.id, other).await.unwrap();
+        for n in nodes {
+            let mut runs = store::NodeChange::of(n, w.project.id);
+            runs.active_bundle = Some(Some(revoked));
+            w.plane.store().observe(vec![runs], Write::at(START)).await.unwrap();
+        }
+        let check = |b| w.plane.check_replacement(w.project.id, b);
+        assert_eq!(code(check(bad).await), "bundle_rolled_back");
+        assert_eq!(code(check(other).await), "bundle_deprecated");
+        w.plane.revoke_bundle(&w.caller, w.project.id, revoked, None).await.unwrap();
+        let previous = Replacement::Previous;
+        let done = w.plane.replace_bundle(&w.caller, w.project.id, revoked, previous).await.unwrap();
+        let given: Vec<_> = done.rollouts.iter().map(|r| (r.spec.bundle, r.spec.selector.clone())).collect();
+        assert_eq!(given, [(other, Selector::NodeIds { node_ids: [nodes[1]].into() })], "its own, though deprecated");
+        let left: Vec<_> = done.left.iter().map(|l| (l.bundle, l.nodes.clone())).collect();
+        assert_eq!(left, [(None, [nodes[2]].into()), (Some(old), [nodes[0]].into())]);
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_is_known_in_its_project_only_and_no_longer_than_its_row() {
+    on_both(|w| async move {
+        let bundle = w.bundle("1").await;
+        let new = NewProject { name: "Other".into(), ..NewProject::default() };
+        let other = w.plane.create_project(&w.caller, new).await.unwrap();
+        let content = w.plane.store().bundle_by_id(SYSTEM, bundle).await.unwrap().content_id.unwrap();
+        let named = async |project, named| w.plane.bundle_named(project, named).await.unwrap();
+        let here = Some((bundle, Some(content)));
+        for by in [BundleRef::Content(content), BundleRef::Row(bundle)] {
+            assert_eq!(named(w.project.id, by).await, here);
+            assert_eq!(named(w.project.id, by).await, here, "also from memory");
+            assert_eq!(named(other.id, by).await, None, "another project's, however well it is known");
+        }
+        w.plane.store().collect_bundle(bundle, Write::at(w.plane.now())).await.unwrap();
+        w.plane.forget_bundle(w.project.id, bundle);
+        assert_eq!(named(w.project.id, BundleRef::Content(content)).await, None);
         w.end().await;
     })
     .await;

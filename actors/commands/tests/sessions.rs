@@ -2,10 +2,14 @@
 
 use super::*;
 use crate::node_api::{BundleRef, Heartbeat, PollAnswer, ReportBody, ReportKind, Update};
-use crate::node_session::SessionMsg;
+use crate::node_session::{MAX_WAIT, SessionMsg};
+use crate::periodic::{renew_lease, staleness};
 use domain::node::busy::MAX_BUSY;
 use domain::node::{Generation, HealthClass};
 use domain::rollout::{NodeStateKind, Spec};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use store::testing::{At, Faults};
 
 impl World {
     /// The session has dealt with everything before this, its timers included.
@@ -55,6 +59,45 @@ impl World {
     }
 }
 
+impl World {
+    /// The node, which has activated what it was `told`, is given another weight, as a shift of traffic does it. Answers the generation.
+    async fn weight_elsewhere(&self, node: NodeAuth, told: &Update, weight: u8) -> Generation {
+        let (newer, id) = (told.generation + 1, told.rollout.unwrap());
+        self.eventually("another instance has stored the weight", async || {
+            let rollout = self.plane.store().load_rollout(id).await.unwrap();
+            let mut member = rollout.planned.members[0].clone();
+            if member.state.kind() != NodeStateKind::Activated {
+                return None;
+            }
+            (member.generation, member.weight, member.weighed) = (newer, weight, false);
+            let mut head = rollout.planned.head.clone();
+            head.version += 1;
+            let bundle = Some(rollout.planned.spec.bundle);
+            let (expect, generation) = (told.generation, newer);
+            let desire = domain::rollout::Change::Desire { node: node.node, expect, generation, bundle, weight };
+            let commit = store::RolloutCommit {
+                id,
+                project: self.project.id,
+                expect_version: rollout.version,
+                fence: rollout.fence,
+                events: vec![],
+                changes: vec![
+                    domain::rollout::Change::Head { head },
+                    domain::rollout::Change::Member { member },
+                    desire,
+                ],
+                node_events: vec![],
+                consumed_inbox: vec![],
+                reports: vec![],
+                budget: None,
+            };
+            // Its actor here may have been faster.
+            self.plane.store().commit_rollout(commit, Write::at(START)).await.ok().map(|_| newer)
+        })
+        .await
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_goes_stale_before_a_full_stale_time_in_which_it_could_be_heard() {
     on_both(|w| async move {
@@ -73,6 +116,47 @@ async fn nobody_goes_stale_before_a_full_stale_time_in_which_it_could_be_heard()
         w.hand.advance(Span::secs(10));
         w.eventually("offline: 120 s without a gap, and nothing heard", async || {
             (w.stored(node).await.presence == Presence::Offline).then_some(())
+        })
+        .await;
+        w.end().await;
+    })
+    .await;
+}
+
+/// Its session lives on another instance, which hears it and cannot store that it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_goes_stale_while_the_database_takes_no_word_of_whom_it_hears() {
+    for_each_backend(|mut opened| async move {
+        let away = Arc::new(AtomicBool::new(false));
+        let is_away = away.clone();
+        opened.store = opened.store.with_faults(Faults::planned(move |_, op| {
+            if op == "instance.renew" && is_away.load(Ordering::Acquire) { At::Refused } else { At::Go }
+        }));
+        let w = World::new(opened).await;
+        let node = w.node("n1").await;
+        w.plane.heartbeat(node, Heartbeat::default()).await.unwrap();
+        w.plane.inner.sessions.family.stop_child(&node.node).await.unwrap();
+        let presence = async || w.stored(node).await.presence;
+        let pass = |seconds: i64| {
+            for _ in 0..seconds / 10 {
+                w.hand.advance(Span::secs(10));
+                w.plane.attended();
+            }
+        };
+        away.store(true, Ordering::Release);
+        renew_lease(w.plane.clone()).await.unwrap_err();
+        pass(170);
+        staleness(w.plane.clone()).await.unwrap();
+        assert_eq!(presence().await, Presence::Online, "nobody can say that it was heard");
+        away.store(false, Ordering::Release);
+        renew_lease(w.plane.clone()).await.unwrap();
+        staleness(w.plane.clone()).await.unwrap();
+        assert_eq!(presence().await, Presence::Online, "whoever heard it is about to store that");
+        // Nobody did: 120 s, and the 30 s that a stored time may be behind.
+        pass(160);
+        w.eventually("it is offline", async || {
+            staleness(w.plane.clone()).await.unwrap();
+            (presence().await == Presence::Offline).then_some(())
         })
         .await;
         w.end().await;
@@ -102,6 +186,60 @@ async fn a_session_reads_again_what_another_instance_stored_of_its_node() {
     .await;
 }
 
+/// The session has read its node and cannot be found yet, while the node is assigned something and the feed tells of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn news_of_a_node_whose_session_is_being_started_reach_it() {
+    for_each_backend(|mut opened| async move {
+        let faults = Faults::none();
+        opened.store = opened.store.with_faults(faults.clone());
+        let w = World::new(opened).await;
+        let (node, bundle) = (w.node("n1").await, w.bundle("1").await);
+        w.plane.heartbeat(node, Heartbeat::default()).await.unwrap();
+        w.plane.inner.sessions.family.stop_child(&node.node).await.unwrap();
+        faults.hold("node.session_view");
+        // The clock stands still: what is held is answered when there are news, or never.
+        let polled = async { w.plane.poll(node, MAX_WAIT, None).await.unwrap().answer };
+        let assigned = async {
+            faults.until_held().await;
+            w.plane.create_rollout(&w.caller, w.project.id, Spec::new(bundle)).await.unwrap();
+            w.eventually("it is assigned", async || (w.stored(node).await.generation > 0).then_some(())).await;
+            let looks = || w.plane.store().operations().get("change.after").copied().unwrap_or(0);
+            // One look may be under way already, the second has seen it, and with the third it has been told.
+            let looked = looks();
+            w.eventually("the feed has told of it", async || (looks() >= looked + 3).then_some(())).await;
+            faults.let_go();
+        };
+        let both = async { tokio::join!(polled, assigned) };
+        let (answer, ()) = tokio::time::timeout(WAIT, both).await.unwrap();
+        assert!(matches!(answer, PollAnswer::Update(_)), "{answer:?}");
+        w.end().await;
+    })
+    .await;
+}
+
+/// Whatever was committed before a reader of the feed has its place in it is told by nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_the_feed_that_begins_trusts_nothing_that_was_remembered_before() {
+    on_both(|w| async move {
+        let token = w.token(NewEnrolmentToken::default()).await;
+        let key = secret_hash(&w.register(Some(&token), "n1", &[]).await.unwrap().key);
+        let remembered = || w.plane.inner.sessions.recall(&key, || w.plane.now()).is_some();
+        // The feed of the tree is still telling of the registration.
+        let looks = || w.plane.store().operations().get("change.after").copied().unwrap_or(0);
+        let looked = looks();
+        w.eventually("the feed has told of it", async || (looks() >= looked + 3).then_some(())).await;
+        w.plane.node_auth(&key).await.unwrap().unwrap();
+        assert!(remembered());
+        let forgotten = w.eventually("it is forgotten", async || (!remembered()).then_some(()));
+        tokio::select! {
+            () = crate::feed::run(w.plane.clone()) => unreachable!("it reads for ever"),
+            () = forgotten => {}
+        }
+        w.end().await;
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_names_nothing_hands_nothing_over() {
     on_both(|w| async move {
@@ -121,6 +259,29 @@ async fn an_answer_that_names_nothing_hands_nothing_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_weight_whose_answer_was_lost_is_named_again() {
+    on_both(|w| async move {
+        let (node, bundle) = (w.node("n1").await, w.bundle("1").await);
+        w.roll_out(Spec::new(bundle)).await;
+        let told = w.told(node).await;
+        let body = ReportBody { generation: Some(told.generation), ..ReportBody::default() };
+        w.plane.report(node, BundleRef::Row(bundle), ReportKind::Activated, body).await.unwrap();
+        let newer = w.weight_elsewhere(node, &told, 20).await;
+        let named = async || match w.plane.poll(node, Duration::ZERO, None).await.unwrap().answer {
+            PollAnswer::Update(u) => Some((u.generation, u.traffic_weight)),
+            PollAnswer::NoUpdate { .. } => None,
+        };
+        assert_eq!(w.eventually("it is named its weight", async || named().await).await, (newer, 20));
+        assert_eq!(named().await, None, "once, if the answer arrived");
+        w.hand.advance(Span::secs(10));
+        assert_eq!(named().await, Some((newer, 20)), "it has not said that it serves it");
+        assert_eq!(named().await, None);
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_report_about_what_another_instance_has_just_told_is_not_stale() {
     on_both(|w| async move {
         let (node, bundle) = (w.node("n1").await, w.bundle("1").await);
@@ -133,6 +294,40 @@ async fn a_report_about_what_another_instance_has_just_told_is_not_stale() {
         let body = ReportBody { generation: Some(newer + 1), ..ReportBody::default() };
         let unknown = w.plane.report(node, BundleRef::Row(bundle), ReportKind::Staged, body).await.unwrap();
         assert!(!unknown.proceed && unknown.stale, "{unknown:?}");
+        w.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_about_another_rollout_is_stale_and_changes_nothing() {
+    on_both(|w| async move {
+        let (node, bundle) = (w.node("n1").await, w.bundle("1").await);
+        let id = w.roll_out(Spec::new(bundle)).await;
+        let told = w.told(node).await;
+        assert_eq!(told.rollout, Some(id));
+        let says = async |kind: ReportKind, rollout: RolloutId| {
+            let generation = Some(told.generation);
+            let body = ReportBody { generation, rollout: Some(rollout), ..ReportBody::default() };
+            w.plane.report(node, BundleRef::Row(bundle), kind, body).await.unwrap()
+        };
+        let state = async || w.plane.store().load_rollout(id).await.unwrap().planned.members[0].state.kind();
+        let foreign = seed::id();
+        // It comes back with it, so that there is something to store.
+        let away = w.plane.store().set_presence_offline(vec![node.node], START, Write::at(START)).await.unwrap();
+        assert_eq!(away.len(), 1);
+        w.plane.inner.sessions.tell(node.node, SessionMsg::Reload);
+        let answer = says(ReportKind::Failed { error: "of old".into(), logs: None }, foreign).await;
+        assert!(answer.stale, "{answer:?}");
+        let stored = w.stored(node).await;
+        assert_eq!((stored.presence, stored.last_error), (Presence::Online, None));
+        assert_eq!(state().await, NodeStateKind::Assigned);
+        let answer = says(ReportKind::Staged, foreign).await;
+        assert!(answer.stale && !answer.proceed, "{answer:?}");
+        assert_eq!(state().await, NodeStateKind::Assigned);
+        let answer = says(ReportKind::Staged, id).await;
+        assert!(!answer.stale && answer.proceed, "{answer:?}");
+        w.eventually("it is staged", async || (state().await == NodeStateKind::Staged).then_some(())).await;
         w.end().await;
     })
     .await;

@@ -235,7 +235,7 @@ impl Draft<'_> {
     fn run_lane(&mut self) {
         // While the first step is out there is no evidence yet that anything else should get the bundle.
         let running = self.is_free() && (self.head.step > 0 || self.step_count() == 0);
-        let after = self.head.phase == Phase::Completed && !self.head.lane_halted && !self.head.revoked;
+        let after = self.lane_works_after();
         if !running && !after {
             return;
         }

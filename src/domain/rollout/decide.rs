@@ -65,7 +65,13 @@ pub fn decide(r: &Rollout, event: &Event, now: Timestamp) -> Result<Decision, Re
         Event::Joined { facts } => d.join(facts),
         Event::LaneReady { facts } => d.lane_ready(facts),
         Event::DebtsDropped { nodes } => nodes.iter().for_each(|n| {
-            if d.member(*n).is_some_and(|m| m.state == NodeState::Owed) {
+            // While it rolls back it holds its nodes: nobody else can have taken their debts over.
+            let ended = r.head.phase.is_end();
+            if d.member(*n).is_some_and(|m| match m.state {
+                NodeState::Owed => true,
+                NodeState::RollingBack { owed, .. } => owed && ended,
+                _ => false,
+            }) {
                 d.edit(*n, None, |m| m.state = NodeState::Skipped { reason: SkipReason::Superseded });
             }
         }),
@@ -94,7 +100,8 @@ pub fn decide(r: &Rollout, event: &Event, now: Timestamp) -> Result<Decision, Re
             }
         }
         Event::WaitBegan { wait } => {
-            if r.head.phase.is_active() {
+            // The lane of a completed rollout waits like its steps did.
+            if r.head.phase.is_active() || r.head.phase == Phase::Completed {
                 d.head.waits.insert(*wait);
                 d.tick();
             }
@@ -151,7 +158,7 @@ impl Draft<'_> {
                         m.state = NodeState::Skipped { reason };
                         m.online = f.online;
                     }),
-                    None => self.edit(node, None, |m| take_facts(m, f)),
+                    None => self.take_in(f),
                 },
                 None => {
                     self.edit(node, None, |m| m.state = NodeState::Skipped { reason: SkipReason::Vanished });
@@ -168,6 +175,23 @@ impl Draft<'_> {
         self.head.planned -= skipped_in_steps.len() as u32;
         let (targets, steps) = (self.head.planned, self.step_count());
         self.fact(Fact::Started { targets, steps });
+    }
+
+    /// A target, as it is found now. One that was none at creation is a newcomer; one that was taken out since has its place again.
+    fn take_in(&mut self, f: &Facts) {
+        let Some(m) = self.member(f.node) else { return };
+        let was_out = matches!(m.state, NodeState::Skipped { .. });
+        let owed = was_out && m.step.is_none() && !f.online;
+        if owed {
+            let bundle = self.spec().bundle;
+            self.change(Change::DebtAdded { node: f.node, restore: false, bundle: Some(bundle) });
+        }
+        self.edit(f.node, None, |m| {
+            take_facts(m, f);
+            if was_out {
+                m.state = if owed { NodeState::Owed } else { NodeState::Pending };
+            }
+        });
     }
 
     fn add_to_lane(&mut self, f: &Facts) {
@@ -199,7 +223,7 @@ impl Draft<'_> {
     /// What the database knows of members now: after completion they may be assigned; after another end it is what `retry` needs.
     fn lane_ready(&mut self, facts: &[Facts]) {
         match self.head.phase {
-            Phase::Completed if !self.head.lane_halted && !self.head.revoked => self.assign_waiting(facts),
+            Phase::Completed if self.lane_works_after() => self.assign_waiting(facts),
             Phase::Failed | Phase::RolledBack => facts.iter().for_each(|f| self.refresh(f)),
             Phase::Completed
             | Phase::Pending

@@ -231,9 +231,15 @@ impl<'a> Draft<'a> {
         goes_on && self.head.causes.is_empty() && self.head.waits.is_empty()
     }
 
+    /// May the lane of a completed rollout go on? Freezes hold only who serves already.
+    pub fn lane_works_after(&self) -> bool {
+        let h = &self.head;
+        h.phase == Phase::Completed && !h.lane_halted && !h.revoked && h.waits.is_empty()
+    }
+
     /// The clock of deadlines runs only while the rollout does, and nothing outside holds it up.
     pub fn tick(&mut self) {
-        let on = self.is_free() || self.head.phase == Phase::Completed;
+        let on = self.is_free() || (self.head.phase == Phase::Completed && self.head.waits.is_empty());
         self.head.clock.set_ticking(on, self.now);
     }
 

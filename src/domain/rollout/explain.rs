@@ -27,11 +27,7 @@ pub fn explain_head(spec: &Spec, h: &Head, steps: u32, open: u32) -> Reason {
         },
         Phase::Running => {
             if let Some(w) = h.waits.first() {
-                let what = match w {
-                    Wait::Store => "the database does not answer",
-                    Wait::Artifact => "the bundle's archive cannot be read, or nodes would refuse it",
-                };
-                return reason(w.as_str(), format!("{what}; deadlines stand still"));
+                return reason(w.as_str(), format!("{}; deadlines stand still", blocker(*w)));
             }
             if h.asked.is_some() {
                 let text = "too many nodes failed; before the change is taken back it is asked whether untouched ones fail too";
@@ -115,10 +111,7 @@ pub fn explain_head(spec: &Spec, h: &Head, steps: u32, open: u32) -> Reason {
             };
             reason("restoring", text)
         }
-        Phase::Completed if h.counts.owed > 0 => {
-            reason("completed", format!("completed; {} nodes are owed the bundle", h.counts.owed))
-        }
-        Phase::Completed => reason("completed", "every target verified".into()),
+        Phase::Completed => reason("completed", completed(h)),
         Phase::Failed => reason("failed", h.note.clone().unwrap_or_else(|| "failed".into())),
         Phase::Cancelled => reason("cancelled", h.note.clone().unwrap_or_else(|| "cancelled".into())),
         Phase::RolledBack if h.counts.rollback_failed > 0 => {
@@ -126,4 +119,29 @@ pub fn explain_head(spec: &Spec, h: &Head, steps: u32, open: u32) -> Reason {
         }
         Phase::RolledBack => reason("rolled_back", "every touched node was restored or is owed the restore".into()),
     }
+}
+
+fn blocker(w: Wait) -> &'static str {
+    match w {
+        Wait::Store => "the database does not answer",
+        Wait::Artifact => "the bundle's archive cannot be read, or nodes would refuse it",
+    }
+}
+
+/// What a completed rollout came to, and what becomes of those that its lane has yet to serve.
+fn completed(h: &Head) -> String {
+    let c = &h.counts;
+    let mut text = match (c.owed, c.failed) {
+        (0, 0) => "every target verified".to_string(),
+        (0, failed) => format!("completed; {failed} nodes failed"),
+        (owed, 0) => format!("completed; {owed} nodes are owed the bundle"),
+        (owed, failed) => format!("completed; {owed} nodes are owed the bundle, {failed} failed"),
+    };
+    let to_serve = c.owed + c.pending + c.assigned > 0;
+    match h.waits.first() {
+        _ if h.lane_halted => text += "; catching up was stopped by its failures",
+        Some(w) if to_serve => text += &format!("; catching up waits: {}, deadlines stand still", blocker(*w)),
+        Some(_) | None => {}
+    }
+    text
 }

@@ -77,12 +77,12 @@ impl Draft<'_> {
             (
                 Said::Activated { .. } | Said::Verified { .. } | Said::Active { .. },
                 NodeState::Assigned | NodeState::Downloaded | NodeState::Staged,
-            ) if same => self.forward(r.node, NodeState::Activated { at: self.now }),
+            ) if same => self.forward(r.node, NodeState::Activated { at: self.now, soaks_until: None }),
             // A lost node that comes back running the bundle may still verify.
             (
                 Said::Activated { .. } | Said::Verified { .. } | Said::Active { .. },
                 NodeState::Failed { reason: FailReason::Lost, .. },
-            ) if same => self.forward(r.node, NodeState::Activated { at: self.now }),
+            ) if same => self.forward(r.node, NodeState::Activated { at: self.now, soaks_until: None }),
             (Said::Active { .. }, NodeState::Activated { .. }) if !same => {
                 self.fail_member(r.node, FailReason::FellBack, Some("runs another bundle again".into()));
             }
@@ -221,7 +221,7 @@ impl Draft<'_> {
         }
         let state = m.state.clone();
         match (m.told, &state) {
-            (Told::Target, NodeState::Activated { at }) => self.gate_activated(w, *at),
+            (Told::Target, NodeState::Activated { at, .. }) => self.gate_activated(w, *at),
             (Told::Target, NodeState::Verified { .. }) => match w.verdict {
                 GateVerdict::Fail | GateVerdict::Flapping => {
                     self.fail_member(w.node, FailReason::Regressed, Some(w.worst.clone()));
@@ -248,7 +248,7 @@ impl Draft<'_> {
         match w.verdict {
             GateVerdict::Fail => self.fail_member(w.node, FailReason::Gate, Some(w.worst.clone())),
             GateVerdict::Flapping => self.fail_member(w.node, FailReason::Flapping, Some(w.worst.clone())),
-            GateVerdict::Unknown => {}
+            GateVerdict::Unknown => self.soaks_until(w.node, activated, None),
             GateVerdict::Pass => {
                 // The evidence is checked again here: after activation, fresh, of this generation, long enough.
                 let after = w.first_pass.is_some_and(|t| t > activated) && w.last_fresh > activated;
@@ -257,8 +257,10 @@ impl Draft<'_> {
                     return;
                 }
                 if w.soaked < judge.soak {
-                    let moved = self.clock();
-                    self.edit(w.node, None, |m| m.moved = moved);
+                    // No forward move yet: passing now and then would put the deadline off for ever. The next word of it comes at the
+                    // end of the soak, an observation later.
+                    let until = self.clock() + (judge.soak - w.soaked) + judge.freshness;
+                    self.soaks_until(w.node, activated, Some(until));
                     return;
                 }
                 let (at, no_traffic, node) = (self.now, w.no_traffic, w.node);
@@ -271,6 +273,13 @@ impl Draft<'_> {
                 self.change(Change::HistoryVerified { node, bundle, generation });
                 self.release_if_after(node);
             }
+        }
+    }
+
+    fn soaks_until(&mut self, node: NodeId, at: Timestamp, soaks_until: Option<Span>) {
+        let state = NodeState::Activated { at, soaks_until };
+        if self.member(node).is_some_and(|m| m.state != state) {
+            self.edit(node, None, |m| m.state = state);
         }
     }
 

@@ -252,7 +252,10 @@ fn deadline_of(spec: &Spec, m: &Member) -> Option<Span> {
     }
     match m.state {
         NodeState::Assigned | NodeState::Downloaded | NodeState::Staged => Some(m.moved + spec.progress_deadline),
-        NodeState::Activated { .. } => Some(m.moved + spec.progress_deadline + spec.judge.soak),
+        NodeState::Activated { soaks_until, .. } => {
+            let latest = m.moved + spec.progress_deadline + spec.judge.soak;
+            Some(soaks_until.map_or(latest, |until| latest.max(until)))
+        }
         // Told another weight, and not heard of it yet.
         NodeState::Verified { .. } if !m.weighed => Some(m.moved + spec.progress_deadline),
         NodeState::Pending

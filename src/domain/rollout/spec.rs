@@ -1,5 +1,6 @@
 //! What an operator asked for. Fixed at creation; everything that changes is in [`super::Head`], [`super::Step`] and [`super::Member`].
 
+use super::state::{Member, NodeState};
 use crate::access::text_enum;
 use crate::id::*;
 use crate::node::Selector;
@@ -291,6 +292,22 @@ impl Spec {
         }
     }
 
+    /// Does a node pinned to `pin` stay out? Also one that is pinned to this very bundle: a rollback would take it off its pin. Only
+    /// what brings nodes to their pins takes it.
+    pub fn leaves_pinned(&self, pin: BundleId) -> bool {
+        match self.kind {
+            RolloutKind::Pin | RolloutKind::DriftRepair => pin != self.bundle,
+            RolloutKind::Rollout | RolloutKind::Assign | RolloutKind::Replace => true,
+        }
+    }
+
+    /// Its node was pinned to `pin` while this rollout holds it: is it let go, with what it is told to run now? Others that are on their
+    /// way are taken over by the rollout that is made for the pin.
+    pub fn lets_go(&self, m: &Member, pin: BundleId) -> bool {
+        let runs_pin = pin == self.bundle && (matches!(m.state, NodeState::Verified { .. }) || super::waits_back(m));
+        self.leaves_pinned(pin) && (m.state == NodeState::Pending || runs_pin)
+    }
+
     /// The label whose values planning looks at.
     pub fn grouping_label(&self) -> Option<&str> {
         match self.strategy {
@@ -333,7 +350,7 @@ impl Spec {
             }
         }
         let need = j.soak + j.freshness + j.freshness;
-        if j.soak > Span::ZERO && self.progress_deadline < need {
+        if self.progress_deadline < need {
             e.push((
                 "progress_deadline_seconds",
                 format!("must be at least the soak plus two freshness times ({} seconds)", need.as_secs()),
@@ -374,6 +391,19 @@ mod tests {
             HttpProbe { body_contains: Some("ok".into()), method: ProbeMethod::Head, ..good },
         ] {
             assert_eq!(wrong(vec![bad.clone()]), ["probes"], "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_deadline_leaves_time_for_the_soak_and_for_two_fresh_observations() {
+        let wrong = |deadline, soak| {
+            let judge = GateSpec { soak: Span::secs(soak), freshness: Span::secs(60), ..GateSpec::default() };
+            let spec = Spec { judge, progress_deadline: Span::secs(deadline), ..Spec::new(BundleId::NIL) };
+            spec.check().into_iter().map(|(f, _)| f).collect::<Vec<_>>()
+        };
+        for (deadline, soak) in [(120, 0), (150, 30)] {
+            assert_eq!(wrong(deadline, soak), Vec::<&str>::new());
+            assert_eq!(wrong(deadline - 1, soak), ["progress_deadline_seconds"]);
         }
     }
 

@@ -82,6 +82,9 @@ pub enum NodeState {
     /// Runs the bundle since our receipt of the first report of it; the gates are being judged.
     Activated {
         at: Timestamp,
+        /// On the rollout's clock: its soak goes on, and is over then unless something interrupts it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        soaks_until: Option<Span>,
     },
     Verified {
         at: Timestamp,
@@ -315,6 +318,17 @@ pub struct Ledger {
 impl Ledger {
     pub fn is_full(&self) -> bool {
         self.capacity.is_some_and(|k| self.updating >= k)
+    }
+
+    /// Is there nothing to ask for: some of what was granted is left, and the project's limit has not been lowered below it?
+    pub fn suffices(&self, limit: u32) -> bool {
+        self.capacity.is_some_and(|k| k <= limit) && !self.is_full()
+    }
+
+    /// What it may reserve while all rollouts of the project together hold `reserved` of `limit`: what the others leave. Less than it
+    /// holds when the limit was lowered: then nothing is assigned until enough of it is done.
+    pub fn share(&self, limit: u32, reserved: u32) -> u32 {
+        (self.updating + limit).saturating_sub(reserved)
     }
 }
 

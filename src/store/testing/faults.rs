@@ -32,13 +32,22 @@ struct Shared {
     plan: Mutex<Plan>,
     seen: Mutex<Vec<&'static str>>,
     dead: watch::Sender<bool>,
+    gate: watch::Sender<Gate>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Gate {
+    /// Whose answers are held back.
+    op: Option<&'static str>,
+    waiting: usize,
 }
 
 impl Faults {
     /// `plan` is asked at each commit: its number, from 1, and the name of the operation.
     pub fn planned(plan: impl FnMut(u64, &'static str) -> At + Send + 'static) -> Faults {
         let dead = watch::Sender::new(false);
-        Faults(Arc::new(Shared { plan: Mutex::new(Box::new(plan)), seen: Mutex::default(), dead }))
+        let gate = watch::Sender::new(Gate::default());
+        Faults(Arc::new(Shared { plan: Mutex::new(Box::new(plan)), seen: Mutex::default(), dead, gate }))
     }
 
     /// Nothing breaks; commits are counted.
@@ -68,6 +77,28 @@ impl Faults {
     /// Returns when the process is dead.
     pub async fn died(&self) {
         let _ = self.0.dead.subscribe().wait_for(|d| *d).await;
+    }
+
+    /// From now on what the database answered to `op` is held back, until [`Faults::let_go`].
+    pub fn hold(&self, op: &'static str) {
+        self.0.gate.send_replace(Gate { op: Some(op), waiting: 0 });
+    }
+
+    /// Returns when somebody waits for an answer that is held back.
+    pub async fn until_held(&self) {
+        let _ = self.0.gate.subscribe().wait_for(|g| g.waiting > 0).await;
+    }
+
+    pub fn let_go(&self) {
+        self.0.gate.send_replace(Gate::default());
+    }
+
+    pub(crate) async fn answered(&self, op: &'static str) {
+        let mut gate = self.0.gate.subscribe();
+        if gate.borrow().op == Some(op) {
+            self.0.gate.send_modify(|g| g.waiting += 1);
+            let _ = gate.wait_for(|g| g.op != Some(op)).await;
+        }
     }
 
     pub(crate) fn next(&self, op: &'static str) -> At {

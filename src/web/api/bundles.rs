@@ -183,6 +183,12 @@ pub async fn revoke(call: Call) -> Outcome<Response> {
     if replacement == Some(Replacement::Bundle(found.id)) {
         return Err(Refusal::invalid("replace", "is the bundle that is revoked"));
     }
+    if let Some(Replacement::Bundle(new)) = replacement
+        && found.status != BundleStatus::Revoked
+    {
+        // Before anything is done: whoever is refused must find the bundle as it was.
+        call.app.plane.check_replacement(project.id, new).await?;
+    }
     let caller = call.commander()?;
     let (done, running_on) = call.app.plane.revoke_bundle(&caller, project.id, found.id, said.reason).await?;
     let now = bundle(&call, &project, &found.id.to_string()).await?;
@@ -192,8 +198,14 @@ pub async fn revoke(call: Call) -> Outcome<Response> {
     });
     // Also when it was revoked before: the process may have died between the two.
     if let Some(with) = replacement {
-        let begun = call.app.plane.replace_bundle(&caller, project.id, found.id, with).await?;
-        answer["rollout_ids"] = json!(begun.iter().map(|r| r.id).collect::<Vec<_>>());
+        let replaced = call.app.plane.replace_bundle(&caller, project.id, found.id, with).await?;
+        let names = call.app.names.of(call.app.plane.store(), replaced.left.iter().filter_map(|l| l.bundle)).await?;
+        let left = replaced
+            .left
+            .iter()
+            .map(|l| json!({"node_ids": l.nodes, "bundle_id": names.text(l.bundle), "reason": l.why}));
+        answer["not_replaced"] = left.collect();
+        answer["rollout_ids"] = json!(replaced.rollouts.iter().map(|r| r.id).collect::<Vec<_>>());
     }
     Ok(reply::ok(&answer))
 }

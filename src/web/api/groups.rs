@@ -56,8 +56,8 @@ pub async fn update(call: Call) -> Outcome<Response> {
 
 pub async fn delete(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
-    let group = named(&call, &project).await?;
+    let id: Uuid = call.id("id", "node group")?;
     let caller = call.commander()?;
-    call.app.plane.delete_group(&caller, project.id, group.id).await?;
+    call.app.plane.delete_group(&caller, project.id, id).await?;
     Ok(reply::no_content())
 }

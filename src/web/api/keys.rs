@@ -96,8 +96,9 @@ pub async fn revoke(call: Call) -> Outcome<Response> {
 }
 
 pub async fn delete(call: Call) -> Outcome<Response> {
-    let id = named(&call).await?.id;
+    let id: ApiKeyId = call.id("id", "API key")?;
     let caller = call.commander()?;
+    // The command finds it, with the caller's rights, unless this very request deleted it before.
     call.app.plane.delete_api_key(&caller, id).await?;
     Ok(reply::no_content())
 }

@@ -24,10 +24,12 @@ pub mod trust;
 
 use crate::call::Call;
 use crate::problem::{Outcome, Refusal};
+use crate::reply;
 use actors::command::{Caller, Done, Grant};
 use domain::bundle::Bundle;
 use domain::project::Project;
 use domain::{BundleId, OrgId, Scope};
+use warp::reply::Response;
 
 /// The organisation that is meant when none is named: the key's, or the person's first.
 fn own_org(caller: &Caller) -> Outcome<OrgId> {
@@ -37,6 +39,14 @@ fn own_org(caller: &Caller) -> Outcome<OrgId> {
             roles.first().map(|(org, _)| *org).ok_or_else(|| Refusal::forbidden("you are in no organisation"))
         }
     }
+}
+
+/// What was to be deleted is not there: as it should be where this very request deleted it before.
+async fn gone(call: &Call, caller: &Caller, refusal: Refusal) -> Outcome<Response> {
+    if refusal.problem.status == 404 && call.app.plane.was_answered(caller).await? {
+        return Ok(reply::no_content());
+    }
+    Err(refusal)
 }
 
 fn is_change(done: Done) -> bool {

@@ -29,6 +29,11 @@ pub async fn list(call: Call) -> Outcome<Response> {
 /// Also what a list of nodes on a page is filtered by. Errors: 422.
 async fn filter(call: &Call, project: &Project) -> Outcome<NodeFilter> {
     let mut filter = NodeFilter { labels: call.query.keyed("labels"), ..NodeFilter::default() };
+    for (key, value) in &filter.labels {
+        // Databases read more than a key into some texts.
+        let one = Labels::from([(key.clone(), value.clone())]);
+        check_labels(&one).map_err(|why| Refusal::invalid("labels", why))?;
+    }
     if let Some(status) = call.query.text("status") {
         // A standing is accepted as well: people look for quarantined nodes by this name.
         match (Presence::parse(status), Standing::parse(status)) {
@@ -174,9 +179,9 @@ pub async fn update(call: Call) -> Outcome<Response> {
 
 pub async fn delete(call: Call) -> Outcome<Response> {
     let project = call.project().await?;
-    let node = named(&call, &project).await?;
+    let id: NodeId = call.id("id", "node")?;
     let caller = call.commander()?;
-    call.app.plane.delete_node(&caller, project.id, node.id).await?;
+    call.app.plane.delete_node(&caller, project.id, id).await?;
     Ok(reply::no_content())
 }
 

@@ -1,6 +1,6 @@
 //! `/orgs`, with members and invitations.
 
-use super::show;
+use super::{gone, show};
 use crate::call::Call;
 use crate::page::{listed, listing, page, slice};
 use crate::problem::{Outcome, Refusal};
@@ -78,8 +78,11 @@ pub async fn update(call: Call) -> Outcome<Response> {
 }
 
 pub async fn delete(call: Call) -> Outcome<Response> {
-    let org = named(&call).await?;
     let caller = call.commander()?;
+    let org = match named(&call).await {
+        Ok(org) => org,
+        Err(refusal) => return gone(&call, &caller, refusal).await,
+    };
     call.app.plane.delete_org(&caller, org.id).await?;
     Ok(reply::no_content())
 }

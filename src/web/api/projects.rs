@@ -1,6 +1,6 @@
 //! `/projects`
 
-use super::{own_org, show};
+use super::{gone, own_org, show};
 use crate::call::Call;
 use crate::page::{listed, page, slice};
 use crate::problem::{Outcome, Refusal};
@@ -96,8 +96,11 @@ pub async fn update(call: Call) -> Outcome<Response> {
 }
 
 pub async fn delete(call: Call) -> Outcome<Response> {
-    let project = call.project().await?;
     let caller = call.commander()?;
+    let project = match call.project().await {
+        Ok(project) => project,
+        Err(refusal) => return gone(&call, &caller, refusal).await,
+    };
     call.app.plane.delete_project(&caller, project.id).await?;
     Ok(reply::no_content())
 }

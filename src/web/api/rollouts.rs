@@ -6,6 +6,7 @@ use crate::call::Call;
 use crate::page::{listed, listing, page};
 use crate::problem::{Outcome, Refusal};
 use crate::reply;
+use actors::commands::approvals::check_override;
 use actors::commands::rollouts::{RolloutCommand, RolloutView};
 use api::bundle::BundleBrief;
 use api::plans::{Approvals, StartRequest, Vote};
@@ -58,8 +59,9 @@ pub async fn list(call: Call) -> Outcome<Response> {
 async fn requested(call: &Call) -> Outcome<(domain::project::Project, Spec, Option<String>)> {
     let project = call.project().await?;
     let said = plans::complete(call, project.id, call.json()?).await?;
-    if said.override_freeze == Some(true) && said.reason.as_ref().is_none_or(|r| r.trim().is_empty()) {
-        return Err(Refusal::invalid("reason", "is required to override a freeze"));
+    // Before anything is made: whoever is refused must find nothing.
+    if said.override_freeze == Some(true) {
+        check_override(said.reason.as_deref().unwrap_or_default())?;
     }
     let bundle = bundle_field(call, &project, "bundle_id", bundle_name(&said)?).await?;
     let spec = spec(&said, bundle, call.app.plane.config().stale_after, call.app.plane.now())?;
@@ -75,8 +77,10 @@ fn all_nodes(call: &Call) -> bool {
 pub async fn create(call: Call) -> Outcome<Response> {
     let (project, spec, override_freeze) = requested(&call).await?;
     let caller = call.commander()?;
+    // A repeated request sets nothing aside: whatever freezes hold now, it did not speak of them.
+    let is_new = override_freeze.is_some() && !call.app.plane.was_answered(&caller).await?;
     let mut view = call.app.plane.create_rollout(&caller, project.id, spec).await?;
-    if let Some(reason) = override_freeze {
+    if let Some(reason) = override_freeze.filter(|_| is_new) {
         call.app.plane.override_freezes(&caller, view.id, &reason).await?;
         view = call.app.plane.rollout_view(view.id).await?;
     }
@@ -294,14 +298,19 @@ fn note(reason: Option<String>) -> Outcome<Option<String>> {
     Ok(reason)
 }
 
-/// `{override_freeze: true, reason}` of a command.
-async fn override_freeze(call: &Call, wanted: Option<bool>, reason: Option<String>) -> Outcome<()> {
-    let reason = note(reason)?;
-    if wanted == Some(true) {
-        let id = named(call).await?.id;
-        call.app.plane.override_freezes(call.caller()?, id, reason.as_deref().unwrap_or_default()).await?;
+/// A command that freezes hold up, perhaps with `{override_freeze: true, reason}`.
+async fn onward(
+    call: Call,
+    override_freeze: Option<bool>,
+    reason: Option<String>,
+    wanted: RolloutCommand,
+) -> Outcome<Response> {
+    let reason = note(reason)?.unwrap_or_default();
+    if override_freeze == Some(true) {
+        let id = named(&call).await?.id;
+        call.app.plane.override_freezes_for(&call.commander()?, id, &wanted, &reason).await?;
     }
-    Ok(())
+    command(call, wanted).await
 }
 
 pub async fn approve(call: Call) -> Outcome<Response> {
@@ -349,8 +358,7 @@ pub async fn approvals(call: Call) -> Outcome<Response> {
 
 pub async fn start(call: Call) -> Outcome<Response> {
     let said: StartRequest = call.json_or_empty()?;
-    override_freeze(&call, said.override_freeze, said.reason).await?;
-    command(call, RolloutCommand::Start).await
+    onward(call, said.override_freeze, said.reason, RolloutCommand::Start).await
 }
 
 pub async fn pause(call: Call) -> Outcome<Response> {
@@ -360,12 +368,12 @@ pub async fn pause(call: Call) -> Outcome<Response> {
 
 pub async fn resume(call: Call) -> Outcome<Response> {
     let said: ResumeRequest = call.json_or_empty()?;
-    override_freeze(&call, said.override_freeze, said.reason).await?;
     let (retry, accept_failed) = (said.retry.unwrap_or(false), said.accept_failed.unwrap_or(false));
     if retry && accept_failed {
         return Err(Refusal::invalid("accept_failed", "give this or retry, not both"));
     }
-    command(call, RolloutCommand::Resume { retry, accept_failed }).await
+    let resume = RolloutCommand::Resume { retry, accept_failed };
+    onward(call, said.override_freeze, said.reason, resume).await
 }
 
 pub async fn cancel(call: Call) -> Outcome<Response> {
@@ -396,6 +404,5 @@ pub async fn retry(call: Call) -> Outcome<Response> {
     if said.node_ids.as_ref().is_some_and(|n| n.is_empty()) {
         return Err(Refusal::invalid("node_ids", "must name at least one node"));
     }
-    override_freeze(&call, said.override_freeze, said.reason).await?;
-    command(call, RolloutCommand::Retry { nodes: said.node_ids }).await
+    onward(call, said.override_freeze, said.reason, RolloutCommand::Retry { nodes: said.node_ids }).await
 }

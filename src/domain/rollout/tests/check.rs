@@ -329,7 +329,7 @@ fn evidence(b: &Rollout, old: &Member, new: &Member, e: &Event, now: Timestamp) 
     if !matches!(new.state, NodeState::Verified { .. }) || matches!(old.state, NodeState::Verified { .. }) {
         return Ok(());
     }
-    let NodeState::Activated { at } = old.state else {
+    let NodeState::Activated { at, .. } = old.state else {
         return Err(format!("invariant 2: {:?} verified from {:?}", old.node, old.state));
     };
     let Event::Gates { windows } = e else {

@@ -130,3 +130,29 @@ fn removing_a_node_that_is_owed_ends_its_debt() {
     w.feed(Event::Removed { nodes: vec![id(1)], reason: SkipReason::Deleted });
     assert_eq!(w.db.row(id(1)).debt, None);
 }
+
+#[test]
+fn a_node_pinned_to_the_very_bundle_is_left_there_when_the_others_go_back() {
+    let kinds = |spec: &Spec, is: fn(RolloutKind) -> bool| {
+        let of = |kind| Spec { kind, ..spec.clone() };
+        RolloutKind::ALL.iter().copied().filter(|k| is(*k)).map(of).collect::<Vec<_>>()
+    };
+    for to_pins in kinds(&spec(), |k| matches!(k, RolloutKind::Pin | RolloutKind::DriftRepair)) {
+        assert!(!to_pins.leaves_pinned(target()) && to_pins.leaves_pinned(old()));
+    }
+    for other in kinds(&spec(), |k| !matches!(k, RolloutKind::Pin | RolloutKind::DriftRepair)) {
+        assert!(other.leaves_pinned(target()) && other.leaves_pinned(old()), "{}", other.kind);
+    }
+    let mut w = World::started(Spec { on_failure: OnFailure::Rollback, ..in_batches(3) }, 5);
+    w.verifies(1);
+    w.activates(2);
+    let lets_go = |w: &World, n: u32, pin| w.r.spec.lets_go(w.member(n), pin);
+    assert!(lets_go(&w, 1, target()), "it runs what it is pinned to");
+    assert!(!lets_go(&w, 1, old()), "the rollout made for the pin takes it over");
+    assert!(!lets_go(&w, 2, target()), "not verified yet: taken over too");
+    assert!(lets_go(&w, 4, target()) && lets_go(&w, 4, old()), "nothing was assigned to it");
+    w.feed(Event::Removed { nodes: vec![id(1)], reason: SkipReason::Pinned });
+    w.fails(3);
+    assert_eq!(w.phase(), Phase::RollingBack);
+    assert_eq!([1, 2, 3].map(|n| w.desired(n)), [Some(target()), Some(old()), Some(old())]);
+}

@@ -278,3 +278,61 @@ fn a_rollback_of_a_completed_rollout_takes_the_lane_with_it() {
     w.all_verify([1, 2, 3]);
     assert_eq!(w.phase(), Phase::RolledBack);
 }
+
+#[test]
+fn while_nobody_can_fetch_the_bundle_the_lane_of_a_completed_rollout_waits_and_no_deadline_runs() {
+    let mut w = completed_with_owed(in_batches(2), 4);
+    w.returns(3);
+    assert_eq!(w.kind(3), NodeStateKind::Assigned);
+    w.pass_time(500);
+    w.feed(Event::WaitBegan { wait: Wait::Artifact });
+    w.pass_time(100_000);
+    assert_eq!(w.kind(3), NodeStateKind::Assigned, "it was told, and cannot do it");
+    assert!(explain(&w.r).text.contains("the bundle's archive cannot be read"), "{}", explain(&w.r).text);
+    // Neither the node that returns, nor one that comes, nor facts that were read before.
+    w.returns(4);
+    w.db.rows.insert(id(9), Row::on(None));
+    w.feed(Event::Joined { facts: vec![w.db.facts(id(9))] });
+    let facts = [4, 9].map(|n| w.db.facts(id(n))).to_vec();
+    w.feed(Event::LaneReady { facts });
+    assert_eq!((w.kind(4), w.r.members[&id(9)].state.kind()), (NodeStateKind::Owed, NodeStateKind::Pending));
+    w.feed(Event::WaitEnded { wait: Wait::Artifact });
+    assert_eq!([id(4), id(9)].map(|n| w.r.members[&n].state.kind()), [NodeStateKind::Assigned; 2]);
+    w.pass_time(99);
+    assert_eq!(w.kind(3), NodeStateKind::Assigned);
+    assert_eq!(explain(&w.r).text, "every target verified");
+    w.pass_time(1);
+    assert_eq!(w.failed(3), Some(FailReason::Deadline));
+    assert!(w.r.head.lane_halted);
+}
+
+#[test]
+fn a_rollback_of_a_completed_rollout_does_not_wait_for_the_bundle_it_leaves() {
+    let mut w = completed_with_owed(spec(), 3);
+    w.feed(Event::WaitBegan { wait: Wait::Artifact });
+    w.rollback();
+    assert_eq!([1, 2].map(|n| w.desired(n)), [Some(old()); 2]);
+}
+
+#[test]
+fn who_was_no_target_at_creation_and_is_one_at_the_start_is_a_newcomer() {
+    let out = |online| Row { skip: Some(SkipReason::Pinned), online, ..Row::on(Some(old())) };
+    let mut w = World::new(in_batches(1), vec![Row::on(Some(old())), out(true), out(false), out(true)]);
+    assert_eq!([2, 3, 4].map(|n| w.skipped(n)), [Some(SkipReason::Pinned); 3]);
+    [2, 3].iter().for_each(|n| w.db.row_mut(id(*n)).skip = None);
+    w = w.start();
+    assert_eq!([2, 3].map(|n| w.kind(n)), [NodeStateKind::Pending, NodeStateKind::Owed]);
+    assert_eq!(w.skipped(4), Some(SkipReason::Pinned));
+    assert_eq!((w.r.head.planned, w.db.row(id(3)).debt.is_some()), (1, true));
+    w.verifies(1);
+    assert_eq!((w.phase(), w.on_their_way()), (Phase::Completed, vec![2]), "in the lane, and nobody waits for it");
+}
+
+#[test]
+fn who_was_taken_out_before_the_start_and_is_a_target_again_has_its_place() {
+    let mut w = World::pending(in_batches(2), 3);
+    w.feed(Event::Removed { nodes: vec![id(2)], reason: SkipReason::Quarantined });
+    assert_eq!(w.skipped(2), Some(SkipReason::Quarantined));
+    w = w.start();
+    assert_eq!((w.on_their_way(), w.r.head.planned), (vec![1, 2], 3));
+}

@@ -126,3 +126,23 @@ fn no_more_members_are_updating_than_the_budget_grants_and_each_that_is_done_mak
     w.rollback();
     assert_eq!(w.r.head.budget.updating, 5);
 }
+
+#[test]
+fn a_limit_that_is_lowered_is_heeded_by_a_rollout_that_is_at_its_limit() {
+    let at = |updating, capacity| Ledger { updating, capacity };
+    assert_eq!(at(0, None).share(5, 3), 2, "what the others leave");
+    assert_eq!(at(5, Some(5)).share(5, 5), 5);
+    assert_eq!(at(5, Some(5)).share(2, 5), 2, "less than it holds");
+    assert_eq!(at(5, Some(5)).share(2, 9), 0, "others hold more than there is");
+    assert!(at(3, Some(5)).suffices(5) && !at(5, Some(5)).suffices(5), "more is asked for when it is used up");
+    assert!(!at(3, Some(5)).suffices(4) && !at(3, None).suffices(9), "or when it is too much, or was never told");
+    let mut w = World::pending(at_once(), 8);
+    w.feed(Event::CapacityGranted { k: Some(5) });
+    let mut w = w.start();
+    let ledger = w.r.head.budget;
+    w.feed(Event::CapacityGranted { k: Some(ledger.share(2, ledger.updating)) });
+    w.all_verify([1, 2, 3]);
+    assert_eq!(w.on_their_way(), [4, 5], "none takes the place of those");
+    w.verifies(4);
+    assert_eq!(w.on_their_way(), [5, 6]);
+}

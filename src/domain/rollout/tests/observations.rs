@@ -162,18 +162,57 @@ fn unknown_never_advances_and_never_fails() {
     assert_eq!(w.kind(1), NodeStateKind::Activated);
 }
 
+/// It has just begun to pass.
+fn begins_to_pass(w: &mut World) {
+    w.tick(1);
+    let first = GateWindow { soaked: Span::ZERO, ..w.window(1, GateVerdict::Pass) };
+    w.feed(Event::Gates { windows: vec![first] });
+}
+
 #[test]
-fn a_pass_before_the_soak_is_over_is_a_forward_move_and_no_more() {
+fn a_node_that_soaks_is_not_stuck_however_late_it_began() {
+    // The deadline is 600 s, and the soak of 60 s more.
     let mut w = World::started(soaking(), 1);
     w.activates(1);
-    w.pass_time(600);
-    let short = GateWindow { soaked: Span::secs(59), ..w.window(1, GateVerdict::Pass) };
-    w.feed(Event::Gates { windows: vec![short] });
+    w.pass_time(650);
+    begins_to_pass(&mut w);
+    w.pass_time(50);
+    // Another session begins the soak again.
+    begins_to_pass(&mut w);
+    w.pass_time(70);
     assert_eq!(w.kind(1), NodeStateKind::Activated);
-    w.pass_time(600);
-    assert_eq!(w.kind(1), NodeStateKind::Activated, "it is moving");
     w.passes(1);
     assert_eq!(w.kind(1), NodeStateKind::Verified);
+}
+
+#[test]
+fn a_soak_of_which_nothing_more_is_heard_ends_at_the_deadline_too() {
+    let mut w = World::started(soaking(), 1);
+    w.activates(1);
+    w.pass_time(650);
+    begins_to_pass(&mut w);
+    w.pass_time(119);
+    assert_eq!(w.kind(1), NodeStateKind::Activated);
+    w.pass_time(1);
+    assert_eq!(w.failed(1), Some(FailReason::Deadline));
+}
+
+#[test]
+fn passing_now_and_then_is_no_forward_move_and_reaches_the_deadline() {
+    let mut w = World::started(soaking(), 1);
+    w.activates(1);
+    for _ in 0..10 {
+        begins_to_pass(&mut w);
+        w.pass_time(30);
+        w.gate(1, GateVerdict::Unknown);
+        w.pass_time(30);
+    }
+    assert_eq!(w.kind(1), NodeStateKind::Activated);
+    begins_to_pass(&mut w);
+    w.pass_time(58);
+    w.gate(1, GateVerdict::Unknown);
+    w.pass_time(0);
+    assert_eq!(w.failed(1), Some(FailReason::Deadline));
 }
 
 #[test]

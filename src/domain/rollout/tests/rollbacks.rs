@@ -236,3 +236,19 @@ fn a_node_retried_while_paused_is_taken_back_all_the_same() {
     w.rollback();
     assert_eq!((w.kind(1), w.desired(1)), (NodeStateKind::RollingBack, Some(old())));
 }
+
+#[test]
+fn a_restore_that_a_newer_commit_covers_is_owed_no_more() {
+    let mut w = World::started(at_once(), 2);
+    w.all_verify([1, 2]);
+    w.rollback();
+    w.goes_silent(1);
+    w.feed(Event::DebtsDropped { nodes: vec![id(1)] });
+    assert_eq!(w.kind(1), NodeStateKind::RollingBack, "while it rolls back it holds the node: the word is an old one");
+    w.verifies(2);
+    assert_eq!((w.phase(), w.kind(1)), (Phase::RolledBack, NodeStateKind::RollingBack));
+    w.moved_elsewhere(1);
+    w.feed(Event::DebtsDropped { nodes: vec![id(1), id(2)] });
+    assert_eq!((w.skipped(1), w.kind(2)), (Some(SkipReason::Superseded), NodeStateKind::RolledBack));
+    assert_eq!(w.phase(), Phase::RolledBack);
+}

@@ -245,6 +245,7 @@ fn the_revoked_target_is_left_in_turns_too() {
 #[test]
 fn one_that_is_taken_away_waits_no_longer() {
     let mut w = back(limited(1), 5);
+    assert!(w.r.spec.lets_go(w.member(2), target()), "it waits for its turn");
     w.feed(Event::Removed { nodes: vec![id(2)], reason: SkipReason::Pinned });
     assert_eq!((w.skipped(2), w.desired(2)), (Some(SkipReason::Pinned), Some(target())), "the pin says what it runs");
     w.feed(Event::Removed { nodes: vec![id(3)], reason: SkipReason::Deleted });

@@ -85,6 +85,40 @@ async fn a_lock_that_is_held_is_waited_for_tried_again_and_then_unavailable() {
     tokio::select! { () = work => {}, _ = link => unreachable!() };
 }
 
+/// After an outage every node asks at once, and the database is slow: what carries the fleet goes on.
+#[tokio::test]
+async fn a_crowd_of_nodes_leaves_connections_to_those_who_decide() {
+    let s = testing::open(Backend::Postgres).await;
+    let w = seed::world(&s, 1).await;
+    let url = match &s.config.database {
+        store::Database::Postgres { url } => url.clone(),
+        store::Database::Sqlite { .. } => unreachable!(),
+    };
+    let (client, link) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    let work = async {
+        client.batch_execute("BEGIN; LOCK TABLE nodes IN ACCESS EXCLUSIVE MODE").await.unwrap();
+        let crowd: Vec<_> = (0..20 * s.config.pool_size)
+            .map(|_| {
+                let (store, id) = (s.store.clone(), w.nodes[0].id);
+                tokio::spawn(async move { store.node_credential_of(id).await })
+            })
+            .collect();
+        // As many of them as may be have a connection, and wait for the table with it.
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        while testing::rows(&url, waiting).await[0][0].parse::<u32>().unwrap() < s.config.pool_size / 2 {}
+        s.put_setting("x", serde_json::json!(1), seed::write()).await.unwrap();
+        client.batch_execute("ROLLBACK").await.unwrap();
+        for one in crowd {
+            // Answered, or put off: some of them waited longer than they may.
+            let answer = one.await.unwrap();
+            assert!(matches!(answer, Ok(_) | Err(Error::Unavailable(_))), "{answer:?}");
+        }
+        s.node_credential_of(w.nodes[0].id).await.unwrap();
+    };
+    tokio::select! { () = work => {}, _ = link => unreachable!() };
+}
+
 #[tokio::test]
 async fn each_operation_is_counted_and_timed_by_name() {
     for backend in Backend::ALL {

@@ -1,7 +1,7 @@
 use domain::bundle::BundleStatus;
 use domain::node::drift::{Compared, Drift, Resolution, Severity};
 use domain::node::{HistoryOutcome, Presence, Standing};
-use domain::rollout::Change;
+use domain::rollout::{Change, RolloutKind};
 use domain::{BundleId, NodeId, RolloutId, Scope, Span, Timestamp, UserId};
 use store::testing::{self, seed};
 use store::{AuditFilter, ChangeCursor, ChangeKind, DriftFilter, Error, NodeChange, Page, RolloutCommit, Store, Write};
@@ -96,6 +96,64 @@ async fn idle_nodes_that_run_something_else_are_found_and_no_others() {
         assert_eq!(said, [(other, compiled, false), (None, None, false), (other, compiled, true)]);
         assert_eq!(s.drifting(later(), 1).await.unwrap().len(), 1);
         assert_eq!(s.drifting(seed::now() - Span::secs(1), 10).await.unwrap(), [], "they have changed since");
+    })
+    .await;
+}
+
+/// As a command leaves it that pins a node and dies.
+async fn pinned(s: &Store, w: &seed::World, name: &str, to: BundleId, told: Option<BundleId>) -> NodeId {
+    let node = node_running(s, w, name, told, told).await;
+    let pin = store::NodePatch { pinned_bundle: Some(Some(to)), ..Default::default() };
+    s.patch_node(SYSTEM, node, pin, seed::write()).await.unwrap();
+    node
+}
+
+/// A rollout that names the node, made `at`.
+async fn named(s: &Store, w: &seed::World, node: NodeId, kind: RolloutKind, at: Timestamp) -> RolloutId {
+    let mut r = seed::new_rollout(w);
+    r.planned = seed::planned(w.project.id, w.bundle.id, &[node]);
+    r.planned.spec.kind = kind;
+    let id = r.planned.id;
+    s.insert_rollout(r, Write::at(at)).await.unwrap();
+    id
+}
+
+#[tokio::test]
+async fn pins_that_no_rollout_was_made_for_are_found_and_no_others() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 0).await;
+        let pin = w.bundle.id;
+        let other = Some(seed::compiled_bundle(&s, w.project.id, None).await.id);
+        let lost = pinned(&s, &w, "lost", pin, other).await;
+        let bare = pinned(&s, &w, "bare", pin, None).await;
+        pinned(&s, &w, "told", pin, Some(pin)).await;
+        node_running(&s, &w, "free", other, other).await;
+        let held = pinned(&s, &w, "held", pin, other).await;
+        let owed = node_running(&s, &w, "owed", other, other).await;
+        hold(&s, &w, held, owed).await;
+        let gone = pinned(&s, &w, "gone", pin, other).await;
+        s.revoke_node(SYSTEM, gone, seed::write()).await.unwrap();
+        let bad = seed::compiled_bundle(&s, w.project.id, None).await.id;
+        pinned(&s, &w, "to what is revoked", bad, other).await;
+        s.revoke_bundle(SYSTEM, bad, None, seed::write()).await.unwrap();
+        // A rollout of its own was made, whatever became of it; another one of the same bundle is not the pin's.
+        let tried = pinned(&s, &w, "tried", pin, other).await;
+        named(&s, &w, tried, RolloutKind::Pin, seed::now()).await;
+        let ordinary = pinned(&s, &w, "ordinary", pin, other).await;
+        named(&s, &w, ordinary, RolloutKind::Rollout, seed::now()).await;
+        // Pinned to it once before, given something else since, and pinned again.
+        let mut again = seed::node(&w.project, "again");
+        let given = named(&s, &w, again.id, RolloutKind::Rollout, later()).await;
+        (again.generation, again.desired_bundle, again.desired_rollout) = (2, other, Some(given));
+        again.pinned_bundle = Some(pin);
+        s.register_node(None, again.clone(), seed::write()).await.unwrap();
+        named(&s, &w, again.id, RolloutKind::Pin, seed::now()).await;
+
+        let found = s.unfollowed_pins(10).await.unwrap();
+        assert_eq!(found.iter().map(|p| p.node).collect::<Vec<_>>(), [lost, bare, ordinary, again.id]);
+        assert!(found.iter().all(|p| (p.project, p.org, p.bundle) == (w.project.id, w.org.id, pin)));
+        assert_eq!((found[0].generation, found[3].generation), (3, 2));
+        assert_eq!(s.unfollowed_pins(1).await.unwrap().len(), 1);
     })
     .await;
 }

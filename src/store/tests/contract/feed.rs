@@ -61,6 +61,7 @@ async fn the_feed_never_skips_under_concurrent_commits() {
         assert_eq!(head.to_string().parse(), Ok(head));
         assert_eq!(s.prune_changes(domain::Timestamp(seed::now().0 + 1)).await.unwrap(), written.len() as u64 - 1);
         assert_eq!(s.changes_head().await.unwrap(), head);
+        assert_eq!(s.changes_kept().await.unwrap(), Some((head, head)));
     })
     .await;
 }
@@ -68,10 +69,7 @@ async fn the_feed_never_skips_under_concurrent_commits() {
 #[tokio::test]
 async fn an_open_transaction_holds_the_feed_back_and_loses_nothing() {
     let s = testing::open(Backend::Postgres).await;
-    let url = match &s.config.database {
-        store::Database::Postgres { url } => url.clone(),
-        store::Database::Sqlite { .. } => unreachable!(),
-    };
+    let url = postgres_url(&s);
     let (client, link) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
     let slow = async {
         let insert = "INSERT INTO changes (kind, id, version, at) VALUES ('setting', '00000000-0000-0000-0000-00000000000a', 1, 1)";
@@ -99,6 +97,103 @@ async fn somebody_elses_database_does_not_hold_the_feed_back() {
         client.batch_execute("ROLLBACK").await.unwrap();
     };
     tokio::select! { () = work => {}, _ = link => unreachable!() };
+}
+
+#[tokio::test]
+async fn old_changes_are_forgotten_some_at_once_and_the_newest_stays() {
+    testing::for_each_backend(|s| async move {
+        let mut w = seed::write();
+        w.changes = (0..1_500).map(|_| change(seed::id())).collect();
+        s.put_setting("x", serde_json::json!(1), w).await.unwrap();
+        let head = s.changes_head().await.unwrap();
+        let later = domain::Timestamp(seed::now().0 + 1);
+        assert_eq!(s.prune_changes(later).await.unwrap(), 1_499);
+        assert_eq!(s.operations()["change.prune"], 2, "in transactions of a thousand");
+        assert_eq!(s.changes_after(ChangeCursor::default(), 9).await.unwrap().len(), 1);
+        assert_eq!(s.changes_head().await.unwrap(), head);
+    })
+    .await;
+}
+
+/// As one whose disk hangs, or that lost its power a moment ago: it takes connections, and says nothing.
+async fn silent_host() -> tokio::net::TcpListener {
+    tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap()
+}
+
+fn postgres_url(s: &testing::Opened) -> String {
+    match &s.config.database {
+        store::Database::Postgres { url } => url.clone(),
+        store::Database::Sqlite { .. } => unreachable!(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_first_host_keeps_neither_the_pool_nor_the_listener_from_the_second() {
+    let s = testing::open(Backend::Postgres).await;
+    let (silent, direct) = (silent_host().await, postgres_url(&s));
+    let port = silent.local_addr().unwrap().port();
+    let both = direct.replacen('@', &format!("@127.0.0.1:{port},"), 1);
+    let mut config = s.config.clone();
+    config.database = store::Database::Postgres { url: format!("{both}?connect_timeout=2") };
+    config.pool_size = 1;
+    let store = store::Store::open(config, &prometheus::Registry::new()).await.unwrap();
+    let mut listener = store.listen();
+    // Each wait is shorter than the time that the silent host is given. A generous number: the listener hears at about the fifth.
+    let listens = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%LISTEN sentinel_changes%' \
+                   AND pid <> pg_backend_pid()";
+    for _ in 0..240 {
+        listener.wait(Duration::from_millis(500)).await;
+        if testing::rows(&direct, listens).await == [["1"]] {
+            return;
+        }
+    }
+    panic!("the listener does not listen");
+}
+
+/// The host of this session is gone without a word: the next operation must not wait for it as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_did_not_answer_in_time_is_not_used_again() {
+    let s = testing::open_with(Backend::Postgres, |c| {
+        c.pool_size = 1;
+        c.op_timeout = Duration::from_secs(4);
+    })
+    .await;
+    s.setting("x").await.unwrap();
+    let ours = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'SELECT value FROM settings%'";
+    let pids: Vec<String> = testing::rows(&postgres_url(&s), ours).await.concat();
+    assert_eq!(pids.len(), 1, "{pids:?}");
+    let frozen = Frozen::new(pids[0].clone());
+    assert!(matches!(s.setting("x").await, Err(store::Error::Unavailable(_))));
+    let mut answers = false;
+    for _ in 0..20 {
+        answers |= s.setting("x").await.is_ok();
+        if answers {
+            break;
+        }
+    }
+    assert!(answers, "each operation was given the silent session");
+    drop(frozen);
+}
+
+/// A process of the server that stands still until this is dropped.
+struct Frozen(String);
+
+impl Frozen {
+    fn new(pid: String) -> Frozen {
+        signal("STOP", &pid);
+        Frozen(pid)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        signal("CONT", &self.0);
+    }
+}
+
+fn signal(name: &str, pid: &str) {
+    let sent = std::process::Command::new("kill").args([format!("-{name}").as_str(), pid]).status().unwrap();
+    assert!(sent.success(), "{name} {pid}");
 }
 
 /// A listener that is connected, and has seen what there was.

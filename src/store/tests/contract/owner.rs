@@ -75,6 +75,24 @@ async fn a_rollout_with_work_has_one_owner_and_a_dead_ones_fence_is_void() {
     .await;
 }
 
+/// However many the dead one had: a second look would come only after a part of the lease.
+#[tokio::test]
+async fn all_that_nobody_owns_is_taken_over_some_at_once() {
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 0).await;
+        for _ in 0..5 {
+            s.insert_rollout(seed::new_rollout(&w), seed::write()).await.unwrap();
+        }
+        let me: InstanceId = seed::id();
+        s.register_instance(me, String::new(), Span::secs(60)).await.unwrap();
+        let before = s.operations().get("rollout.acquire").copied().unwrap_or(0);
+        assert_eq!(s.acquire_rollouts(me, Timestamp(0), 2).await.unwrap().len(), 5);
+        assert_eq!(s.owned_rollouts(me, Timestamp(0)).await.unwrap().len(), 5);
+        assert_eq!(s.operations()["rollout.acquire"] - before, 3, "two, two and one");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn rivals_never_acquire_the_same_rollout() {
     testing::for_each_backend(|s| async move {

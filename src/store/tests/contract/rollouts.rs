@@ -48,7 +48,7 @@ async fn a_rollout_comes_back_as_it_was_stored_with_every_state_of_a_node() {
             NodeState::Assigned,
             NodeState::Downloaded,
             NodeState::Staged,
-            NodeState::Activated { at },
+            NodeState::Activated { at, soaks_until: Some(Span::secs(7)) },
             NodeState::Verified { at, no_traffic: true },
             NodeState::Failed { reason: FailReason::Flapping, at, error: Some("ä\"".into()) },
             NodeState::Owed,

@@ -46,6 +46,36 @@ fn the_two_schemas_differ_in_types_only() {
     }
 }
 
+/// Does an instance of the version before lose something it uses?
+fn takes_away(statement: &str) -> bool {
+    let text = format!(" {} ", statement.to_uppercase());
+    let says = |what: &str| text.contains(&format!(" {what} "));
+    let demands = says("SET NOT NULL") || (says("ADD") && says("NOT NULL") && !says("DEFAULT"));
+    says("DROP TABLE") || (says("ALTER TABLE") && (says("DROP") || says("RENAME") || demands))
+}
+
+/// Instances of the version before go on while the first new one has migrated.
+#[test]
+fn a_migration_takes_nothing_away_unless_its_name_says_contract() {
+    for (name, up) in migrations("sqlite").into_iter().chain(migrations("postgres")) {
+        for statement in skeleton(&up) {
+            assert!(name.contains("contract") || !takes_away(&statement), "{name}: {statement}");
+        }
+    }
+    for taken in [
+        "DROP TABLE x",
+        "ALTER TABLE x DROP COLUMN y",
+        "alter table x rename to z",
+        "ALTER TABLE x ALTER COLUMN y SET NOT NULL",
+        "ALTER TABLE x ADD COLUMN y T NOT NULL",
+    ] {
+        assert!(takes_away(taken), "{taken}");
+    }
+    for added in ["CREATE TABLE x (y T NOT NULL)", "ALTER TABLE x ADD COLUMN y T NOT NULL DEFAULT ''", "DROP INDEX z"] {
+        assert!(!takes_away(added), "{added}");
+    }
+}
+
 #[tokio::test]
 async fn a_migrated_store_is_ready_and_migrating_again_does_nothing() {
     testing::for_each_backend(|s| async move {
@@ -143,4 +173,21 @@ async fn everything_works_without_the_statement_cache() {
     let w = testing::seed::world(&s, 3).await;
     assert_eq!(s.node_stats(w.project.id).await.unwrap().total, 3);
     assert_eq!(s.candidates(w.project.id).await.unwrap().len(), 3);
+}
+
+/// Of its own, and behind a pooler, where each transaction brings them along.
+#[tokio::test]
+async fn every_session_has_its_time_limits() {
+    for own_session in [true, false] {
+        let s = testing::open_with(Backend::Postgres, |c| {
+            c.op_timeout = std::time::Duration::from_secs(9);
+            c.statement_cache = own_session;
+        })
+        .await;
+        for (name, limit) in
+            [("statement_timeout", "9s"), ("lock_timeout", "3s"), ("idle_in_transaction_session_timeout", "2s")]
+        {
+            assert_eq!(s.session_setting(name).await.unwrap(), limit, "{name}, own session: {own_session}");
+        }
+    }
 }

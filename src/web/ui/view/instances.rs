@@ -17,6 +17,23 @@ pub struct InstanceLine {
     pub this: bool,
     /// Active rollouts that it decides for.
     pub rollouts: usize,
+    /// The first of them.
+    pub shown: Vec<OwnedRollout>,
+}
+
+#[derive(Clone, Debug)]
+pub struct OwnedRollout {
+    /// Of its project.
+    pub slug: String,
+    pub id: String,
+}
+
+fn owned(i: &InstanceLine) -> Markup {
+    html! {
+        (i.rollouts)
+        @for r in &i.shown { " " a href={ "/projects/" (query(&r.slug)) "/rollouts/" (r.id) } { (id(&r.id)) } }
+        @if i.rollouts > i.shown.len() && !i.shown.is_empty() { " and " (i.rollouts - i.shown.len()) " more" }
+    }
 }
 
 pub fn page(frame: &Frame, all: &[InstanceLine]) -> Markup {
@@ -25,7 +42,7 @@ pub fn page(frame: &Frame, all: &[InstanceLine]) -> Markup {
             tr {
                 td { code { (i.listen) } @if i.this { " " (badge(Tone::Quiet, "this one")) } }
                 td { @if i.draining { (badge(Tone::Warn, "draining")) } @else { (badge(Tone::Ok, "alive")) } }
-                td .num { (i.rollouts) }
+                td { (owned(i)) }
                 td { (when(i.started_at, frame.now)) }
                 td { (when(i.expires_at, frame.now)) }
                 td .num { (i.epoch) }

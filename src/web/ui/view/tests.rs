@@ -3,7 +3,9 @@
 
 use super::parts::*;
 use super::samples::*;
-use super::{Flash, Frame, May, access, bundle, node, outcome, overview, people, resources, retention, rollout, trust};
+use super::{
+    Flash, Frame, May, access, bundle, instances, node, outcome, overview, people, resources, retention, rollout, trust,
+};
 use domain::bundle::BundleStatus;
 use domain::node::Labels;
 use domain::rollout::{Counts, PauseCause, Phase, Step, allowed_commands};
@@ -254,6 +256,29 @@ fn labels_and_amounts_are_read_as_typed() {
     assert!(access::parse_labels("env").is_err() && access::parse_labels("a b=c").is_err());
     assert!(access::parse_labels("").unwrap().is_empty());
     assert!(access::parse_amount("25%").is_ok() && access::parse_amount("x").is_err());
+}
+
+#[test]
+fn an_instance_links_to_what_it_owns_and_says_how_many_more_there_are() {
+    let owned = |slug: &str, id: &str| instances::OwnedRollout { slug: slug.into(), id: id.into() };
+    let mut line = instances::InstanceLine {
+        id: "i".into(),
+        listen: "10.0.0.1:4000".into(),
+        epoch: 1,
+        started_at: frame().now,
+        expires_at: frame().now,
+        draining: false,
+        this: true,
+        rollouts: 12,
+        shown: vec![owned("edge", "r-1"), owned("core", "r-2")],
+    };
+    let html = instances::page(&frame(), std::slice::from_ref(&line)).into_string();
+    assert!(
+        html.contains("href=\"/projects/edge/rollouts/r-1\"") && html.contains("href=\"/projects/core/rollouts/r-2\"")
+    );
+    assert!(html.contains("and 10 more"));
+    line.rollouts = 2;
+    assert!(!instances::page(&frame(), &[line]).into_string().contains("and 0 more"));
 }
 
 #[test]

@@ -89,7 +89,10 @@ fn write(s: &State, out: &mut Vec<u8>) {
 fn member(m: &Member, clock: Span, age: &impl Fn(Timestamp) -> u8, out: &mut Vec<u8>) {
     out.push(m.state.kind() as u8);
     match &m.state {
-        NodeState::Activated { at } => out.push(age(*at).min(1)),
+        NodeState::Activated { at, soaks_until } => {
+            out.push(age(*at).min(1));
+            out.push(soaks_until.map_or(255, |t| ((t.0 - clock.0).clamp(0, OLD * UNIT.0) / UNIT.0) as u8));
+        }
         NodeState::Failed { reason, .. } => out.push(*reason as u8),
         NodeState::Skipped { reason } => out.push(*reason as u8),
         NodeState::RollingBack { to, activated, owed } => {
