@@ -1,13 +1,12 @@
-//! Coalesces last-seen times, and the counts of nodes whose traffic is compared, into one batched write a second.
+//! Coalesces last-seen times, and what nodes served and measured while that is asked for, into one batched write a second.
 //!
 //! Owns: at most one second of them; they are at risk by design, nothing that was acknowledged as decided is.
 
 use crate::supervision::{TaskGuard, spawn_task};
-use domain::rollout::analysis::Reading;
 use domain::{NodeId, Span, Timestamp};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use store::Seen;
+use store::{Seen, Served};
 
 /// Nodes remembered while the database does not answer: 40 bytes each. Beyond it the oldest information is simply not renewed.
 const MAX_PENDING: usize = 2_000_000;
@@ -16,7 +15,7 @@ const MAX_PENDING: usize = 2_000_000;
 struct Pending {
     /// When each was heard, and how far its clock is ahead of ours.
     seen: HashMap<NodeId, (Timestamp, Option<Span>)>,
-    readings: HashMap<NodeId, (Reading, Timestamp)>,
+    readings: HashMap<NodeId, (Served, Timestamp)>,
 }
 
 pub struct Writer {
@@ -47,11 +46,11 @@ impl Writer {
         }
     }
 
-    /// What the node served so far, as of `at`.
-    pub fn served(&self, reading: Reading, at: Timestamp) {
+    /// What the node served and measured, as of `at`.
+    pub fn served(&self, served: Served, at: Timestamp) {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         if pending.readings.len() < MAX_PENDING {
-            pending.readings.insert(reading.node, (reading, at));
+            pending.readings.insert(served.reading.node, (served, at));
         }
     }
 
@@ -64,9 +63,9 @@ impl Writer {
 async fn flush(store: &store::Store, pending: &Mutex<Pending>) {
     let all = std::mem::take(&mut *pending.lock().unwrap_or_else(PoisonError::into_inner));
     if let Some(at) = all.readings.values().map(|(_, at)| *at).max() {
-        let readings = all.readings.into_values().map(|(r, _)| r).collect();
+        let served = all.readings.into_values().map(|(s, _)| s).collect();
         // Lost ones are only counts that come again, larger.
-        if let Err(e) = store.put_readings(readings, at).await {
+        if let Err(e) = store.put_readings(served, at).await {
             tracing::debug!(error = %e, "what nodes served was not written this time");
         }
     }

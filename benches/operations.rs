@@ -33,7 +33,7 @@ const PERIODIC: &[(&str, f64, f64)] = &[
     ("node.stats", 1.0, 10.0),
     ("rollout.list", 8.0, 10.0),
     ("audit.chains", 1.0, 10.0),
-    // Freeze windows that begin or end; projects whose nodes' readings a canary analysis wants, with the rollouts that are due.
+    // Freeze windows that begin or end; projects whose nodes are counted for their rollouts, with the rollouts that are due.
     ("freeze.around", 1.0, 1.0),
     ("rollout.measured", 1.0, 2.0),
     // Drift that began, drift that ended.

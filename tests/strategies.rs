@@ -8,6 +8,8 @@ everywhere!(
     a_canary_that_serves_errors_is_rolled_back,
     traffic_is_shifted_to_the_standby_half_and_then_the_other_follows,
     a_swap_is_immediate_and_a_cancelled_shift_leaves_full_weights,
+    an_outage_that_only_error_rates_show_does_not_take_an_innocent_change_back,
+    a_change_whose_nodes_alone_serve_errors_is_taken_back,
 );
 
 /// Enough traffic for an analysis within seconds, and a version that serves errors while its nodes call themselves healthy.
@@ -136,6 +138,48 @@ async fn a_swap_is_immediate_and_a_cancelled_shift_leaves_full_weights(ground: G
     let swapped = swapped.expect(200);
     assert_eq!(swapped["rollout"]["traffic"]["weight"], 100, "{swapped:#}");
     reaches(&w.op, &id, "completed").await;
+    fleet.stop().await.unwrap();
+    w.end().await;
+}
+
+/// Every node serves errors, whatever it runs, and calls itself healthy: something that they share is down.
+const OUTAGE: &str = "[[rule]]\nmatch = \"*\"\nrequests_per_second = 200.0\nerror_rate = 60.0\n";
+
+/// Judged by its error rate, and taken back by itself.
+fn gated(bundle: &Value) -> Value {
+    json!({
+        "bundle_id": bundle["bundle_id"], "batch_size": 2, "on_failure": "rollback", "fail_after_seconds": 1,
+        "health_gates": {"heartbeat_healthy": true, "max_error_rate": 5.0}
+    })
+}
+
+async fn an_outage_that_only_error_rates_show_does_not_take_an_innocent_change_back(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let fleet = w.fleet(6, OUTAGE).await;
+    let (v1, innocent) = (w.bundle("v1").await, w.bundle("innocent").await);
+    let first = w.roll_out(json!({"bundle_id": v1["bundle_id"], "strategy": "all_at_once"})).await;
+    reaches(&w.op, &first, "completed").await;
+    let id = w.roll_out(gated(&innocent)).await;
+    let r = reaches(&w.op, &id, "paused").await;
+    assert_eq!(r["primary"]["code"], "fleet_wide", "{r:#}");
+    assert!(r["primary"]["text"].as_str().unwrap().contains("untouched nodes fail the gates too"), "{r:#}");
+    let states: Vec<String> = members(&w.op, &id).await.values().map(|m| m["state"].to_string()).collect();
+    assert_eq!(states.iter().filter(|s| s.contains("roll")).count(), 0, "nobody was taken back: {states:?}");
+    fleet.stop().await.unwrap();
+    w.end().await;
+}
+
+async fn a_change_whose_nodes_alone_serve_errors_is_taken_back(ground: Ground) {
+    let w = World::on(ground, Options::default()).await;
+    let fleet = w.fleet(6, BUSY).await;
+    let (good, worse) = (w.bundle("good").await, w.bundle("worse").await);
+    let first = w.roll_out(json!({"bundle_id": good["bundle_id"], "strategy": "all_at_once"})).await;
+    reaches(&w.op, &first, "completed").await;
+    let id = w.roll_out(gated(&worse)).await;
+    let r = reaches(&w.op, &id, "rolled_back").await;
+    assert_eq!(r["progress"]["rolled_back"], 2, "{r:#}");
+    let names: Vec<String> = (1..=6).map(|i| format!("n-{i}")).collect();
+    all_run(&w.op, "p", &names.iter().map(String::as_str).collect::<Vec<_>>(), &good["bundle_id"]).await;
     fleet.stop().await.unwrap();
     w.end().await;
 }

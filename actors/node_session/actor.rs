@@ -7,7 +7,7 @@ use crate::node_api::*;
 use crate::plane::{ControlPlane, Inner};
 use crate::rollout::Delivery;
 use crate::supervision::{TaskGuard, spawn_task};
-use domain::node::{Busy, Fold, Generation, HealthClass, Instances, Presence, SkewEstimate, Traffic};
+use domain::node::{Busy, Fold, Generation, HealthClass, Instances, Presence, SkewEstimate};
 use domain::rollout::{FULL_WEIGHT, GateSpec, NodeState, Told};
 use domain::*;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -140,8 +140,8 @@ pub(super) struct Session {
     /// The generation that failed on the node: not offered again.
     pub failed: Generation,
     pub fold: Option<Box<Fold>>,
-    /// What it served, while some canary of its project is compared; and when that was written last.
-    pub traffic: Option<Box<(Traffic, Timestamp)>>,
+    /// What it served and measured, while rollouts of its project are under way.
+    pub traffic: Option<Box<beat::Counted>>,
     pub ever_health: bool,
     /// When the node last said in a report what it runs: by its clock, and by ours.
     pub reported: Option<(Timestamp, Timestamp)>,

@@ -4,11 +4,12 @@ use super::actor::{Session, SlowFacts, flush_every};
 use crate::command::{CommandError, CommandResult};
 use crate::node_api::*;
 use crate::rollout::{Delivered, Delivery};
-use domain::node::{Busy, Fold, GateWindow, Generation, HealthClass, Observation, Presence, Traffic};
+use domain::node::{Busy, Fold, GateWindow, Generation, HealthClass, Observation, Presence, Recent, Traffic};
 use domain::rollout::analysis::Reading;
 use domain::rollout::{NodeStateKind, PresenceChange, Report, Said};
 use domain::*;
 use std::hash::{BuildHasher, Hash, Hasher};
+use store::Served;
 
 /// Heartbeats an instance aims to answer in a second; intervals grow with the fleet so that this holds.
 const BEATS_PER_SECOND: usize = 5_000;
@@ -72,28 +73,50 @@ async fn look_again(s: &mut Session, now: Timestamp) {
 /// How often what a node served is written, at most.
 const COUNT_EVERY: Span = Span::secs(2);
 
-/// What the node serves is counted while some canary of its project is compared, and only then.
+/// What was measured longer before it was sent is not what the node is like now.
+const STALE_METRICS: Span = Span::secs(30);
+
+/// What is remembered of a node's traffic.
+pub(super) struct Counted {
+    traffic: Traffic,
+    recent: Recent,
+    /// Somebody compares, or asks: it is written.
+    wanted: bool,
+    written: Timestamp,
+}
+
+impl Counted {
+    fn under(generation: Generation) -> Counted {
+        let (traffic, recent) = (Traffic::under(generation), Recent::default());
+        Counted { traffic, recent, wanted: false, written: Timestamp::ZERO }
+    }
+    fn served(&self, node: NodeId) -> Served {
+        let t = &self.traffic;
+        let reading =
+            Reading { node, generation: t.generation, requests: t.requests, errors: t.errors, p99_us: t.p99_us };
+        Served { reading, recent: self.recent.metrics() }
+    }
+}
+
+/// What the node serves is counted while rollouts of its project are under way, and only then; and written while somebody wants it.
 fn count_traffic(s: &mut Session, beat: &Heartbeat, now: Timestamp) {
-    if !s.plane.inner.measured.contains(s.project) {
+    let Some(wanted) = s.plane.inner.measured.of(s.project) else {
         s.traffic = None;
         return;
-    }
+    };
     let Some(metrics) = beat.metrics.as_ref().filter(|_| s.active == s.assigned.bundle) else { return };
     let generation = s.assigned.generation;
-    let kept = s.traffic.take().filter(|t| t.0.generation == generation);
-    let mut kept = kept.unwrap_or_else(|| Box::new((Traffic::under(generation), Timestamp::ZERO)));
-    let (traffic, written) = kept.as_mut();
-    traffic.observe(metrics);
-    if now.since(*written) >= COUNT_EVERY {
-        *written = now;
-        let reading = Reading {
-            node: s.node,
-            generation,
-            requests: traffic.requests,
-            errors: traffic.errors,
-            p99_us: traffic.p99_us,
-        };
-        s.plane.inner.sessions.writer.served(reading, now);
+    let kept = s.traffic.take().filter(|c| c.traffic.generation == generation);
+    let mut kept = kept.unwrap_or_else(|| Box::new(Counted::under(generation)));
+    kept.traffic.observe(metrics);
+    let age = beat.sent_at.zip(beat.measured_at).map_or(Span::ZERO, |(sent, measured)| sent.since(measured));
+    if age <= STALE_METRICS {
+        kept.recent.observe(metrics, now);
+    }
+    kept.wanted = wanted;
+    if wanted && now.since(kept.written) >= COUNT_EVERY {
+        kept.written = now;
+        s.plane.inner.sessions.writer.served(kept.served(s.node), now);
     }
     s.traffic = Some(kept);
 }
@@ -430,7 +453,7 @@ pub(super) fn beat_after(s: &Session) -> u32 {
         return ENGAGED_BEAT_S.min(third).min(most);
     }
     // Counted for a comparison: often, but no more often than the instance can take from all of them.
-    let least = if s.traffic.is_some() { ENGAGED_BEAT_S } else { QUIET_BEAT_S };
+    let least = if s.traffic.as_ref().is_some_and(|c| c.wanted) { ENGAGED_BEAT_S } else { QUIET_BEAT_S };
     spread(s, least, most)
 }
 

@@ -1,13 +1,14 @@
-//! A canary's comparison as far as it needs a clock and a database: whose traffic is counted, and what was counted since it began.
+//! A canary's comparison, and the question whether untouched nodes fail too, as far as they need a clock and a database: whose traffic
+//! is counted, and what was counted.
 //!
 //! Owns: the counts as of the beginning, in memory. Lost with the actor: then the data begins anew, and the alpha that was spent stays
 //! spent, because the engine keeps it.
 
 use crate::plane::ControlPlane;
 use domain::rollout::analysis::{Analysis, Reading};
-use domain::rollout::{Event, Rollout, compared};
+use domain::rollout::{Event, Rollout, answer, asked, compared};
 use domain::*;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,28 +17,34 @@ pub(super) const LOOK_EVERY: Span = Span::secs(2);
 /// Counts older than this are of nodes that have gone silent: a heartbeat of a counted node comes every few seconds.
 const OLD: Span = Span::secs(120);
 
-/// Projects whose nodes' traffic is counted, because some canary there runs.
+/// Projects whose nodes' traffic is counted, because rollouts there are under way.
 #[derive(Default)]
 pub(crate) struct Measured {
     /// None at all: the usual case costs one load.
     any: AtomicBool,
-    projects: RwLock<BTreeSet<ProjectId>>,
+    /// True: it is written too, because one is compared or asks.
+    projects: RwLock<BTreeMap<ProjectId, bool>>,
 }
 
 impl Measured {
-    pub fn contains(&self, project: ProjectId) -> bool {
-        self.any.load(Ordering::Relaxed) && self.projects.read().is_ok_and(|p| p.contains(&project))
+    /// `None`: nothing is counted. `Some(true)`: what is counted is written.
+    pub fn of(&self, project: ProjectId) -> Option<bool> {
+        if !self.any.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.projects.read().ok()?.get(&project).copied()
     }
-    pub fn set(&self, projects: BTreeSet<ProjectId>) {
+    pub fn set(&self, projects: BTreeMap<ProjectId, bool>) {
         self.any.store(!projects.is_empty(), Ordering::Relaxed);
         if let Ok(mut p) = self.projects.write() {
             *p = projects;
         }
     }
-    fn add(&self, project: ProjectId) {
-        if !self.contains(project) {
+    /// What is counted there is wanted now.
+    pub(super) fn add(&self, project: ProjectId) {
+        if self.of(project) != Some(true) {
             if let Ok(mut p) = self.projects.write() {
-                p.insert(project);
+                p.insert(project, true);
             }
             self.any.store(true, Ordering::Relaxed);
         }
@@ -84,6 +91,16 @@ impl ControlPlane {
         let counted = self.inner.store.readings(nodes, self.now() - OLD).await?;
         Ok(Some(Event::Readings { readings: counted.into_iter().map(|c| bases.since(c)).collect() }))
     }
+
+    /// Do untouched nodes fail too? What is known of it by now, if the engine asks: what they said since, and fresh.
+    pub(super) async fn ask_untouched(&self, r: &Rollout) -> store::Result<Option<Event>> {
+        let (Some(nodes), Some(began)) = (asked(r), r.head.asked) else { return Ok(None) };
+        let (judge, now) = (&r.spec.judge, self.now());
+        let since = began.max(now - judge.freshness);
+        let recent = self.inner.store.recent_readings(nodes.clone(), since).await?;
+        let recent = recent.into_iter().collect();
+        Ok(Some(answer(r, &nodes, &recent, self.probed(judge).as_ref(), now)))
+    }
 }
 
 #[cfg(test)]
@@ -106,12 +123,14 @@ mod tests {
     }
 
     #[test]
-    fn projects_are_measured_while_one_of_their_canaries_runs() {
+    fn projects_are_measured_while_rollouts_are_under_way_and_written_while_one_wants_it() {
         let (m, p) = (Measured::default(), ProjectId::NIL);
-        assert!(!m.contains(p));
+        assert_eq!(m.of(p), None);
+        m.set([(p, false)].into());
+        assert_eq!(m.of(p), Some(false));
         m.add(p);
-        assert!(m.contains(p));
-        m.set(BTreeSet::new());
-        assert!(!m.contains(p));
+        assert_eq!(m.of(p), Some(true));
+        m.set(BTreeMap::new());
+        assert_eq!(m.of(p), None);
     }
 }

@@ -50,6 +50,9 @@ impl Brain {
         if let Some(readings) = self.plane.measure(&self.rollout, &mut self.bases).await? {
             self.event(me, readings).await?;
         }
+        if let Some(answer) = self.plane.ask_untouched(&self.rollout).await? {
+            self.event(me, answer).await?;
+        }
         Ok(())
     }
 
@@ -132,7 +135,11 @@ impl Brain {
             None => held_up.then_some(now + self.hold_off.max(RETRY_AFTER)),
         };
         let compares = head.phase == Phase::Running && head.analysis.is_some_and(|a| !a.done);
-        let look = compares.then_some(now + LOOK_EVERY);
+        if head.asked.is_some() {
+            // The sessions here write what they count from now on; those of other instances when they next scan.
+            self.plane.inner.measured.add(self.rollout.project);
+        }
+        let look = (compares || head.asked.is_some()).then_some(now + LOOK_EVERY);
         let due = head.wake_at.filter(|t| head.phase != Phase::Pending || *t > now);
         let at = [due, retry, look].into_iter().flatten().min();
         match at {

@@ -63,6 +63,7 @@ pub use people::Accepted;
 pub use pins::UnfollowedPin;
 pub use plans::{Approval, Document, Documents, Freeze, NodeGroup};
 pub use presence::PresenceMoved;
+pub use readings::Served;
 pub use resources::Resource;
 pub use rollout_commit::{BudgetMove, Committed, Debt, NewRollout, RolloutCommit};
 pub use rollout_owner::{Acquired, InboxItem, Owner};

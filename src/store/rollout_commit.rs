@@ -226,7 +226,7 @@ async fn write_head(c: &mut Conn, r: &RolloutCommit, head: Option<&Head>, at: Ti
         params.extend(p![seq]);
     }
     if let Some(h) = head {
-        sql.push_str(", state = ?, causes = ?, head = ?, version = ?, lane_open = ?, auto_rollback = ?, wake_at = ?, ended_at = ?");
+        sql.push_str(", state = ?, causes = ?, head = ?, version = ?, lane_open = ?, auto_rollback = ?, wake_at = ?, ended_at = ?, asked = ?");
         params.extend(p![
             h.phase.as_str(),
             json(&h.causes),
@@ -235,7 +235,8 @@ async fn write_head(c: &mut Conn, r: &RolloutCommit, head: Option<&Head>, at: Ti
             h.lane_open,
             h.auto_rollback,
             h.wake_at,
-            h.ended_at
+            h.ended_at,
+            h.asked.is_some()
         ]);
     }
     sql.push_str(" WHERE id = ? AND version = ? AND fence = ?");

@@ -285,9 +285,7 @@ impl Fold {
                 Some(Probed { failed: None, .. }) => {}
             }
         }
-        let metric_gates =
-            [g.max_error_rate, g.max_latency_ms, g.max_cpu_percent, g.max_memory_percent].iter().any(Option::is_some);
-        if !metric_gates {
+        if !g.has_metrics() {
             return (all, worst);
         }
         if o.verified_report {
@@ -361,6 +359,16 @@ impl Fold {
             }
             (None, _) => Counted::NotSaid,
         }
+    }
+}
+
+/// One look at one observation, without a history: does it fail the gates? `None`: it does not say.
+pub fn fails(o: &Observation, spec: &GateSpec) -> Option<bool> {
+    let mut once = Fold::new(NodeId::NIL, 0, o.received - spec.freshness, true, false);
+    match once.judge(o, o.received, spec).0 {
+        Answer::Fail => Some(true),
+        Answer::Pass | Answer::NoTraffic => Some(false),
+        Answer::Unknown => None,
     }
 }
 

@@ -5,14 +5,16 @@ pub mod drift;
 pub mod fold;
 pub mod identity;
 pub mod observation;
+pub mod recent;
 pub mod selector;
 pub mod skew;
 pub mod traffic;
 
 pub use busy::Busy;
-pub use fold::{Fold, GateVerdict, GateWindow};
+pub use fold::{Fold, GateVerdict, GateWindow, fails};
 pub use identity::Instances;
 pub use observation::{HealthClass, Metrics, Observation, Probed};
+pub use recent::Recent;
 pub use selector::{Match, Op, Selector};
 pub use skew::SkewEstimate;
 pub use traffic::Traffic;

@@ -77,9 +77,16 @@ impl Draft<'_> {
         self.spec().failure_threshold.down(self.head.planned, 0)
     }
 
+    pub fn failures_note(&self) -> String {
+        format!("{} failed, {} tolerated", self.head.failures, self.threshold())
+    }
+
     /// More failures than tolerated: what `on_failure` says, also while paused.
     fn check_failures(&mut self) {
         let over = self.head.failures > self.threshold();
+        if !over || !matches!(self.head.phase, Phase::Running | Phase::Paused) {
+            self.head.asked = None;
+        }
         match self.head.phase {
             Phase::Running | Phase::Paused if over => {}
             Phase::Completed if over && !self.head.lane_halted => {
@@ -96,7 +103,7 @@ impl Draft<'_> {
             | Phase::Cancelled
             | Phase::RolledBack => return,
         }
-        let note = format!("{} failed, {} tolerated", self.head.failures, self.threshold());
+        let note = self.failures_note();
         match self.spec().on_failure {
             OnFailure::Pause => {
                 if !self.head.causes.contains(&PauseCause::Gate) {
@@ -108,37 +115,8 @@ impl Draft<'_> {
             OnFailure::Fail => self.fail(note, &BTreeSet::new()),
             // Judged once: when the outage of all is over, taking the change back would still be wrong. A person looks.
             OnFailure::Rollback if self.head.causes.contains(&PauseCause::FleetWide) => {}
-            OnFailure::Rollback => {
-                if let Some(why) = self.fleet_wide() {
-                    self.pause(PauseCause::FleetWide, Some(why));
-                } else {
-                    self.begin_rollback(true, Some(note), None, &BTreeSet::new(), &BTreeSet::new());
-                }
-            }
+            OnFailure::Rollback => self.roll_back_unless_fleet_wide(note),
         }
-    }
-
-    /// An outage of something all nodes share must not take back an innocent change: are the untouched online targets
-    /// unhealthy at least half as often as the updated ones failed?
-    fn fleet_wide(&self) -> Option<String> {
-        let (mut untouched, mut sick, mut updated, mut failed) = (0u64, 0u64, 0u64, 0u64);
-        for m in self.base.members.keys().filter_map(|id| self.member(*id)).filter(|m| m.online) {
-            match (&m.state, m.told) {
-                (NodeState::Pending | NodeState::Owed, Told::Nothing) => {
-                    untouched += 1;
-                    sick += u64::from(m.health.is_bad());
-                }
-                (NodeState::Failed { .. }, _) => {
-                    updated += 1;
-                    failed += 1;
-                }
-                (_, Told::Target) => updated += 1,
-                _ => {}
-            }
-        }
-        // sick / untouched >= (failed / updated) / 2, in whole numbers.
-        let as_often = untouched > 0 && sick > 0 && 2 * sick * updated >= failed * untouched;
-        as_often.then(|| format!("{sick} of {untouched} untouched nodes are unhealthy too"))
     }
 
     /// The limit of unavailable nodes, or `None`: the batch is the limit.

@@ -54,6 +54,7 @@ pub fn decide(r: &Rollout, event: &Event, now: Timestamp) -> Result<Decision, Re
         Event::Reports { reports } => reports.iter().for_each(|x| d.report(x)),
         Event::Gates { windows } => windows.iter().for_each(|w| d.gate(w)),
         Event::Readings { readings } => d.readings(readings),
+        Event::Untouched { of, failing, unknown } => d.untouched(*of, *failing, *unknown),
         Event::Presence { changes } => {
             changes.iter().for_each(|c| d.presence(c));
             if changes.iter().any(|c| !c.online) {
@@ -549,6 +550,9 @@ impl Draft<'_> {
         }
         if let Some(t) = self.head.rollback_since {
             self.head.rollback_since = Some((t + down).min(self.now));
+        }
+        if let Some(t) = self.head.asked {
+            self.head.asked = Some((t + down).min(self.now));
         }
         self.look_at_silences();
         let base = self.base;

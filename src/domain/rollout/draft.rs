@@ -227,7 +227,8 @@ impl<'a> Draft<'a> {
 
     /// May new assignments be made?
     pub fn is_free(&self) -> bool {
-        self.head.phase == Phase::Running && self.head.causes.is_empty() && self.head.waits.is_empty()
+        let goes_on = self.head.phase == Phase::Running && self.head.asked.is_none();
+        goes_on && self.head.causes.is_empty() && self.head.waits.is_empty()
     }
 
     /// May the lane of a completed rollout go on? Freezes hold only who serves already.
@@ -307,6 +308,9 @@ impl<'a> Draft<'a> {
                     offer(t + grace);
                 }
             }
+        }
+        if let Some(t) = self.asked_until() {
+            offer(t);
         }
         if self.head.phase == Phase::RollingBack
             && let Some(since) = self.head.rollback_since

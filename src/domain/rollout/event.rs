@@ -131,6 +131,13 @@ pub enum Event {
     Readings {
         readings: Vec<Reading>,
     },
+    /// What was asked before an automatic rollback: of so many untouched online members so many fail the gates, and of so many it is
+    /// not known.
+    Untouched {
+        of: u32,
+        failing: u32,
+        unknown: u32,
+    },
     Presence {
         changes: Vec<PresenceChange>,
     },
@@ -192,6 +199,7 @@ impl Event {
             Event::Reports { .. } => "reports",
             Event::Gates { .. } => "gates",
             Event::Readings { .. } => "readings",
+            Event::Untouched { .. } => "untouched",
             Event::Presence { .. } => "presence",
             Event::Joined { .. } => "joined",
             Event::LaneReady { .. } => "lane_ready",

@@ -29,6 +29,10 @@ pub fn explain_head(spec: &Spec, h: &Head, steps: u32, open: u32) -> Reason {
             if let Some(w) = h.waits.first() {
                 return reason(w.as_str(), format!("{}; deadlines stand still", blocker(*w)));
             }
+            if h.asked.is_some() {
+                let text = "too many nodes failed; before the change is taken back it is asked whether untouched ones fail too";
+                return reason("untouched_nodes", text.into());
+            }
             if h.step >= steps {
                 return if h.lane_open > 0 {
                     reason("catch_up", format!("{} returned nodes are on their way", h.lane_open))
@@ -88,7 +92,7 @@ pub fn explain_head(spec: &Spec, h: &Head, steps: u32, open: u32) -> Reason {
             let note = h.note.clone().map(|n| format!(": {n}")).unwrap_or_default();
             let (code, text) = match cause {
                 PauseCause::Controller => ("controller", "the control plane gave this rollout up"),
-                PauseCause::FleetWide => ("fleet_wide", "untouched nodes are unhealthy too"),
+                PauseCause::FleetWide => ("fleet_wide", "untouched nodes fail too"),
                 PauseCause::Gate => ("gate", "too many nodes failed"),
                 PauseCause::Presence => ("presence_lost", "too many nodes went silent together"),
                 PauseCause::NoEvidence => ("no_evidence", "no node has verified yet"),

@@ -28,6 +28,7 @@ pub mod spec;
 pub mod state;
 #[cfg(test)]
 mod tests;
+mod untouched;
 
 pub use back::waits_back;
 pub use compare::compared;
@@ -39,6 +40,7 @@ pub use replay::{Replayed, replay};
 pub use shift::FULL_WEIGHT;
 pub use spec::*;
 pub use state::*;
+pub use untouched::{answer, asked};
 
 use crate::id::*;
 use crate::time::{Span, Timestamp};

@@ -253,6 +253,7 @@ fn first_rows(
         shift: None,
         unweighed: 0,
         budget: Ledger::default(),
+        asked: None,
     };
     Planned { id, project, spec, head, steps, members }
 }

@@ -109,6 +109,9 @@ impl Draft<'_> {
         let Some(shift) = self.head.shift.filter(|_| self.head.step == STANDBY) else {
             return Err("there is no verified standby half whose traffic could be shifted");
         };
+        if self.head.asked.is_some() {
+            return Err("too many nodes failed, and whether untouched ones fail too is not known yet");
+        }
         if all || self.spec().blue_green.weight(shift.stage + 1) == FULL_WEIGHT {
             self.begin_shift(u32::from(u8::MAX), FULL_WEIGHT);
         } else {

@@ -44,6 +44,15 @@ impl Default for HealthGates {
     }
 }
 
+impl HealthGates {
+    /// Is anything judged that a node measures?
+    pub fn has_metrics(&self) -> bool {
+        [self.max_error_rate, self.max_latency_ms, self.max_cpu_percent, self.max_memory_percent]
+            .iter()
+            .any(Option::is_some)
+    }
+}
+
 text_enum! { ProbeMethod { Get = "GET", Head = "HEAD" } }
 
 /// A question to an HTTP server whose answer is a gate, the same for every node of the rollout.

@@ -385,4 +385,7 @@ pub struct Head {
     pub unweighed: u32,
     #[serde(default)]
     pub budget: Ledger,
+    /// Since when it is asked whether untouched nodes fail the gates too; then nothing goes forward or back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Timestamp>,
 }

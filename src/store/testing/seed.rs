@@ -206,6 +206,7 @@ pub fn head(phase: Phase) -> Head {
         shift: None,
         unweighed: 0,
         budget: Default::default(),
+        asked: None,
     }
 }
 

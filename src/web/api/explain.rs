@@ -53,6 +53,7 @@ fn is_turn(event: &Event) -> bool {
             | Event::Cancel { .. }
             | Event::Rollback { .. }
             | Event::Retry { .. }
+            | Event::Untouched { .. }
             | Event::FreezeBegan
             | Event::FreezeEnded
             | Event::BundleRevoked { .. }

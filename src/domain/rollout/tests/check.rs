@@ -149,6 +149,7 @@ fn reason(r: &Rollout) -> Result<(), String> {
                 | "budget"
                 | "step_in_progress"
                 | "analysis"
+                | "untouched_nodes"
                 | "traffic"
         ),
         Phase::Paused => PauseCause::ALL.iter().any(|c| {

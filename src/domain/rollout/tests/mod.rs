@@ -25,3 +25,4 @@ mod rollbacks;
 mod steps;
 mod table;
 mod turns;
+mod untouched;

@@ -70,6 +70,8 @@ enum Act {
     /// Half of what the analysis waits for was served, without errors, or with.
     ServedWell,
     ServedBadly,
+    /// Of those that are asked before a rollback so many fail, and one less is known.
+    Untouched(u32),
     /// Another rollout had it, when this one did not hold it.
     Elsewhere(u32),
     DebtDropped(u32),
@@ -203,6 +205,11 @@ impl State {
             }
             Act::Advance => self.feed(Event::AdvanceTraffic),
             Act::Swap => self.feed(Event::SwapSlot),
+            Act::Untouched(failing) => {
+                let of = asked(&self.r).map_or(0, |nodes| nodes.len() as u32);
+                let failing = failing.min(of);
+                self.feed(Event::Untouched { of, failing, unknown: u32::from(failing == 1 && of > 1) })
+            }
             Act::ServedWell => self.feed(self.served(0)),
             Act::ServedBadly => self.feed(self.served(40)),
             Act::Elsewhere(n) => {

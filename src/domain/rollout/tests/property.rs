@@ -47,6 +47,8 @@ enum Op {
     Health(u32, u8),
     /// Requests served by everyone who is compared, and errors of the new bundle.
     Served(u64, u64),
+    /// Of those that are asked before a rollback so many fail, and of so many it is not known.
+    Untouched(u32, u32),
     /// Timers fire when they are due.
     Wait(i64),
     /// Timers are late.
@@ -106,6 +108,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (nodes(), any::<bool>()).prop_map(|(nodes, busy)| Op::Busy(nodes, busy)),
         6 => (node(), 0..4u8).prop_map(|(n, c)| Op::Health(n, c)),
         6 => (0..130u64, prop_oneof![2 => Just(0u64), 1 => 1..60u64]).prop_map(|(n, x)| Op::Served(n, x)),
+        4 => (0..6u32, 0..4u32).prop_map(|(failing, unknown)| Op::Untouched(failing, unknown)),
         4 => (1..200i64).prop_map(Op::Wait),
         2 => (1..400i64).prop_map(Op::Late),
         2 => Just(Op::Timer),
@@ -147,7 +150,7 @@ fn any_spec() -> impl Strategy<Value = Spec> {
     let on_failure = prop_oneof![Just(OnFailure::Pause), Just(OnFailure::Fail), Just(OnFailure::Rollback)];
     let tolerated = prop_oneof![3 => Just(Amount::Count(0)), 2 => amount(4)];
     let soak = prop_oneof![Just(0), Just(30)];
-    let traffic = (any::<bool>(), prop_oneof![Just(0), Just(40)], any::<bool>());
+    let traffic = (any::<bool>(), prop_oneof![Just(0), Just(40)], any::<bool>(), any::<bool>());
     (strategy, amount(4), prop::option::of(amount(3)), tolerated, on_failure, soak, traffic).prop_map(
         |(
             strategy,
@@ -156,7 +159,7 @@ fn any_spec() -> impl Strategy<Value = Spec> {
             failure_threshold,
             on_failure,
             soak,
-            (auto_advance, delay, restarts),
+            (auto_advance, delay, restarts, measures),
         )| Spec {
             strategy,
             batch_size,
@@ -164,7 +167,11 @@ fn any_spec() -> impl Strategy<Value = Spec> {
             failure_threshold,
             on_failure,
             restarts,
-            judge: GateSpec { soak: Span::secs(soak), ..GateSpec::default() },
+            judge: GateSpec {
+                soak: Span::secs(soak),
+                gates: HealthGates { max_error_rate: measures.then_some(5.0), ..HealthGates::default() },
+                ..GateSpec::default()
+            },
             canary: canary().canary,
             blue_green: BlueGreen { auto_advance, advance_delay: Span::secs(delay), ..BlueGreen::default() },
             ..spec()
@@ -258,6 +265,12 @@ impl World {
                 }
             }
             Op::Served(n, errors) => drop(self.try_feed(self.readings(*n, *errors))?),
+            Op::Untouched(failing, unknown) => {
+                let of = asked(&self.r).map_or(0, |nodes| nodes.len() as u32);
+                let failing = (*failing).min(of);
+                let unknown = (*unknown).min(of - failing);
+                drop(self.try_feed(Event::Untouched { of, failing, unknown })?)
+            }
             Op::Wait(s) => self.let_time_pass(Span::secs(*s))?,
             Op::Late(s) => self.tick(*s),
             Op::Timer => drop(self.try_feed(Event::Timer)?),
@@ -621,6 +634,7 @@ fn expected() -> Vec<String> {
         "presence_lost",
         "no_evidence",
         "fleet_wide",
+        "untouched_nodes",
         "controller",
         "analysis",
         "inconclusive",

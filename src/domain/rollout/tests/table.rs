@@ -60,7 +60,10 @@ fn worlds(phase: Phase) -> Vec<World> {
             standby.weighs(2);
             let mut swapped = standby.clone();
             swapped.feed(Event::SwapSlot);
-            vec![busy(in_batches(4)), tolerated, silent, nobody.start(), waits, canary, standby, swapped]
+            let mut asks = World::started(gated(in_batches(1)), 3);
+            asks.activates(1);
+            asks.gate(1, GateVerdict::Fail);
+            vec![busy(in_batches(4)), tolerated, silent, nobody.start(), waits, canary, standby, swapped, asks]
         }
         Phase::Paused => {
             let causes: [fn(&mut World); 3] =
@@ -70,7 +73,11 @@ fn worlds(phase: Phase) -> Vec<World> {
                 cause(&mut w);
                 w
             });
-            paused.into()
+            let mut asks = World::started(gated(in_batches(1)), 3);
+            asks.activates(1);
+            asks.gate(1, GateVerdict::Fail);
+            asks.pause();
+            paused.into_iter().chain([asks]).collect()
         }
         Phase::RollingBack => {
             let mut w = busy(in_batches(4));
@@ -159,6 +166,9 @@ fn events(w: &World, kind: &Event) -> Vec<Event> {
             .flat_map(|n| GateVerdict::ALL.iter().map(|v| Event::Gates { windows: vec![w.window(*n, *v)] }))
             .collect(),
         Event::Readings { .. } => vec![w.readings(2_000, 0), w.readings(2_000, 500)],
+        Event::Untouched { .. } => {
+            vec![kind.clone(), Event::Untouched { of: 9, failing: 9, unknown: 0 }]
+        }
         Event::Presence { .. } => nodes
             .iter()
             .flat_map(|n| {
@@ -212,6 +222,7 @@ fn kinds() -> Vec<Event> {
         Event::Reports { reports: Default::default() },
         Event::Gates { windows: Default::default() },
         Event::Readings { readings: Default::default() },
+        Event::Untouched { of: 9, failing: 0, unknown: 0 },
         Event::Presence { changes: Default::default() },
         Event::Joined { facts: Default::default() },
         Event::LaneReady { facts: Default::default() },

@@ -40,6 +40,11 @@ pub fn canary() -> Spec {
     let canary = Canary { steps: vec![25, 50], min_samples: 100, ..Canary::default() };
     Spec { strategy: StrategyKind::Canary, canary, ..spec() }
 }
+/// Judged by its error rate, and taken back by itself.
+pub fn gated(spec: Spec) -> Spec {
+    let gates = HealthGates { max_error_rate: Some(5.0), ..HealthGates::default() };
+    Spec { on_failure: OnFailure::Rollback, judge: GateSpec { gates, ..spec.judge.clone() }, ..spec }
+}
 pub fn tolerating(spec: Spec, n: u32) -> Spec {
     Spec { failure_threshold: Amount::Count(n), ..spec }
 }

@@ -149,6 +149,7 @@ fn head(phase: Phase) -> Head {
         restoring: 0,
         lane_open: 0,
         budget: Default::default(),
+        asked: None,
         lane_halted: false,
         silent_window: None,
         note: Some(EVIL.into()),

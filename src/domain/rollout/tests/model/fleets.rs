@@ -1,7 +1,7 @@
 //! The fleets, the specifications and the events that are searched.
 
 use super::super::db::{Row, id};
-use super::super::world::{World, at_once, blue_green, canary, in_batches, old, tolerating};
+use super::super::world::{World, at_once, blue_green, canary, gated, in_batches, old, tolerating};
 use super::{Act, Search, UNIT};
 use crate::project::Amount;
 use crate::rollout::*;
@@ -155,6 +155,14 @@ fn three_nodes_that_roll_back_by_themselves() {
     let world = World::new(short(spec), fleet(3));
     let acts = and(usual(3), [Act::Sick(2), Act::Well(2), Act::Sick(3), Act::Well(3), Act::Revoke]);
     search("automatic rollback", world, acts);
+}
+
+#[test]
+fn three_nodes_that_ask_before_they_roll_back() {
+    let world = World::new(short(gated(in_batches(1))), fleet(3));
+    let acts = and(usual(2), [Act::GateFails(1), Act::GateFails(2), Act::Sick(3), Act::Well(3), Act::Silent(3)]);
+    let acts = and(acts, [Act::Untouched(0), Act::Untouched(1), Act::Untouched(2), Act::ResumeRetry]);
+    search("asks before it rolls back", world, acts);
 }
 
 /// All of `n` nodes run a change that restarted them, one at a time.

@@ -40,6 +40,7 @@ fn write(s: &State, out: &mut Vec<u8>) {
     // What is reserved follows from the members.
     out.push(h.budget.capacity.map_or(255, |k| k as u8));
     out.push(since(h.rollback_since));
+    out.push(since(h.asked));
     // Due or not, and how soon: late timers are states of their own.
     out.push(h.wake_at.map_or(255, |t| ((t.0 - s.now.0).clamp(-UNIT.0, OLD * UNIT.0) / UNIT.0 + 1) as u8));
     if let Some(a) = &h.analysis {
