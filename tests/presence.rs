@@ -142,7 +142,7 @@ async fn a_gate_without_data_never_advances(ground: Ground) {
     let id = w
         .roll_out(json!({
             "bundle_id": b["bundle_id"], "batch_size": 1, "health_gates": {"max_error_rate": 5.0},
-            "progress_deadline_seconds": 3, "gate_freshness_seconds": 1, "on_failure": "fail",
+            "progress_deadline_seconds": 3, "on_failure": "fail",
         }))
         .await;
     let r = reaches(&w.op, &id, "failed").await;

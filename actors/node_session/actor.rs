@@ -50,6 +50,8 @@ pub enum SessionMsg {
     Changed(i64),
     /// The rollout of this generation has ended: nothing more is judged.
     Settled(Generation),
+    /// A rollout asks what the node measured lately.
+    Recall,
     /// Time to look whether the node went silent.
     CheckSilence,
 }
@@ -270,6 +272,10 @@ impl Actor for SessionActor {
                 if !s.stamps.contains(&stamp) {
                     Box::pin(s.reload(&myself)).await;
                 }
+            }
+            SessionMsg::Recall => {
+                let now = s.plane.now();
+                beat::write_counts(s, now);
             }
             SessionMsg::CheckSilence => {
                 if Box::pin(s.check_silence()).await {

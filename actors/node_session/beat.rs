@@ -114,11 +114,17 @@ fn count_traffic(s: &mut Session, beat: &Heartbeat, now: Timestamp) {
         kept.recent.observe(metrics, now);
     }
     kept.wanted = wanted;
-    if wanted && now.since(kept.written) >= COUNT_EVERY {
-        kept.written = now;
-        s.plane.inner.sessions.writer.served(kept.served(s.node), now);
-    }
     s.traffic = Some(kept);
+    if wanted {
+        write_counts(s, now);
+    }
+}
+
+/// What is remembered, unless it was written just now.
+pub(super) fn write_counts(s: &mut Session, now: Timestamp) {
+    let Some(counted) = s.traffic.as_mut().filter(|c| now.since(c.written) >= COUNT_EVERY) else { return };
+    counted.written = now;
+    s.plane.inner.sessions.writer.served(counted.served(s.node), now);
 }
 
 /// How far the end of "not now" may move and still be the same one: its time on the way is part of what we know of it.

@@ -5,6 +5,7 @@ use super::commit::{Attempt, Extra, Failure, NO_ROOM};
 use super::facts::Resolved;
 use super::measure::LOOK_EVERY;
 use crate::command::{CommandError, CommandResult};
+use crate::node_session::SessionMsg;
 use crate::supervision::spawn_task;
 use domain::rollout::*;
 use domain::*;
@@ -135,9 +136,12 @@ impl Brain {
             None => held_up.then_some(now + self.hold_off.max(RETRY_AFTER)),
         };
         let compares = head.phase == Phase::Running && head.analysis.is_some_and(|a| !a.done);
-        if head.asked.is_some() {
-            // The sessions here write what they count from now on; those of other instances when they next scan.
+        if let Some(nodes) = domain::rollout::asked(&self.rollout) {
+            // The sessions here write what they remember, and what they count from now on; those of other instances when they next scan.
             self.plane.inner.measured.add(self.rollout.project);
+            for node in nodes {
+                self.plane.inner.sessions.tell(node, SessionMsg::Recall);
+            }
         }
         let look = (compares || head.asked.is_some()).then_some(now + LOOK_EVERY);
         let due = head.wake_at.filter(|t| head.phase != Phase::Pending || *t > now);

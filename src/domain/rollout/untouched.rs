@@ -11,8 +11,9 @@ use crate::node::{Metrics, Observation, Probed, fails};
 
 /// Untouched members that are asked, at most: one row of readings each.
 pub const MAX_ASKED: usize = 500;
-/// Beyond the longest pause between two heartbeats: for the question to reach every instance, and the answer to be written and read.
-const ON_THE_WAY: Span = Span::secs(10);
+/// How long an answer is waited for. Sessions remember the last half minute: where the rollout's owner hears the nodes it is there within
+/// a few seconds. Other instances learn of the question, and write at the next heartbeat.
+const ANSWERED_WITHIN: Span = Span::secs(15);
 
 /// Online, and never told anything by this rollout: what goes wrong there is not its doing.
 fn is_untouched(m: &Member) -> bool {
@@ -112,7 +113,7 @@ impl Draft<'_> {
 
     /// When the answer is waited for no longer.
     pub fn asked_until(&self) -> Option<Timestamp> {
-        self.head.asked.map(|t| t + Span(self.spec().stale_after.0 / 3) + ON_THE_WAY)
+        self.head.asked.map(|t| t + ANSWERED_WITHIN)
     }
 
     fn tally(&self) -> Tally {
