@@ -98,7 +98,6 @@ impl ControlPlane {
         let (judge, now) = (&r.spec.judge, self.now());
         let since = began.max(now - judge.freshness);
         let recent = self.inner.store.recent_readings(nodes.clone(), since).await?;
-        let recent = recent.into_iter().collect();
         Ok(Some(answer(r, &nodes, &recent, self.probed(judge).as_ref(), now)))
     }
 }

@@ -8,6 +8,7 @@ use crate::value::{Col, p};
 use domain::node::Metrics;
 use domain::rollout::analysis::Reading;
 use domain::{NodeId, ProjectId, Timestamp};
+use std::collections::BTreeMap;
 
 /// What a session counted of its node.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,14 +70,15 @@ impl Store {
         .await
     }
 
-    /// What these nodes measured lately, as said at `since` or later. By node.
-    pub async fn recent_readings(&self, nodes: Vec<NodeId>, since: Timestamp) -> Result<Vec<(NodeId, Metrics)>> {
+    /// What these nodes measured lately, as said at `since` or later.
+    pub async fn recent_readings(&self, nodes: Vec<NodeId>, since: Timestamp) -> Result<BTreeMap<NodeId, Metrics>> {
         self.read("node.recent_readings_of", (nodes, since), |c, (nodes, since)| {
             Box::pin(async move {
                 let sql = "SELECT r.node_id, r.recent FROM {v} JOIN node_readings r ON r.node_id = v.id \
-                           WHERE r.at >= ? AND r.recent IS NOT NULL ORDER BY r.node_id";
+                           WHERE r.at >= ? AND r.recent IS NOT NULL";
                 let cols = vec![("id", Col::ids(nodes.iter().copied()))];
-                c.batch_rows(sql, p![*since], cols, |r| Ok((r.get()?, r.json()?))).await
+                let found = c.batch_rows(sql, p![*since], cols, |r| Ok((r.get()?, r.json()?))).await?;
+                Ok(found.into_iter().collect())
             })
         })
         .await
