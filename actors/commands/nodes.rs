@@ -237,7 +237,8 @@ impl ControlPlane {
             self.inner.store.patch_node(Scope::Project(project), node, patch, write).await.map_err(missing("node"))?;
         Box::pin(self.node_changed(project, node)).await;
         if let Some(Some(bundle)) = pinned
-            && [new.desired_bundle, new.active_bundle, new.verified_bundle].iter().any(|b| *b != Some(bundle))
+            && (new.traffic_weight != domain::rollout::FULL_WEIGHT
+                || [new.desired_bundle, new.active_bundle, new.verified_bundle].iter().any(|b| *b != Some(bundle)))
         {
             let caller = Caller { idempotency: None, ..caller.clone() };
             self.follow_pin(&caller, project, node, bundle).await;

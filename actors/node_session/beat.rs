@@ -486,7 +486,11 @@ pub(super) async fn report(
 ) -> CommandResult<ReportAnswer> {
     let now = s.plane.now();
     note_clock(s, body.sent_at, now);
-    if body.generation.is_some_and(|g| g > s.assigned.generation) {
+    let newer = match body.generation {
+        Some(g) => g > s.assigned.generation,
+        None => body.rollout.is_some_and(|r| Some(r) != s.assigned.rollout),
+    };
+    if newer {
         // Told by another instance, and the feed is on its way to us: what is newer than our memory is not called stale unread.
         let view = Box::pin(s.plane.inner.store.session_view(s.node)).await?;
         s.take_view(view);

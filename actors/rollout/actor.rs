@@ -55,6 +55,8 @@ pub(super) struct Brain {
     /// The engine has more to assign at once; true after a start, because the effect that says so may have been lost.
     pub(super) more: bool,
     pub(super) timer: Option<TaskGuard>,
+    /// When what was measured is looked at next. Words that come meanwhile do not put it off.
+    pub(super) look_at: Option<Timestamp>,
     /// A canary's counts, when its comparison began.
     pub(super) bases: Bases,
     /// When an ended rollout's actor goes.
@@ -99,6 +101,7 @@ impl Actor for RolloutActor {
             flush_sent: false,
             more: true,
             timer: None,
+            look_at: None,
             bases: Bases::default(),
             leave_at: None,
             unavailable_since: None,

@@ -35,10 +35,15 @@ impl Brain {
 
     /// What time alone, or the database alone, makes due.
     pub(super) async fn look(&mut self, me: &Me) -> Done {
+        self.look_at = None;
         self.wait_for_artifacts(me).await?;
         let now = self.plane.now();
         if self.rollout.head.phase == Phase::Pending {
             return self.start_if_due(me, now).await;
+        }
+        // Before the clock: what is known by now counts also when it is the last moment.
+        if let Some(answer) = self.plane.ask_untouched(&self.rollout).await? {
+            self.event(me, answer).await?;
         }
         let due = self.rollout.head.wake_at.is_some_and(|t| t <= now);
         if due || std::mem::take(&mut self.more) {
@@ -50,9 +55,6 @@ impl Brain {
         }
         if let Some(readings) = self.plane.measure(&self.rollout, &mut self.bases).await? {
             self.event(me, readings).await?;
-        }
-        if let Some(answer) = self.plane.ask_untouched(&self.rollout).await? {
-            self.event(me, answer).await?;
         }
         Ok(())
     }
@@ -136,14 +138,18 @@ impl Brain {
             None => held_up.then_some(now + self.hold_off.max(RETRY_AFTER)),
         };
         let compares = head.phase == Phase::Running && head.analysis.is_some_and(|a| !a.done);
-        if let Some(nodes) = domain::rollout::asked(&self.rollout) {
-            // The sessions here write what they remember, and what they count from now on; those of other instances when they next scan.
-            self.plane.inner.measured.add(self.rollout.project);
-            for node in nodes {
-                self.plane.inner.sessions.tell(node, SessionMsg::Recall);
+        let looks = compares || head.asked.is_some();
+        if looks && self.look_at.is_none() {
+            self.look_at = Some(now + LOOK_EVERY);
+            if let Some(nodes) = domain::rollout::asked(&self.rollout) {
+                // The sessions here write what they remember, and what they count from now on; those of other instances when they next scan.
+                self.plane.inner.measured.add(self.rollout.project);
+                for node in nodes {
+                    self.plane.inner.sessions.tell(node, SessionMsg::Recall);
+                }
             }
         }
-        let look = (compares || head.asked.is_some()).then_some(now + LOOK_EVERY);
+        let look = self.look_at.filter(|_| looks);
         let due = head.wake_at.filter(|t| head.phase != Phase::Pending || *t > now);
         let at = [due, retry, look].into_iter().flatten().min();
         match at {

@@ -191,7 +191,7 @@ const RECONNECT: Duration = Duration::from_secs(1);
 /// However much is committed, wake-ups are no closer than this: what comes meanwhile is seen by the same look.
 const GAP: Duration = Duration::from_millis(5);
 /// Telling the others takes no longer; they look every so often anyhow.
-const TELLING: Duration = Duration::from_millis(200);
+const TELLING: Duration = Duration::from_secs(1);
 
 impl Listener {
     /// Returns on a wake-up, or after `at_most` (and the rest of `GAP`).

@@ -7,6 +7,7 @@ use crate::value::{Cells, Col, p};
 use crate::write::{NewChange, Write, finish_with};
 use domain::{InstanceId, ProjectId, RolloutId, Timestamp};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// A rollout that this instance owns now; every commit must carry the fence.
@@ -63,12 +64,14 @@ impl Store {
     /// Take all rollouts that have work and no live owner: active ones, pending ones whose start is due, ended ones with debts or a lane.
     /// `at_once`: how many in one transaction. On an error some may have been taken: [`Store::owned_rollouts`] has them.
     pub async fn acquire_rollouts(&self, me: InstanceId, now: Timestamp, at_once: u32) -> Result<Vec<Acquired>> {
-        let mut all = Vec::new();
+        let (mut all, mut known) = (Vec::new(), BTreeSet::new());
         loop {
             let taken = self.acquire_some(me, now, at_once).await?;
             let was_full = taken.len() >= at_once as usize;
+            // Those that come again: our own lease is gone, and nothing stays ours.
+            let all_new = taken.iter().all(|a| known.insert(a.id));
             all.extend(taken);
-            if !was_full {
+            if !was_full || !all_new {
                 return Ok(all);
             }
         }

@@ -304,7 +304,10 @@ impl Spec {
     /// Its node was pinned to `pin` while this rollout holds it: is it let go, with what it is told to run now? Others that are on their
     /// way are taken over by the rollout that is made for the pin.
     pub fn lets_go(&self, m: &Member, pin: BundleId) -> bool {
-        let runs_pin = pin == self.bundle && (matches!(m.state, NodeState::Verified { .. }) || super::waits_back(m));
+        // At its full weight: whoever is let go is told nothing more by this rollout.
+        let serves = m.weight == super::FULL_WEIGHT && m.weighed;
+        let runs_pin =
+            pin == self.bundle && serves && (matches!(m.state, NodeState::Verified { .. }) || super::waits_back(m));
         self.leaves_pinned(pin) && (m.state == NodeState::Pending || runs_pin)
     }
 

@@ -1,4 +1,6 @@
 use domain::Scope;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use store::testing::{self, Backend, seed};
 use store::{Error, Page, Store};
@@ -97,17 +99,30 @@ async fn a_crowd_of_nodes_leaves_connections_to_those_who_decide() {
     let (client, link) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
     let work = async {
         client.batch_execute("BEGIN; LOCK TABLE nodes IN ACCESS EXCLUSIVE MODE").await.unwrap();
+        let over = Arc::new(AtomicBool::new(false));
         let crowd: Vec<_> = (0..20 * s.config.pool_size)
             .map(|_| {
-                let (store, id) = (s.store.clone(), w.nodes[0].id);
-                tokio::spawn(async move { store.node_credential_of(id).await })
+                let (store, id, over) = (s.store.clone(), w.nodes[0].id, over.clone());
+                tokio::spawn(async move {
+                    loop {
+                        let answer = store.node_credential_of(id).await;
+                        if over.load(Ordering::Acquire) {
+                            return answer;
+                        }
+                        // Put off: it comes again.
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                })
             })
             .collect();
         // As many of them as may be have a connection, and wait for the table with it.
         let waiting =
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        while testing::rows(&url, waiting).await[0][0].parse::<u32>().unwrap() < s.config.pool_size / 2 {}
+        while testing::rows(&url, waiting).await[0][0].parse::<u32>().unwrap() < s.config.pool_size / 2 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         s.put_setting("x", serde_json::json!(1), seed::write()).await.unwrap();
+        over.store(true, Ordering::Release);
         client.batch_execute("ROLLBACK").await.unwrap();
         for one in crowd {
             // Answered, or put off: some of them waited longer than they may.

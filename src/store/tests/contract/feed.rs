@@ -136,7 +136,15 @@ async fn a_silent_first_host_keeps_neither_the_pool_nor_the_listener_from_the_se
     let mut config = s.config.clone();
     config.database = store::Database::Postgres { url: format!("{both}?connect_timeout=2") };
     config.pool_size = 1;
-    let store = store::Store::open(config, &prometheus::Registry::new()).await.unwrap();
+    let mut tries = 0;
+    let store = loop {
+        tries += 1;
+        match store::Store::open(config.clone(), &prometheus::Registry::new()).await {
+            Ok(store) => break store,
+            // The second host too has two seconds only.
+            Err(e) => assert!(tries < 10, "{e}"),
+        }
+    };
     let mut listener = store.listen();
     // Each wait is shorter than the time that the silent host is given. A generous number: the listener hears at about the fifth.
     let listens = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%LISTEN sentinel_changes%' \
@@ -153,11 +161,7 @@ async fn a_silent_first_host_keeps_neither_the_pool_nor_the_listener_from_the_se
 /// The host of this session is gone without a word: the next operation must not wait for it as well.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_did_not_answer_in_time_is_not_used_again() {
-    let s = testing::open_with(Backend::Postgres, |c| {
-        c.pool_size = 1;
-        c.op_timeout = Duration::from_secs(4);
-    })
-    .await;
+    let s = testing::open_with(Backend::Postgres, |c| c.pool_size = 1).await;
     s.setting("x").await.unwrap();
     let ours = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'SELECT value FROM settings%'";
     let pids: Vec<String> = testing::rows(&postgres_url(&s), ours).await.concat();
@@ -170,6 +174,7 @@ async fn a_session_that_did_not_answer_in_time_is_not_used_again() {
         if answers {
             break;
         }
+        tokio::time::sleep(Duration::from_millis(250)).await;
     }
     assert!(answers, "each operation was given the silent session");
     drop(frozen);
@@ -199,23 +204,22 @@ fn signal(name: &str, pid: &str) {
 /// A listener that is connected, and has seen what there was.
 async fn listening(s: &store::Store) -> store::Listener {
     let mut listener = s.listen();
-    // Connecting counts as a wake-up.
-    listener.wait(if s.is_postgres() { Duration::from_secs(10) } else { Duration::from_millis(1) }).await;
+    if !s.is_postgres() {
+        return listener;
+    }
+    // Connecting counts as a wake-up, the only one there is; an attempt that failed is made again by another wait.
+    for _ in 0..24 {
+        let connected = listener.wait(Duration::from_secs(600));
+        if tokio::time::timeout(Duration::from_secs(5), connected).await.is_ok() {
+            break;
+        }
+    }
     listener
 }
 
 /// What wakes the listener up does so long before it would look by itself.
 async fn wakes(listener: &mut store::Listener) -> bool {
     tokio::time::timeout(Duration::from_secs(20), listener.wait(Duration::from_secs(60))).await.is_ok()
-}
-
-/// How often it is woken up until nothing comes any more.
-async fn wake_ups(listener: &mut store::Listener) -> usize {
-    let mut n = 0;
-    while tokio::time::timeout(Duration::from_millis(300), listener.wait(Duration::from_secs(60))).await.is_ok() {
-        n += 1;
-    }
-    n
 }
 
 async fn a_change(s: &store::Store) {
@@ -234,22 +238,28 @@ async fn a_listener_wakes_up_after_a_commit_of_another_process() {
     .await;
 }
 
-/// Nobody else's wake-up, and none for each of many commits: the statements that follow one would grow with the fleet.
+/// A wake-up for each of many commits would be statements that grow with the fleet: they are told to the others once.
 #[tokio::test]
-async fn many_commits_are_one_wake_up_and_ones_own_ring_is_none() {
-    testing::for_each_backend(|s| async move {
-        let other = if s.is_postgres() { s.again().await.unwrap() } else { s.store.clone() };
-        let (mut listener, mut others) = (listening(&s).await, listening(&other).await);
-        for _ in 0..5 {
-            // Nobody waits: all of it is there before the first wake-up. The other rings for each, the next time it waits.
-            for _ in 0..20 {
-                a_change(&other).await;
-            }
-            assert!(wakes(&mut others).await);
+async fn many_commits_are_told_to_the_others_once() {
+    let s = testing::open(Backend::Postgres).await;
+    let mut listener = listening(&s).await;
+    let (client, mut link) = tokio_postgres::connect(&postgres_url(&s), tokio_postgres::NoTls).await.unwrap();
+    let mut heard = 0;
+    let hearing = async {
+        while let Some(message) = std::future::poll_fn(|cx| link.poll_message(cx)).await {
+            heard += usize::from(matches!(message.unwrap(), tokio_postgres::AsyncMessage::Notification(_)));
         }
-        assert_eq!(wake_ups(&mut others).await, 0, "its own voice");
-        let heard = wake_ups(&mut listener).await;
-        assert!((1..=5).contains(&heard), "{heard} wake-ups");
-    })
-    .await;
+    };
+    let work = async {
+        client.batch_execute("LISTEN sentinel_changes").await.unwrap();
+        for _ in 0..100 {
+            a_change(&s).await;
+        }
+        // Nobody has waited so far; the listener tells of all of them now.
+        assert!(wakes(&mut listener).await);
+        // A session that hears its own voice has heard all that was said before.
+        client.batch_execute("NOTIFY sentinel_changes").await.unwrap();
+    };
+    tokio::select! { () = work => {}, () = hearing => panic!("the connection ended") };
+    assert!(heard <= 3, "{heard} notifications of 100 commits");
 }
