@@ -27,7 +27,7 @@ pub const MIN_POLL_GAP: Span = Span::secs(1);
 pub const HELD_LEEWAY: Span = Span::millis(1_500);
 /// Calls that failed are repeated after 1 s, 2 s, 4 s ... up to this, each shortened by up to half.
 pub const MAX_BACKOFF: Span = Span::secs(30);
-/// A download is tried this often before the node reports `failed`.
+/// A download is tried this often before the node puts it down, and polls for a new address.
 pub const MAX_FETCHES: u32 = 5;
 /// A report is tried this often (about 2 minutes of back-off) before it is given up; the heartbeat says the same later.
 pub const MAX_REPORT_TRIES: u32 = 8;

@@ -2,7 +2,7 @@
 //! dies between any two steps, answers are lost, and the end must be the right one.
 //!
 //! On SQLite time is virtual, and a history is the same for the same seed but for the order in which hash maps are walked and
-//! files are read. On PostgreSQL, with two instances, it is real. `SENTINEL_SEEDS=n` plays n histories instead of 200;
+//! files are read, and for ids, which carry the time of day and spread heartbeats: a seed that failed may pass a few times. On PostgreSQL, with two instances, it is real. `SENTINEL_SEEDS=n` plays n histories instead of 200;
 //! seeds that once failed are in `simulation/regressions.txt` and are always played.
 
 mod history;

@@ -186,8 +186,11 @@ impl Agent {
                 out.push(Action::Note(Note::Refused(why.clone())));
                 self.fail(now, why, out);
             }
-            Err(FetchError::Call(e)) if e.is_final() || tries + 1 >= MAX_FETCHES => {
-                self.fail(now, format!("download: {e}"), out);
+            Err(FetchError::Call(e)) if e.is_final() => self.fail(now, format!("download: {e}"), out),
+            // No fault of the bundle: put down, as the real agent does; the next poll names it again, with a new address.
+            Err(FetchError::Call(e)) if tries + 1 >= MAX_FETCHES => {
+                self.next_poll = self.next_poll.max(self.retry_at(now, Lane::Fetch, &e));
+                self.work = None;
             }
             Err(FetchError::Call(e)) => {
                 let not_before = self.retry_at(now, Lane::Fetch, &e);

@@ -377,6 +377,26 @@ fn retry_after_is_honoured() {
 }
 
 #[test]
+fn a_download_that_cannot_be_had_is_no_fault_of_the_bundle_and_is_taken_up_when_it_is_named_again() {
+    let mut b = Bench::member(Behaviour::default());
+    b.poll(update(Some(1), 1));
+    for _ in 0..MAX_FETCHES {
+        if b.open_on(Lane::Fetch).is_none() {
+            b.pass(MAX_BACKOFF);
+        }
+        b.answer(Answer::Fetch(Err(FetchError::Call(CallError::Timeout))));
+    }
+    assert_eq!(b.reports(), [], "it has not failed");
+    b.pass(MAX_BACKOFF);
+    b.poll(update(Some(1), 1));
+    if b.open_on(Lane::Fetch).is_none() {
+        b.pass(MAX_BACKOFF);
+    }
+    b.fetched(1);
+    assert_eq!(b.reports().first(), Some(&Downloaded));
+}
+
+#[test]
 fn poll_now_and_heartbeat_now_are_followed_at_once() {
     let mut b = Bench::member(Behaviour::default());
     b.poll(no_update());

@@ -339,7 +339,10 @@ impl<'a> Watch<'a> {
             let newer = m["generation"].as_u64() > Some(a.generation);
             // The node's own verdict is one observation: the engine says when it is verified.
             let kind = if a.kind == "verified" { "activated" } else { &a.kind };
-            assert!(newer || rank(&text(m, "state")) >= rank(kind), "{a:?} was acknowledged, and the node is {m:#}");
+            // A retry takes a failed member out of the generation that it was sent back to: it waits for its next one.
+            let retried = matches!(text(m, "state").as_str(), "pending" | "owed") && m["attempt"].as_u64() > Some(0);
+            let kept = newer || retried || rank(&text(m, "state")) >= rank(kind);
+            assert!(kept, "{a:?} was acknowledged, and the node is {m:#}");
         }
     }
 
