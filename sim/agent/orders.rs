@@ -190,6 +190,7 @@ impl Agent {
             // No fault of the bundle: put down, as the real agent does; the next poll names it again, with a new address.
             Err(FetchError::Call(e)) if tries + 1 >= MAX_FETCHES => {
                 self.next_poll = self.next_poll.max(self.retry_at(now, Lane::Fetch, &e));
+                self.tries[Lane::Fetch as usize] = 0;
                 self.work = None;
             }
             Err(FetchError::Call(e)) => {

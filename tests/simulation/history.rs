@@ -108,8 +108,16 @@ impl History {
                 made = Some((&mut operator).await.unwrap());
             }
             let state = r["state"].as_str().unwrap();
-            if made.is_some() && matches!(state, "completed" | "failed" | "cancelled" | "rolled_back") {
-                break r;
+            let ended = matches!(state, "completed" | "failed" | "cancelled" | "rolled_back");
+            if let Some(made) = made.as_mut().filter(|_| ended) {
+                // Whoever was not back in time stays so until somebody asks again.
+                if r["progress"]["rollback_failed"] == 0 {
+                    break r;
+                }
+                *made.entry("restored").or_default() += 1;
+                plant.witness.disturbed(plant.now());
+                let n = made["restored"];
+                decide(&plant, &id, &format!("restore {n}"), "retry", &json!({}), made).await;
             }
             if let Some(made) = made.as_mut().filter(|_| state == "paused" && (quiet || self.chaos.deaths == 0)) {
                 // Somebody has to decide: whatever holds it up is accepted, and if that does not help it goes back.
