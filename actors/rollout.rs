@@ -18,7 +18,7 @@ mod reconcile;
 mod time;
 
 pub(crate) use actor::RolloutMsg;
-pub(crate) use commit::{Attempt, Extra};
+pub(crate) use commit::Attempt;
 pub(crate) use measure::Measured;
 
 use crate::command::{CommandError, CommandResult};
@@ -372,19 +372,16 @@ impl ControlPlane {
         attempt: &Attempt,
     ) -> CommandResult<Decision> {
         for _ in 0..MAX_ATTEMPTS {
-            let loaded = self.inner.store.load_rollout(id).await?;
-            let (org, fence) = (loaded.org, loaded.fence);
-            let mut rollout = rollout_of(loaded);
+            let mut rollout = rollout_of(self.inner.store.load_rollout(id).await?);
+            let project = rollout.project;
             if let Some(grant) = self.grant(&rollout).await?
-                && let Ok(granted) =
-                    self.commit(&rollout, org, fence, &grant, &Attempt::system(), Extra::default()).await
+                && let Ok((granted, told)) = self.commit_held(project, id, &grant, &Attempt::system()).await
             {
-                domain::rollout::apply_all(&mut rollout, &granted);
-                self.act(&rollout, &granted).await;
+                self.act(&granted, &told).await;
+                rollout = granted;
             }
-            match self.commit(&rollout, org, fence, event, attempt, Extra::default()).await {
-                Ok(decision) => {
-                    domain::rollout::apply_all(&mut rollout, &decision);
+            match self.commit_held(project, id, event, attempt).await {
+                Ok((rollout, decision)) => {
                     self.act(&rollout, &decision).await;
                     // Anything that goes on from here needs an owner.
                     if rollout.head.phase.is_active() || rollout.head.counts.owed > 0 || rollout.head.lane_open > 0 {
@@ -397,7 +394,7 @@ impl ControlPlane {
                 Err(commit::Failure::Budget) => {
                     // Others were faster: without room it decides anew, and assigns when there is some.
                     let none = Event::CapacityGranted { k: Some(rollout.head.budget.updating) };
-                    let _ = self.commit(&rollout, org, fence, &none, &Attempt::system(), Extra::default()).await;
+                    let _ = self.commit_held(project, id, &none, &Attempt::system()).await;
                 }
             }
         }

@@ -263,7 +263,7 @@ impl Brain {
     pub(super) async fn settle(&mut self, event: &Event, attempt: &Attempt, extra: Extra) -> Result<Decision, Failure> {
         let mut tries = 0;
         loop {
-            let commit = self.plane.commit(&self.rollout, self.org, self.fence, event, attempt, extra.clone());
+            let commit = self.plane.commit(&self.rollout, self.fence, event, attempt, extra.clone());
             match commit.await {
                 Ok(decision) => {
                     apply_all(&mut self.rollout, &decision);
@@ -283,7 +283,7 @@ impl Brain {
                     // Others were faster. Without room it decides anew; what is free now is granted at the next look.
                     let none = Event::CapacityGranted { k: Some(self.rollout.head.budget.updating) };
                     let (me, extra) = (Attempt::system(), Extra::default());
-                    let commit = self.plane.commit(&self.rollout, self.org, self.fence, &none, &me, extra);
+                    let commit = self.plane.commit(&self.rollout, self.fence, &none, &me, extra);
                     let decision = commit.await?;
                     apply_all(&mut self.rollout, &decision);
                 }

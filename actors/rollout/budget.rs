@@ -51,29 +51,6 @@ impl ControlPlane {
         Ok((k != ledger.capacity).then_some(Event::CapacityGranted { k }))
     }
 
-    /// What the commit of a decision takes from the budget or gives back.
-    pub(super) async fn budget_move(&self, r: &Rollout, d: &Decision) -> store::Result<Option<store::BudgetMove>> {
-        let after = d.changes.iter().find_map(|c| match c {
-            Change::Head { head } => Some(head),
-            _ => None,
-        });
-        let Some(after) = after else { return Ok(None) };
-        let delta = i64::from(after.budget.updating) - i64::from(r.head.budget.updating);
-        // A lost node that returns with the bundle is under way again, whatever the budget says: only assignments can wait for room.
-        let assigns = d.changes.iter().any(|c| match c {
-            Change::Member { member } => {
-                member.state == NodeState::Assigned
-                    && r.members.get(&member.node).is_none_or(|m| m.generation < member.generation)
-            }
-            _ => false,
-        });
-        let limit = match (delta > 0 && assigns, after.phase) {
-            (false, _) | (true, Phase::RollingBack) => None,
-            (true, _) => self.budget_limit(r.project).await?.map(i64::from),
-        };
-        Ok((delta != 0).then_some(store::BudgetMove { delta, limit }))
-    }
-
     /// Room was made: whoever waits for it here looks now; others look every second.
     pub(super) fn budget_freed(&self, project: ProjectId) {
         if self.inner.rollouts.limits.get(&project).is_none_or(|k| k.1.is_none()) {
@@ -83,4 +60,23 @@ impl ControlPlane {
             let _ = actor.cast(RolloutMsg::Starved);
         }
     }
+}
+
+/// What the commit of a decision takes from the budget, of which the project allows `limit`, or gives back.
+pub(super) fn budget_move(r: &Rollout, d: &Decision, limit: Option<u32>) -> Option<store::BudgetMove> {
+    let after = d.changes.iter().find_map(|c| match c {
+        Change::Head { head } => Some(head),
+        _ => None,
+    })?;
+    let delta = i64::from(after.budget.updating) - i64::from(r.head.budget.updating);
+    // A lost node that returns with the bundle is under way again, whatever the budget says: only assignments can wait for room.
+    let assigns = d.changes.iter().any(|c| match c {
+        Change::Member { member } => {
+            member.state == NodeState::Assigned
+                && r.members.get(&member.node).is_none_or(|m| m.generation < member.generation)
+        }
+        _ => false,
+    });
+    let limit = limit.filter(|_| delta > 0 && assigns && after.phase != Phase::RollingBack).map(i64::from);
+    (delta != 0).then_some(store::BudgetMove { delta, limit })
 }

@@ -1,5 +1,6 @@
 //! From a decision to one transaction: event, rows, audit entries, node events, change feed.
 
+use super::budget::budget_move;
 use crate::command::{Caller, CommandError, Idempotency};
 use crate::commands::write::idem_record;
 use crate::plane::ControlPlane;
@@ -57,7 +58,6 @@ impl ControlPlane {
     pub(crate) async fn commit(
         &self,
         rollout: &Rollout,
-        org: OrgId,
         fence: i64,
         event: &Event,
         attempt: &Attempt,
@@ -65,35 +65,23 @@ impl ControlPlane {
     ) -> Result<Decision, Failure> {
         let watch = self.clock().stopwatch();
         let now = self.now();
-        let decision = match decide(rollout, event, now) {
-            Ok(d) => d,
-            Err(Rejection::AlreadySo) => return Ok(Decision::default()),
-            Err(Rejection::NotAllowed { phase, command, allowed, why }) => {
-                let why = why.map(|w| format!("; {w}")).unwrap_or_default();
-                let allowed = if allowed.is_empty() { "none".to_string() } else { allowed.join(", ") };
-                let detail = format!("{command} is not allowed while the rollout is {phase}; allowed: {allowed}{why}");
-                return Err(Failure::Refused(CommandError::Conflict { code: "invalid_state", detail }));
-            }
-        };
+        let decision = decided(rollout, event, now)?;
         if decision.changes.is_empty() && extra.inbox.is_empty() {
             if !extra.reports.is_empty() {
                 self.inner.store.observe(extra.reports, store::Write::at(now)).await.map_err(sort)?;
             }
             return Ok(decision);
         }
-        let extra_takes = match event {
-            Event::Start { .. } => &attempt.takes[..],
-            _ => &[],
-        };
-        let mut taken = Vec::with_capacity(extra_takes.len());
-        for older in extra_takes {
-            taken.extend(self.taken_from(*older, event, attempt, now).await?);
+        let mut taken = Vec::new();
+        for older in taken_by(event, attempt) {
+            let older = self.inner.store.load_rollout(*older).await.map_err(sort)?;
+            taken.extend(self.taken_from(older, event, attempt, now)?);
         }
-        let mut all: Vec<(store::RolloutCommit, store::Write)> =
-            taken.iter().map(|t| (t.commit.clone(), t.write.clone())).collect();
-        let write = self.audited(rollout, org, &decision, attempt, now);
+        let mut all: Vec<_> = taken.iter().map(|t| t.commit.clone()).collect();
+        let limit = self.budget_limit(rollout.project).await.map_err(sort)?;
+        let write = self.audited(rollout, &decision, attempt, now);
         let mut commit = written(rollout, fence, event, &decision, extra, now);
-        commit.budget = self.budget_move(rollout, &decision).await.map_err(sort)?;
+        commit.budget = budget_move(rollout, &decision, limit);
         let freed = commit.budget.is_some_and(|b| b.delta < 0);
         all.push((commit, write));
         let done = match (all.len(), all.pop()) {
@@ -103,31 +91,87 @@ impl ControlPlane {
                 self.inner.store.commit_rollouts(all).await
             }
         };
-        let done = done.map_err(sort)?;
+        self.stored(rollout.project, done.map_err(sort)?, taken, freed).await;
+        self.inner.rollouts.metrics.decision_seconds.observe(watch.elapsed().as_secs_f64());
+        Ok(decision)
+    }
+
+    /// Decide `event` on the rollout as it is stored, while its owner cannot commit, however busy it is. Answers the rollout as it is now.
+    pub(crate) async fn commit_held(
+        &self,
+        project: ProjectId,
+        id: RolloutId,
+        event: &Event,
+        attempt: &Attempt,
+    ) -> Result<(Rollout, Decision), Failure> {
+        let watch = self.clock().stopwatch();
+        let limit = self.budget_limit(project).await.map_err(sort)?;
+        let (plane, event, attempt) = (self.clone(), event.clone(), attempt.clone());
+        let ids = std::iter::once(&id).chain(taken_by(&event, &attempt)).copied().collect();
+        let decide = move |loaded: Vec<store::Loaded>| match plane.decided_held(loaded, &event, &attempt, limit) {
+            Ok((commits, held)) => (commits, Ok(held)),
+            Err(why) => (Vec::new(), Err(why)),
+        };
+        let (held, done) = self.inner.store.decide_rollouts(ids, decide).await.map_err(sort)?;
+        let Held { rollout, decision, taken, freed } = held?;
+        self.stored(project, done, taken, freed).await;
+        self.inner.rollouts.metrics.decision_seconds.observe(watch.elapsed().as_secs_f64());
+        Ok((rollout, decision))
+    }
+
+    /// `loaded`: the one that decides, then those whose nodes it takes over.
+    fn decided_held(
+        &self,
+        loaded: Vec<store::Loaded>,
+        event: &Event,
+        attempt: &Attempt,
+        limit: Option<u32>,
+    ) -> Result<(Vec<(store::RolloutCommit, store::Write)>, Held), Failure> {
+        let mut loaded = loaded.into_iter();
+        let Some(own) = loaded.next() else { return Err(Failure::Refused(CommandError::NotFound("rollout"))) };
+        let fence = own.fence;
+        let mut rollout = super::rollout_of(own);
+        let now = self.now();
+        let decision = decided(&rollout, event, now)?;
+        if decision.changes.is_empty() {
+            return Ok((Vec::new(), Held { rollout, decision, taken: Vec::new(), freed: false }));
+        }
+        let mut taken = Vec::new();
+        for older in loaded {
+            taken.extend(self.taken_from(older, event, attempt, now)?);
+        }
+        let write = self.audited(&rollout, &decision, attempt, now);
+        let mut commit = written(&rollout, fence, event, &decision, Extra::default(), now);
+        commit.budget = budget_move(&rollout, &decision, limit);
+        let freed = commit.budget.is_some_and(|b| b.delta < 0);
+        apply_all(&mut rollout, &decision);
+        let commits = taken.iter().map(|t: &TakenOver| t.commit.clone()).chain([(commit, write)]).collect();
+        Ok((commits, Held { rollout, decision, taken, freed }))
+    }
+
+    /// Others are told what a commit means for them.
+    async fn stored(&self, project: ProjectId, done: store::Committed, taken: Vec<TakenOver>, freed: bool) {
         for t in taken {
             self.told_of_loss(t).await;
         }
         self.drop_displaced(done.displaced_debts);
         if freed {
-            self.budget_freed(rollout.project);
+            self.budget_freed(project);
         }
-        self.inner.rollouts.metrics.decision_seconds.observe(watch.elapsed().as_secs_f64());
-        Ok(decision)
     }
 
     /// What an older rollout decides when `start` takes its nodes over. `None`: it holds none of them any more.
-    async fn taken_from(
+    fn taken_from(
         &self,
-        older: RolloutId,
+        older: store::Loaded,
         start: &Event,
         attempt: &Attempt,
         now: Timestamp,
     ) -> Result<Option<TakenOver>, Failure> {
-        let loaded = self.inner.store.load_rollout(older).await.map_err(sort)?;
-        let (org, fence, held) = (loaded.org, loaded.fence, loaded.claims.clone());
-        let mut rollout = super::rollout_of(loaded);
+        let (fence, held) = (older.fence, older.claims.clone());
+        let mut rollout = super::rollout_of(older);
         if rollout.head.phase == Phase::RollingBack {
-            let detail = format!("rollout {older} is rolling back: its nodes cannot be taken over");
+            let detail = format!("rollout {} is rolling back: its nodes cannot be taken over", rollout.id);
             return Err(Failure::Refused(CommandError::Conflict { code: "overlap", detail }));
         }
         let Event::Start { facts } = start else { return Ok(None) };
@@ -143,11 +187,12 @@ impl ControlPlane {
         };
         let consequence =
             Attempt { ctx: Ctx { request_id: attempt.ctx.request_id, ..Ctx::system() }, ..Attempt::system() };
-        let write = self.audited(&rollout, org, &decision, &consequence, now);
+        let write = self.audited(&rollout, &decision, &consequence, now);
         let mut commit = written(&rollout, fence, &event, &decision, Extra::default(), now);
-        commit.budget = self.budget_move(&rollout, &decision).await.map_err(sort)?;
+        // It only gives back: no limit holds it.
+        commit.budget = budget_move(&rollout, &decision, None);
         apply_all(&mut rollout, &decision);
-        Ok(Some(TakenOver { rollout, decision, commit, write }))
+        Ok(Some(TakenOver { rollout, decision, commit: (commit, write) }))
     }
 
     /// Its actor, wherever it lives, works on what is stored now.
@@ -182,14 +227,7 @@ impl ControlPlane {
     }
 
     /// One audit entry per transition; the first carries who asked, the others say what caused them.
-    fn audited(
-        &self,
-        r: &Rollout,
-        _org: OrgId,
-        decision: &Decision,
-        attempt: &Attempt,
-        now: Timestamp,
-    ) -> store::Write {
+    fn audited(&self, r: &Rollout, decision: &Decision, attempt: &Attempt, now: Timestamp) -> store::Write {
         let mut write = store::Write::at(now);
         let mut facts: Vec<_> = decision.facts.iter().filter_map(|f| Some((f, f.action()?))).collect();
         if attempt.ctx.actor != Actor::System
@@ -227,12 +265,43 @@ impl ControlPlane {
     }
 }
 
+/// Whose nodes `event` takes over.
+fn taken_by<'a>(event: &Event, attempt: &'a Attempt) -> &'a [RolloutId] {
+    match event {
+        Event::Start { .. } => &attempt.takes,
+        _ => &[],
+    }
+}
+
+/// What was decided under the lock of a rollout.
+struct Held {
+    /// As it is then.
+    rollout: Rollout,
+    decision: Decision,
+    taken: Vec<TakenOver>,
+    /// There is room in the budget that was not there.
+    freed: bool,
+}
+
 /// An older rollout that lost nodes, as decided and not yet stored.
 struct TakenOver {
     rollout: Rollout,
     decision: Decision,
-    commit: store::RolloutCommit,
-    write: store::Write,
+    commit: (store::RolloutCommit, store::Write),
+}
+
+/// What `event` means, or why it is refused as the asker reads it. Who asks for what is so already leaves nothing to do.
+fn decided(rollout: &Rollout, event: &Event, now: Timestamp) -> Result<Decision, Failure> {
+    match decide(rollout, event, now) {
+        Ok(d) => Ok(d),
+        Err(Rejection::AlreadySo) => Ok(Decision::default()),
+        Err(Rejection::NotAllowed { phase, command, allowed, why }) => {
+            let why = why.map(|w| format!("; {w}")).unwrap_or_default();
+            let allowed = if allowed.is_empty() { "none".to_string() } else { allowed.join(", ") };
+            let detail = format!("{command} is not allowed while the rollout is {phase}; allowed: {allowed}{why}");
+            Err(Failure::Refused(CommandError::Conflict { code: "invalid_state", detail }))
+        }
+    }
 }
 
 /// The one commit of a decision.

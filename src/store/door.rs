@@ -38,7 +38,8 @@ impl<A, R, F> Op<A, R> for F where F: for<'c> Fn(&'c mut Conn, &'c A) -> BoxFutu
 
 /// Operations whose size grows with the fleet: 100,000 members are 100 batches in one transaction, seconds rather than
 /// milliseconds. They get six times the time of the others.
-const BULK: &[&str] = &["rollout.insert", "rollout.commit", "rollout.load", "node.candidates", "node.fleet"];
+const BULK: &[&str] =
+    &["rollout.insert", "rollout.commit", "rollout.decide", "rollout.load", "node.candidates", "node.fleet"];
 
 const QUEUED: u8 = 0;
 const STARTED: u8 = 1;

@@ -65,7 +65,7 @@ pub use plans::{Approval, Document, Documents, Freeze, NodeGroup};
 pub use presence::PresenceMoved;
 pub use readings::Served;
 pub use resources::Resource;
-pub use rollout_commit::{BudgetMove, Committed, Debt, NewRollout, RolloutCommit};
+pub use rollout_commit::{BudgetMove, Committed, Debt, Decided, NewRollout, RolloutCommit};
 pub use rollout_owner::{Acquired, InboxItem, Owner};
 pub use rollouts::{CompletedRollout, Loaded, MemberFilter, MemberRow, RolloutFilter, RolloutSummary};
 pub use telemetry::{NodeConfig, Sample, StoredSample};

@@ -7,6 +7,7 @@ use crate::Store;
 use crate::conn::{Conn, lock_nodes};
 use crate::error::{Error, Fail, Q, Result};
 use crate::node_change::{NodeChange, NodeEvent, apply_node_changes, put_node_events};
+use crate::rollouts::{Loaded, load};
 use crate::types::ChangeKind;
 use crate::value::{Cells, Col, json, p};
 use crate::write::{NewChange, Write, finish, finish_with};
@@ -53,6 +54,9 @@ pub struct RolloutCommit {
     pub reports: Vec<NodeChange>,
     pub budget: Option<BudgetMove>,
 }
+
+/// What is made of rollouts as they are stored: what there is to write, and what the asker is told.
+pub type Decided<T> = (Vec<(RolloutCommit, Write)>, T);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
@@ -414,6 +418,26 @@ async fn commit(c: &mut Conn, r: &RolloutCommit, w: &Write) -> Q<Committed> {
     Ok(Committed { displaced_debts })
 }
 
+/// The one lock order: rollouts by id, then nodes, then audit heads.
+async fn lock_rollouts(c: &mut Conn, ids: impl Iterator<Item = RolloutId>) -> Q<()> {
+    let sql = "SELECT n.id FROM {v} JOIN rollouts n ON n.id = v.id ORDER BY n.id {lock_n}";
+    c.batch_rows(sql, vec![], vec![("id", Col::ids(ids.map(|r| r.0)))], |_| Ok(())).await.map(drop)
+}
+
+/// Several at once; the rollouts are locked.
+async fn commit_all(c: &mut Conn, commits: &[(RolloutCommit, Write)]) -> Q<Committed> {
+    let desired = |change: &Change| match change {
+        Change::Desire { node, .. } | Change::HistoryVerified { node, .. } => Some(*node),
+        _ => None,
+    };
+    lock_nodes(c, commits.iter().flat_map(|(r, _)| r.changes.iter().filter_map(desired))).await?;
+    let mut all = Committed::default();
+    for (r, w) in commits {
+        all.displaced_debts.extend(commit(c, r, w).await?.displaced_debts);
+    }
+    Ok(all)
+}
+
 impl Store {
     /// Errors: `Conflict("bundle")` when its bundle was removed since it was planned.
     pub async fn insert_rollout(&self, new: NewRollout, w: Write) -> Result<()> {
@@ -451,20 +475,8 @@ impl Store {
     pub async fn commit_rollouts(&self, commits: Vec<(RolloutCommit, Write)>) -> Result<Committed> {
         self.write("rollout.take_over", commits, |c, commits| {
             Box::pin(async move {
-                // The one lock order: rollouts by id, then nodes, then audit heads.
-                let ids = commits.iter().map(|(r, _)| r.id.0);
-                let sql = "SELECT n.id FROM {v} JOIN rollouts n ON n.id = v.id ORDER BY n.id {lock_n}";
-                c.batch_rows(sql, vec![], vec![("id", Col::ids(ids))], |_| Ok(())).await?;
-                let desired = |change: &Change| match change {
-                    Change::Desire { node, .. } | Change::HistoryVerified { node, .. } => Some(*node),
-                    _ => None,
-                };
-                lock_nodes(c, commits.iter().flat_map(|(r, _)| r.changes.iter().filter_map(desired))).await?;
-                let mut all = Committed::default();
-                for (r, w) in commits {
-                    all.displaced_debts.extend(commit(c, r, w).await?.displaced_debts);
-                }
-                Ok(all)
+                lock_rollouts(c, commits.iter().map(|(r, _)| r.id)).await?;
+                commit_all(c, commits).await
             })
         })
         .await
@@ -474,5 +486,27 @@ impl Store {
     /// what was expected, `Claimed`, `Conflict("budget")`. Nothing was written then.
     pub async fn commit_rollout(&self, commit_: RolloutCommit, w: Write) -> Result<Committed> {
         self.write("rollout.commit", (commit_, w), |c, (r, w)| Box::pin(commit(c, r, w))).await
+    }
+
+    /// Load, decide and store, while nobody else writes these rollouts: whoever owns one waits for its row and then finds a newer version.
+    /// So an order reaches a rollout that commits without a pause. `decide` gets them in order of `ids`, and is called again when the
+    /// transaction is tried again. Errors: those of [`Store::commit_rollout`], but never for a version; `NotFound`.
+    pub async fn decide_rollouts<T: Send + 'static>(
+        &self,
+        ids: Vec<RolloutId>,
+        decide: impl Fn(Vec<Loaded>) -> Decided<T> + Send + Sync + 'static,
+    ) -> Result<(T, Committed)> {
+        self.write("rollout.decide", (ids, decide), |c, (ids, decide)| {
+            Box::pin(async move {
+                lock_rollouts(c, ids.iter().copied()).await?;
+                let mut loaded = Vec::with_capacity(ids.len());
+                for id in ids {
+                    loaded.push(load(c, *id).await?);
+                }
+                let (commits, said) = decide(loaded);
+                Ok((said, commit_all(c, &commits).await?))
+            })
+        })
+        .await
     }
 }

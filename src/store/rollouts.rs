@@ -169,54 +169,52 @@ async fn exists_in(c: &mut Conn, scope: Scope, id: RolloutId) -> Q<()> {
     c.one(format!("SELECT r.id FROM rollouts r WHERE {}", w.sql), w.params, |_| Ok(())).await
 }
 
+pub(crate) async fn load(c: &mut Conn, id: RolloutId) -> Q<Loaded> {
+    let sql = "SELECT project_id, spec, head, org_id, created_by, created_by_key, options, version, owner, fence, last_seq \
+               FROM rollouts WHERE id = ?";
+    let mut loaded = c
+        .one(sql, p![id], |r| {
+            let planned = Planned {
+                id: RolloutId::NIL,
+                project: r.get()?,
+                spec: r.json()?,
+                head: r.json()?,
+                steps: Vec::new(),
+                members: Vec::new(),
+            };
+            Ok(Loaded {
+                planned,
+                org: r.get()?,
+                created_by: r.get()?,
+                created_by_key: r.get()?,
+                options: r.json()?,
+                version: r.get()?,
+                owner: r.get()?,
+                fence: r.get()?,
+                last_seq: r.get()?,
+                claims: Vec::new(),
+                debts: Vec::new(),
+            })
+        })
+        .await?;
+    loaded.planned.id = id;
+    loaded.planned.steps = steps_of(c, id).await?;
+    // Steps in order, the lane last: as a plan lists them.
+    let sql = format!(
+        "SELECT {MEMBER} FROM rollout_nodes m WHERE m.rollout_id = ? \
+         ORDER BY CASE WHEN m.step_index IS NULL THEN 1 ELSE 0 END, m.step_index, m.position, m.node_id"
+    );
+    loaded.planned.members = c.rows(sql, p![id], read_member).await?;
+    let sql = "SELECT node_id FROM active_rollout_nodes WHERE rollout_id = ? ORDER BY node_id";
+    loaded.claims = c.rows(sql, p![id], |r| r.get()).await?;
+    loaded.debts = debts_of(c, id).await?;
+    Ok(loaded)
+}
+
 impl Store {
     /// Everything at one state of the database.
     pub async fn load_rollout(&self, id: RolloutId) -> Result<Loaded> {
-        self.snapshot("rollout.load", id, |c, id| {
-            let id = *id;
-            Box::pin(async move {
-                let sql = "SELECT project_id, spec, head, org_id, created_by, created_by_key, options, version, owner, fence, last_seq \
-                           FROM rollouts WHERE id = ?";
-                let mut loaded = c
-                    .one(sql, p![id], |r| {
-                        let planned = Planned {
-                            id: RolloutId::NIL,
-                            project: r.get()?,
-                            spec: r.json()?,
-                            head: r.json()?,
-                            steps: Vec::new(),
-                            members: Vec::new(),
-                        };
-                        Ok(Loaded {
-                            planned,
-                            org: r.get()?,
-                            created_by: r.get()?,
-                            created_by_key: r.get()?,
-                            options: r.json()?,
-                            version: r.get()?,
-                            owner: r.get()?,
-                            fence: r.get()?,
-                            last_seq: r.get()?,
-                            claims: Vec::new(),
-                            debts: Vec::new(),
-                        })
-                    })
-                    .await?;
-                loaded.planned.id = id;
-                loaded.planned.steps = steps_of(c, id).await?;
-                // Steps in order, the lane last: as a plan lists them.
-                let sql = format!(
-                    "SELECT {MEMBER} FROM rollout_nodes m WHERE m.rollout_id = ? \
-                     ORDER BY CASE WHEN m.step_index IS NULL THEN 1 ELSE 0 END, m.step_index, m.position, m.node_id"
-                );
-                loaded.planned.members = c.rows(sql, p![id], read_member).await?;
-                let sql = "SELECT node_id FROM active_rollout_nodes WHERE rollout_id = ? ORDER BY node_id";
-                loaded.claims = c.rows(sql, p![id], |r| r.get()).await?;
-                loaded.debts = debts_of(c, id).await?;
-                Ok(loaded)
-            })
-        })
-        .await
+        self.snapshot("rollout.load", id, |c, id| Box::pin(load(c, *id))).await
     }
 
     pub async fn rollout(&self, scope: Scope, id: RolloutId) -> Result<RolloutSummary> {

@@ -50,6 +50,13 @@ impl Opened {
     pub async fn again(&self) -> crate::Result<Store> {
         Store::open(self.config.clone(), &prometheus::Registry::new()).await
     }
+    /// Where PostgreSQL answers. Panics on SQLite.
+    pub fn url(&self) -> String {
+        match &self.config.database {
+            crate::Database::Postgres { url } => url.clone(),
+            crate::Database::Sqlite { .. } => panic!("SQLite has no address"),
+        }
+    }
     /// Where the files of SQLite are.
     pub fn dir(&self) -> Option<&Path> {
         self.dir.as_ref().map(|d| d.path())

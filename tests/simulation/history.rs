@@ -292,13 +292,14 @@ async fn until<T>(plant: &Plant, what: &str, mut look: impl AsyncFnMut() -> Opti
         if plant.now().since(begun) > Span::secs(if plant.is_virtual() { 600 } else { 90 }) {
             let nodes = plant.get("/api/v1/projects/p/nodes?limit=100").await;
             let all = plant.get("/api/v1/projects/p/rollouts?limit=20").await;
+            let mut seen = format!("{nodes:#}");
             for r in rows(&all, "rollouts") {
-                let id = text(&r, "id");
-                println!("ROLLOUT {r:#}");
-                println!("MEMBERS {:#}", plant.get(&format!("/api/v1/rollouts/{id}/nodes?limit=100")).await);
-                println!("EVENTS {:#}", plant.get(&format!("/api/v1/rollouts/{id}/events?limit=500")).await);
+                let of = format!("/api/v1/rollouts/{}", text(&r, "id"));
+                let members = plant.get(&format!("{of}/nodes?limit=100")).await;
+                let events = plant.get(&format!("{of}/events?limit=500")).await;
+                seen += &format!("\nrollout {r:#}\nits nodes {members:#}\nits events {events:#}");
             }
-            panic!("did not happen: {what}\n{nodes:#}");
+            panic!("did not happen: {what}\n{seen}");
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -3,7 +3,7 @@
 use super::*;
 use domain::node::HistoryOutcome;
 use domain::rollout::{Change, Phase, RolloutKind};
-use store::{NewRollout, RolloutCommit, RolloutFilter};
+use store::{NewRollout, RolloutFilter};
 
 impl World {
     /// The pin is stored, and its rollout is not: as a process leaves it that ends in between.
@@ -45,18 +45,7 @@ impl World {
         let mut head = seed::head(Phase::RolledBack);
         (head.version, head.auto_rollback) = (1, true);
         changes.insert(0, Change::Head { head });
-        let commit = RolloutCommit {
-            id,
-            project: self.project.id,
-            expect_version: 0,
-            fence: 0,
-            events: vec![],
-            changes,
-            node_events: vec![],
-            consumed_inbox: vec![],
-            reports: vec![],
-            budget: None,
-        };
+        let commit = seed::commit(self.project.id, id, (0, 0), changes);
         self.plane.store().commit_rollout(commit, Write::at(START)).await.unwrap();
     }
 }

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::commands::rollouts::RolloutCommand;
-use domain::rollout::{Phase, Spec, Wait};
+use domain::rollout::{Change, Phase, Spec, Wait};
+use store::testing::{Faults, seed};
 
 pub const RESUME: RolloutCommand = RolloutCommand::Resume { retry: false, accept_failed: false };
 
@@ -109,6 +110,40 @@ async fn all_rollouts_of_a_project_together_update_no_more_nodes_than_its_budget
         .await;
         w.command(b, RolloutCommand::Cancel { note: None }).await.unwrap();
         assert_eq!(w.plane.store().budget_reserved(w.project.id).await.unwrap(), 1);
+        w.end().await;
+    })
+    .await;
+}
+
+/// The owner of a busy rollout commits several times while another instance only reads it: there an order would never be first.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_reaches_a_rollout_that_commits_without_a_pause() {
+    for_each_backend(|mut opened| async move {
+        let (faults, owner) = (Faults::none(), opened.store.clone());
+        opened.store = opened.store.with_faults(faults.clone());
+        let w = World::new(opened).await;
+        w.node("n1").await;
+        let id = w.roll_out(Spec { start: false, ..Spec::new(w.bundle("1").await) }).await;
+        assert!(w.plane.inner.rollouts.family.lookup(&id).is_none(), "nobody here has it");
+        let commits_without_a_pause = async {
+            loop {
+                faults.hold("rollout.load");
+                faults.until_held().await;
+                let r = owner.load_rollout(id).await.unwrap();
+                let mut head = r.planned.head;
+                head.version += 1;
+                let changes = vec![Change::Head { head }];
+                let commit = seed::commit(w.project.id, id, (r.version, r.fence), changes);
+                owner.commit_rollout(commit, Write::at(START)).await.unwrap();
+                faults.let_go();
+            }
+        };
+        tokio::select! {
+            () = commits_without_a_pause => {}
+            done = w.command(id, RolloutCommand::Cancel { note: None }) => drop(done.unwrap()),
+        }
+        faults.let_go();
+        assert_eq!(w.phase(id).await, Phase::Cancelled);
         w.end().await;
     })
     .await;

@@ -42,18 +42,12 @@ impl World {
             bundle,
             weight: 100,
         };
-        let commit = store::RolloutCommit {
-            id: rollout.planned.id,
-            project: self.project.id,
-            expect_version: rollout.version,
-            fence: rollout.fence,
-            events: vec![],
-            changes: vec![domain::rollout::Change::Head { head }, change],
-            node_events: vec![],
-            consumed_inbox: vec![],
-            reports: vec![],
-            budget: None,
-        };
+        let commit = seed::commit(
+            self.project.id,
+            rollout.planned.id,
+            (rollout.version, rollout.fence),
+            vec![domain::rollout::Change::Head { head }, change],
+        );
         self.plane.store().commit_rollout(commit, Write::at(START)).await.unwrap();
         newer
     }
@@ -75,22 +69,12 @@ impl World {
             let bundle = Some(rollout.planned.spec.bundle);
             let (expect, generation) = (told.generation, newer);
             let desire = domain::rollout::Change::Desire { node: node.node, expect, generation, bundle, weight };
-            let commit = store::RolloutCommit {
+            let commit = seed::commit(
+                self.project.id,
                 id,
-                project: self.project.id,
-                expect_version: rollout.version,
-                fence: rollout.fence,
-                events: vec![],
-                changes: vec![
-                    domain::rollout::Change::Head { head },
-                    domain::rollout::Change::Member { member },
-                    desire,
-                ],
-                node_events: vec![],
-                consumed_inbox: vec![],
-                reports: vec![],
-                budget: None,
-            };
+                (rollout.version, rollout.fence),
+                vec![domain::rollout::Change::Head { head }, domain::rollout::Change::Member { member }, desire],
+            );
             // Its actor here may have been faster.
             self.plane.store().commit_rollout(commit, Write::at(START)).await.ok().map(|_| newer)
         })

@@ -40,6 +40,8 @@ struct Gate {
     /// Whose answers are held back.
     op: Option<&'static str>,
     waiting: usize,
+    /// How often they were let go: who waits sees that, however soon the next are held.
+    opened: u64,
 }
 
 impl Faults {
@@ -81,7 +83,7 @@ impl Faults {
 
     /// From now on what the database answered to `op` is held back, until [`Faults::let_go`].
     pub fn hold(&self, op: &'static str) {
-        self.0.gate.send_replace(Gate { op: Some(op), waiting: 0 });
+        self.0.gate.send_modify(|g| (g.op, g.waiting) = (Some(op), 0));
     }
 
     /// Returns when somebody waits for an answer that is held back.
@@ -90,14 +92,15 @@ impl Faults {
     }
 
     pub fn let_go(&self) {
-        self.0.gate.send_replace(Gate::default());
+        self.0.gate.send_modify(|g| *g = Gate { opened: g.opened + 1, ..Gate::default() });
     }
 
     pub(crate) async fn answered(&self, op: &'static str) {
         let mut gate = self.0.gate.subscribe();
-        if gate.borrow().op == Some(op) {
+        let now = *gate.borrow_and_update();
+        if now.op == Some(op) {
             self.0.gate.send_modify(|g| g.waiting += 1);
-            let _ = gate.wait_for(|g| g.op != Some(op)).await;
+            let _ = gate.wait_for(|g| g.opened != now.opened).await;
         }
     }
 

@@ -1,12 +1,12 @@
 //! Rows with sensible values, for tests. Ids count up, so that rows sort in the order of their making.
 
-use crate::{NewRollout, Store, Write};
+use crate::{NewRollout, RolloutCommit, Store, Write};
 use domain::access::{ApiKey, Org, User};
 use domain::audit::NewEntry;
 use domain::bundle::{Bundle, BundleStatus, RiskLevel, Source};
 use domain::node::{HealthClass, Labels, Node, Presence, Standing};
 use domain::project::{Project, Settings};
-use domain::rollout::{Clock, Counts, Head, Member, NodeState, Phase, Planned, Spec, Step, StepState, Told};
+use domain::rollout::{Change, Clock, Counts, Head, Member, NodeState, Phase, Planned, Spec, Step, StepState, Told};
 use domain::{
     Actor, ApiKeyId, AuditId, BundleId, Digest, KeyScope, NodeId, OrgId, ProjectId, RolloutId, Span, Timestamp, UserId,
 };
@@ -303,5 +303,22 @@ pub fn new_rollout(w: &World) -> NewRollout {
         created_by: Some(id::<UserId>()),
         created_by_key: None,
         options: serde_json::json!({}),
+    }
+}
+
+/// A commit of `changes` and nothing else, on this version and fence.
+pub fn commit(project: ProjectId, id: RolloutId, at: (u64, i64), changes: Vec<Change>) -> RolloutCommit {
+    let (expect_version, fence) = at;
+    RolloutCommit {
+        id,
+        project,
+        expect_version,
+        fence,
+        events: vec![],
+        changes,
+        node_events: vec![],
+        consumed_inbox: vec![],
+        reports: vec![],
+        budget: None,
     }
 }

@@ -47,11 +47,7 @@ async fn what_was_acknowledged_is_there_after_the_process_ends() {
 async fn a_lost_server_is_unavailable_and_the_pool_recovers() {
     let s = testing::open(Backend::Postgres).await;
     let w = seed::world(&s, 1).await;
-    let url = match &s.config.database {
-        store::Database::Postgres { url } => url.clone(),
-        store::Database::Sqlite { .. } => unreachable!(),
-    };
-    let (client, link) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    let (client, link) = tokio_postgres::connect(&s.url(), tokio_postgres::NoTls).await.unwrap();
     let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
     tokio::select! { r = client.batch_execute(kill) => r.unwrap(), _ = link => unreachable!() };
     // Idle connections were cut: whatever answers, it is certain, and soon everything works again.
@@ -72,11 +68,7 @@ async fn a_lock_that_is_held_is_waited_for_tried_again_and_then_unavailable() {
     })
     .await;
     let w = seed::world(&s, 1).await;
-    let url = match &s.config.database {
-        store::Database::Postgres { url } => url.clone(),
-        store::Database::Sqlite { .. } => unreachable!(),
-    };
-    let (client, link) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    let (client, link) = tokio_postgres::connect(&s.url(), tokio_postgres::NoTls).await.unwrap();
     let work = async {
         client.batch_execute("BEGIN; SELECT * FROM nodes FOR UPDATE").await.unwrap();
         let refused = s.revoke_node(SYSTEM, w.nodes[0].id, seed::write()).await;
@@ -92,11 +84,7 @@ async fn a_lock_that_is_held_is_waited_for_tried_again_and_then_unavailable() {
 async fn a_crowd_of_nodes_leaves_connections_to_those_who_decide() {
     let s = testing::open(Backend::Postgres).await;
     let w = seed::world(&s, 1).await;
-    let url = match &s.config.database {
-        store::Database::Postgres { url } => url.clone(),
-        store::Database::Sqlite { .. } => unreachable!(),
-    };
-    let (client, link) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    let (client, link) = tokio_postgres::connect(&s.url(), tokio_postgres::NoTls).await.unwrap();
     let work = async {
         client.batch_execute("BEGIN; LOCK TABLE nodes IN ACCESS EXCLUSIVE MODE").await.unwrap();
         let over = Arc::new(AtomicBool::new(false));
@@ -118,7 +106,7 @@ async fn a_crowd_of_nodes_leaves_connections_to_those_who_decide() {
         // As many of them as may be have a connection, and wait for the table with it.
         let waiting =
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        while testing::rows(&url, waiting).await[0][0].parse::<u32>().unwrap() < s.config.pool_size / 2 {
+        while testing::rows(&s.url(), waiting).await[0][0].parse::<u32>().unwrap() < s.config.pool_size / 2 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         s.put_setting("x", serde_json::json!(1), seed::write()).await.unwrap();

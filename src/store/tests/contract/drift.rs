@@ -4,7 +4,7 @@ use domain::node::{HistoryOutcome, Presence, Standing};
 use domain::rollout::{Change, RolloutKind};
 use domain::{BundleId, NodeId, RolloutId, Scope, Span, Timestamp, UserId};
 use store::testing::{self, seed};
-use store::{AuditFilter, ChangeCursor, ChangeKind, DriftFilter, Error, NodeChange, Page, RolloutCommit, Store, Write};
+use store::{AuditFilter, ChangeCursor, ChangeKind, DriftFilter, Error, NodeChange, Page, Store, Write};
 
 const SYSTEM: Scope = Scope::System("test");
 /// Later than every row of the test.
@@ -43,18 +43,7 @@ fn drift(w: &seed::World, c: &Compared) -> Drift {
 
 /// The first commit of a rollout.
 async fn commit(s: &Store, w: &seed::World, id: RolloutId, changes: Vec<Change>) {
-    let commit = RolloutCommit {
-        id,
-        project: w.project.id,
-        expect_version: 0,
-        fence: 0,
-        events: vec![],
-        changes,
-        node_events: vec![],
-        consumed_inbox: vec![],
-        reports: vec![],
-        budget: None,
-    };
+    let commit = seed::commit(w.project.id, id, (0, 0), changes);
     s.commit_rollout(commit, seed::write()).await.unwrap();
 }
 

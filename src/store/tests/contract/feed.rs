@@ -69,8 +69,7 @@ async fn the_feed_never_skips_under_concurrent_commits() {
 #[tokio::test]
 async fn an_open_transaction_holds_the_feed_back_and_loses_nothing() {
     let s = testing::open(Backend::Postgres).await;
-    let url = postgres_url(&s);
-    let (client, link) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    let (client, link) = tokio_postgres::connect(&s.url(), tokio_postgres::NoTls).await.unwrap();
     let slow = async {
         let insert = "INSERT INTO changes (kind, id, version, at) VALUES ('setting', '00000000-0000-0000-0000-00000000000a', 1, 1)";
         client.batch_execute(&format!("BEGIN; {insert}")).await.unwrap();
@@ -120,17 +119,10 @@ async fn silent_host() -> tokio::net::TcpListener {
     tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
 
-fn postgres_url(s: &testing::Opened) -> String {
-    match &s.config.database {
-        store::Database::Postgres { url } => url.clone(),
-        store::Database::Sqlite { .. } => unreachable!(),
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_first_host_keeps_neither_the_pool_nor_the_listener_from_the_second() {
     let s = testing::open(Backend::Postgres).await;
-    let (silent, direct) = (silent_host().await, postgres_url(&s));
+    let (silent, direct) = (silent_host().await, s.url());
     let port = silent.local_addr().unwrap().port();
     let both = direct.replacen('@', &format!("@127.0.0.1:{port},"), 1);
     let mut config = s.config.clone();
@@ -164,7 +156,7 @@ async fn a_session_that_did_not_answer_in_time_is_not_used_again() {
     let s = testing::open_with(Backend::Postgres, |c| c.pool_size = 1).await;
     s.setting("x").await.unwrap();
     let ours = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'SELECT value FROM settings%'";
-    let pids: Vec<String> = testing::rows(&postgres_url(&s), ours).await.concat();
+    let pids: Vec<String> = testing::rows(&s.url(), ours).await.concat();
     assert_eq!(pids.len(), 1, "{pids:?}");
     let frozen = Frozen::new(pids[0].clone());
     assert!(matches!(s.setting("x").await, Err(store::Error::Unavailable(_))));
@@ -243,7 +235,7 @@ async fn a_listener_wakes_up_after_a_commit_of_another_process() {
 async fn many_commits_are_told_to_the_others_once() {
     let s = testing::open(Backend::Postgres).await;
     let mut listener = listening(&s).await;
-    let (client, mut link) = tokio_postgres::connect(&postgres_url(&s), tokio_postgres::NoTls).await.unwrap();
+    let (client, mut link) = tokio_postgres::connect(&s.url(), tokio_postgres::NoTls).await.unwrap();
     let mut heard = 0;
     let hearing = async {
         while let Some(message) = std::future::poll_fn(|cx| link.poll_message(cx)).await {

@@ -1,8 +1,8 @@
 use domain::node::Standing;
 use domain::rollout::{Change, Phase};
 use domain::{NodeId, Scope};
+use store::Error;
 use store::testing::{self, Opened, seed};
-use store::{Error, RolloutCommit};
 
 const SYSTEM: Scope = Scope::System("test");
 
@@ -37,18 +37,7 @@ async fn commit(
             weight: 100,
         }));
     }
-    let c = RolloutCommit {
-        id,
-        project: w.project.id,
-        expect_version: version,
-        fence: 0,
-        events: vec![],
-        changes,
-        node_events: vec![],
-        consumed_inbox: vec![],
-        reports: vec![],
-        budget: None,
-    };
+    let c = seed::commit(w.project.id, id, (version, 0), changes);
     s.commit_rollout(c, seed::write()).await.map(drop)
 }
 

@@ -1,7 +1,7 @@
 use domain::rollout::{Change, Phase};
 use domain::{InstanceId, ProjectId, RolloutId, Span, Timestamp};
 use store::testing::{self, seed};
-use store::{Error, RolloutCommit, Store};
+use store::{Error, Store};
 
 async fn set_phase(
     s: &Store,
@@ -13,18 +13,7 @@ async fn set_phase(
 ) -> store::Result<()> {
     let mut head = seed::head(phase);
     head.version = version + 1;
-    let c = RolloutCommit {
-        id,
-        project,
-        expect_version: version,
-        fence,
-        events: vec![],
-        changes: vec![Change::Head { head }],
-        node_events: vec![],
-        consumed_inbox: vec![],
-        reports: vec![],
-        budget: None,
-    };
+    let c = seed::commit(project, id, (version, fence), vec![Change::Head { head }]);
     s.commit_rollout(c, seed::write()).await.map(drop)
 }
 

@@ -2,8 +2,8 @@ use domain::node::Metrics;
 use domain::rollout::analysis::Reading;
 use domain::rollout::{Change, Phase, StrategyKind};
 use domain::{NodeId, Span};
+use store::Served;
 use store::testing::{self, seed};
-use store::{RolloutCommit, Served};
 
 fn reading(node: NodeId, requests: u64, p99_us: Option<u64>) -> Reading {
     Reading { node, generation: 1 << 40, requests, errors: requests / 10, p99_us }
@@ -57,18 +57,7 @@ async fn a_project_is_measured_while_its_rollouts_are_under_way_and_written_for_
                 let mut head = seed::head(phase);
                 head.asked = asked.then(seed::now);
                 head.version = version + 1;
-                let commit = RolloutCommit {
-                    id,
-                    project: w.project.id,
-                    expect_version: version,
-                    fence: 0,
-                    events: vec![],
-                    changes: vec![Change::Head { head }],
-                    node_events: vec![],
-                    consumed_inbox: vec![],
-                    reports: vec![],
-                    budget: None,
-                };
+                let commit = seed::commit(w.project.id, id, (version, 0), vec![Change::Head { head }]);
                 s.commit_rollout(commit, seed::write()).await.unwrap();
                 let written = asked || (strategy == StrategyKind::Canary && phase == Phase::Running);
                 let expected = if phase.is_active() { vec![(w.project.id, written)] } else { vec![] };

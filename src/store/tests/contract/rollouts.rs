@@ -12,18 +12,7 @@ fn commit(w: &seed::World, id: RolloutId, version: u64, changes: Vec<Change>) ->
     head.version = version + 1;
     let mut all = vec![Change::Head { head }];
     all.extend(changes);
-    RolloutCommit {
-        id,
-        project: w.project.id,
-        expect_version: version,
-        fence: 0,
-        events: vec![],
-        changes: all,
-        node_events: vec![],
-        consumed_inbox: vec![],
-        reports: vec![],
-        budget: None,
-    }
+    seed::commit(w.project.id, id, (version, 0), all)
 }
 
 fn desire(node: NodeId, expect: u64, bundle: Option<BundleId>) -> Change {
@@ -107,6 +96,41 @@ async fn a_rollout_comes_back_as_it_was_stored_with_every_state_of_a_node() {
         assert_eq!((page.total, page.rows[0].member.position), (1, 6));
         assert_eq!(s.due_rollouts(Timestamp(99), 5).await.unwrap(), vec![planned.id]);
         assert_eq!(s.due_rollouts(Timestamp(98), 5).await.unwrap(), vec![]);
+    })
+    .await;
+}
+
+/// Whoever decides under the lock of a rollout is never beaten to it; who commits on what was read before is.
+#[tokio::test(flavor = "multi_thread")]
+async fn rivals_that_decide_on_what_is_stored_are_all_heard() {
+    const RIVALS: u64 = 6;
+    const TIMES: u64 = 10;
+    testing::for_each_backend(|s| async move {
+        let w = seed::world(&s, 1).await;
+        let (a, b, project) = (rollout(&s, &w).await, rollout(&s, &w).await, w.project.id);
+        let decided = async |k: u64| {
+            for _ in 0..TIMES {
+                let decide = move |all: Vec<store::Loaded>| {
+                    let moved = |now: store::Loaded| {
+                        let head = Head { version: now.version + 1, ..now.planned.head };
+                        let at = (now.version, now.fence);
+                        (seed::commit(project, now.planned.id, at, vec![Change::Head { head }]), seed::write())
+                    };
+                    (all.into_iter().map(moved).collect(), ())
+                };
+                // Two in turn, and in either order: nobody waits for a lock behind whom waits for theirs.
+                let ids = if k.is_multiple_of(2) { vec![a, b] } else { vec![b, a] };
+                s.decide_rollouts(ids, decide).await.unwrap();
+            }
+        };
+        futures_util::future::join_all((0..RIVALS).map(decided)).await;
+        for id in [a, b] {
+            assert_eq!(s.load_rollout(id).await.unwrap().version, RIVALS * TIMES);
+        }
+        let (said, done) = s.decide_rollouts(vec![b, a], |now| (vec![], now[0].planned.id)).await.unwrap();
+        assert_eq!((said, done), (b, store::Committed::default()), "in the order asked for; nothing to write");
+        assert_eq!(s.load_rollout(a).await.unwrap().version, RIVALS * TIMES);
+        assert_eq!(s.decide_rollouts(vec![a, seed::id()], |_| (vec![], ())).await, Err(Error::NotFound));
     })
     .await;
 }

@@ -129,11 +129,7 @@ async fn refused(s: &Store) {
 #[tokio::test]
 async fn an_older_binary_refuses_a_newer_schema() {
     let s = testing::open(Backend::Postgres).await;
-    let url = match &s.config.database {
-        store::Database::Postgres { url } => url.clone(),
-        store::Database::Sqlite { .. } => unreachable!(),
-    };
-    let (client, link) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    let (client, link) = tokio_postgres::connect(&s.url(), tokio_postgres::NoTls).await.unwrap();
     let insert = client.batch_execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('99990101000000')");
     tokio::select! { r = insert => r.unwrap(), _ = link => unreachable!() };
     refused(&s).await;

@@ -3,8 +3,8 @@
 use domain::rollout::{Change, NodeState, Phase};
 use domain::{NodeId, Timestamp};
 use std::time::{Duration, Instant};
+use store::Seen;
 use store::testing::{self, seed};
-use store::{RolloutCommit, Seen};
 
 const NODES: usize = 1_000;
 
@@ -29,18 +29,7 @@ async fn a_thousand_assignments_are_one_short_commit() {
                     changes.push(Change::Claim { node: n.id });
                 }
             }
-            let c = RolloutCommit {
-                id,
-                project: w.project.id,
-                expect_version: version,
-                fence: 0,
-                events: vec![],
-                changes,
-                node_events: vec![],
-                consumed_inbox: vec![],
-                reports: vec![],
-                budget: None,
-            };
+            let c = seed::commit(w.project.id, id, (version, 0), changes);
             let began = Instant::now();
             s.commit_rollout(c, seed::write()).await.unwrap();
             best = best.min(began.elapsed());
