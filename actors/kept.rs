@@ -7,17 +7,63 @@ use dashmap::DashMap;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Keys whose latest forgetting is known. Beyond it all that was read until then counts as forgotten: 4,096 x about 40 bytes.
+const MOST_FORGOTTEN: usize = 4_096;
+
+/// What was forgotten and when, by a count of its own. Of one key only: where many are read and some change all the time, a count of
+/// all of them would let nothing be kept.
+pub(crate) struct Forgotten<K> {
+    count: AtomicU64,
+    latest: DashMap<K, u64>,
+    /// Of every key.
+    all: AtomicU64,
+}
+
+impl<K: Eq + Hash> Default for Forgotten<K> {
+    fn default() -> Self {
+        Forgotten { count: AtomicU64::new(0), latest: DashMap::new(), all: AtomicU64::new(0) }
+    }
+}
+
+impl<K: Copy + Eq + Hash> Forgotten<K> {
+    /// To be asked before something is read.
+    pub(crate) fn now(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Was `key` forgotten after `seen`? Then what was read in between may be from before.
+    pub(crate) fn is_newer(&self, key: K, seen: u64) -> bool {
+        let latest = self.latest.get(&key).is_some_and(|n| *n > seen);
+        latest || self.all.load(Ordering::Acquire) > seen
+    }
+
+    /// Before it is taken away: who put it there meanwhile looks here afterwards.
+    pub(crate) fn note(&self, key: K) {
+        let n = self.count.fetch_add(1, Ordering::AcqRel) + 1;
+        if self.latest.len() >= MOST_FORGOTTEN {
+            // In this order: a reader that finds its key gone finds this.
+            self.all.fetch_max(n, Ordering::AcqRel);
+            self.latest.clear();
+        }
+        self.latest.insert(key, n);
+    }
+
+    pub(crate) fn note_all(&self) {
+        let n = self.count.fetch_add(1, Ordering::AcqRel) + 1;
+        self.all.fetch_max(n, Ordering::AcqRel);
+    }
+}
+
 pub(crate) struct Kept<K, V> {
     known: DashMap<K, V>,
     most: usize,
-    /// Counts what was forgotten, of any key: a read that it moved under is answered and not kept.
-    forgotten: AtomicU64,
+    forgotten: Forgotten<K>,
 }
 
 impl<K: Copy + Eq + Hash, V: Clone> Kept<K, V> {
     /// Where there would be more than `most`, all are read again.
     pub(crate) fn at_most(most: usize) -> Kept<K, V> {
-        Kept { known: DashMap::new(), most, forgotten: AtomicU64::new(0) }
+        Kept { known: DashMap::new(), most, forgotten: Forgotten::default() }
     }
 
     pub(crate) fn get(&self, key: K) -> Option<V> {
@@ -30,7 +76,7 @@ impl<K: Copy + Eq + Hash, V: Clone> Kept<K, V> {
             return Ok(known);
         }
         // Before the first step of the read.
-        let seen = self.forgotten.load(Ordering::Acquire);
+        let seen = self.forgotten.now();
         let value = read.await?;
         self.keep(key, value.clone(), seen);
         Ok(value)
@@ -40,21 +86,21 @@ impl<K: Copy + Eq + Hash, V: Clone> Kept<K, V> {
         if self.known.len() >= self.most {
             self.known.clear();
         }
-        // Compared while the place is locked: who forgets counts first and then waits for the lock, and takes away what was put.
+        // Compared while the place is locked: who forgets notes it first and then waits for the lock, and takes away what was put.
         let place = self.known.entry(key);
-        if self.forgotten.load(Ordering::Acquire) == seen {
+        if !self.forgotten.is_newer(key, seen) {
             place.insert(value);
         }
     }
 
     /// Read again when it is next needed.
     pub(crate) fn forget(&self, key: K) {
-        self.forgotten.fetch_add(1, Ordering::AcqRel);
+        self.forgotten.note(key);
         self.known.remove(&key);
     }
 
     pub(crate) fn forget_all(&self) {
-        self.forgotten.fetch_add(1, Ordering::AcqRel);
+        self.forgotten.note_all();
         self.known.clear();
     }
 }

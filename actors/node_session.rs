@@ -16,6 +16,7 @@ mod tests;
 pub use actor::{Assigned, SessionMsg};
 
 use crate::command::{CommandError, CommandResult};
+use crate::kept::Forgotten;
 use crate::loader::Loader;
 use crate::node_api::*;
 use crate::plane::{ControlPlane, Inner};
@@ -29,7 +30,6 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts};
 use shed::Doors;
 use std::collections::HashSet;
 use std::sync::Weak;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -49,7 +49,7 @@ const SESSION_ADMISSION: usize = 200_000;
 /// Credentials of one node that are remembered beside its first: a rotated key, and tokens.
 const MORE_CREDENTIALS: usize = 3;
 /// Of a credential that does not expire.
-const NEVER: Timestamp = Timestamp(i64::MAX);
+pub(crate) const NEVER: Timestamp = Timestamp(i64::MAX);
 
 #[derive(Clone, Copy)]
 struct Remembered {
@@ -65,8 +65,8 @@ pub struct NodeSessions {
     /// The other way: nearly every node has one credential, and few have more.
     hashes: DashMap<NodeId, Digest>,
     more_hashes: DashMap<NodeId, Vec<Digest>>,
-    /// Counts what was forgotten: what was read from the database before that is not remembered after it.
-    forgotten: AtomicU64,
+    /// What was read from the database before a node was forgotten is not remembered after it.
+    forgotten: Forgotten<NodeId>,
     pub(crate) loader: Loader,
     pub(crate) writer: Writer,
     arrivals: Arrivals,
@@ -113,7 +113,7 @@ impl NodeSessions {
             credentials: DashMap::new(),
             hashes: DashMap::new(),
             more_hashes: DashMap::new(),
-            forgotten: AtomicU64::new(0),
+            forgotten: Forgotten::default(),
             loader: Loader::start(store.clone()),
             writer: Writer::start(store.clone(), flush_every),
             arrivals: Arrivals::default(),
@@ -124,7 +124,11 @@ impl NodeSessions {
 
     /// The next use of the node's key is checked against the database again.
     pub fn forget_credentials(&self, node: NodeId) {
-        self.forgotten.fetch_add(1, Ordering::AcqRel);
+        self.forgotten.note(node);
+        self.drop_credentials(node);
+    }
+
+    fn drop_credentials(&self, node: NodeId) {
         let first = self.hashes.remove(&node).map(|(_, hash)| hash);
         let more = self.more_hashes.remove(&node).map(|(_, hashes)| hashes).unwrap_or_default();
         for hash in first.into_iter().chain(more) {
@@ -134,7 +138,7 @@ impl NodeSessions {
 
     /// To be asked before a credential is read from the database.
     pub(crate) fn forgotten(&self) -> u64 {
-        self.forgotten.load(Ordering::Acquire)
+        self.forgotten.now()
     }
 
     /// Whose credential it is, if it was checked lately and is still good. The time is only asked for when it matters.
@@ -156,9 +160,9 @@ impl NodeSessions {
                 self.credentials.remove(&more.remove(0));
             }
         }
-        if self.forgotten() != seen {
-            // Perhaps of this node, and what we read was from before it.
-            self.forget_credentials(auth.node);
+        // Looked at after it was put: who forgets notes it first, and takes away what is there.
+        if self.forgotten.is_newer(auth.node, seen) {
+            self.drop_credentials(auth.node);
         }
     }
 
@@ -166,13 +170,14 @@ impl NodeSessions {
     pub fn forget_project(&self, project: ProjectId) {
         let of_project = self.credentials.iter().filter(|c| c.auth.project == project);
         let nodes: HashSet<NodeId> = of_project.map(|c| c.auth.node).collect();
-        self.forgotten.fetch_add(1, Ordering::AcqRel);
-        nodes.into_iter().for_each(|node| self.forget_credentials(node));
+        // Also those that are being read just now.
+        self.forgotten.note_all();
+        nodes.into_iter().for_each(|node| self.drop_credentials(node));
     }
 
     /// After the change feed may have been missed: nothing remembered is trusted.
     pub fn forget_all_credentials(&self) {
-        self.forgotten.fetch_add(1, Ordering::AcqRel);
+        self.forgotten.note_all();
         self.credentials.clear();
         self.hashes.clear();
         self.more_hashes.clear();

@@ -336,7 +336,7 @@ impl ControlPlane {
                 let histories = self.inner.store.histories(on_it.clone()).await?;
                 let usable = self.usable_among(&histories, revoked).await?;
                 for node in on_it {
-                    let before = histories.get(&node).map(|h| previous_bundles(h, revoked)).unwrap_or_default();
+                    let before = histories.get(&node).map(|h| previous_bundles(h, None, revoked)).unwrap_or_default();
                     by_bundle.entry(before.into_iter().find(|b| usable.contains(b))).or_default().insert(node);
                 }
             }

@@ -95,12 +95,8 @@ impl ControlPlane {
         Ok(rows
             .into_iter()
             .map(|r| {
-                let mut previous = histories.get(&r.id).map(|h| previous_bundles(h, spec.bundle)).unwrap_or_default();
-                // What it runs verified now comes first, whatever the history says of older times.
-                if let Some(v) = r.verified_bundle.filter(|v| *v != spec.bundle) {
-                    previous.retain(|b| *b != v);
-                    previous.insert(0, v);
-                }
+                let history = histories.get(&r.id).map(Vec::as_slice).unwrap_or_default();
+                let mut previous = previous_bundles(history, r.verified_bundle, spec.bundle);
                 // Nobody goes back to what is revoked.
                 previous.retain(|b| usable.contains(b));
                 let skip = match r.standing {

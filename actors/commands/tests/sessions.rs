@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::node_api::{BundleRef, Heartbeat, PollAnswer, ReportBody, ReportKind, Update};
-use crate::node_session::{MAX_WAIT, SessionMsg};
+use crate::node_session::{MAX_WAIT, NEVER, SessionMsg};
 use crate::periodic::{renew_lease, staleness};
 use domain::node::busy::MAX_BUSY;
 use domain::node::{Generation, HealthClass};
@@ -16,6 +16,14 @@ impl World {
     async fn look_for_silence(&self, node: NodeAuth) {
         self.plane.inner.sessions.tell(node.node, SessionMsg::CheckSilence);
         self.plane.poll(node, Duration::ZERO, None).await.unwrap();
+    }
+
+    /// What was committed before this call was told to everybody here.
+    async fn feed_has_told(&self) {
+        let looks = || self.plane.store().operations().get("change.after").copied().unwrap_or(0);
+        // One look may be under way already, the second has seen it, and with the third it has been told.
+        let looked = looks();
+        self.eventually("the feed has told", async || (looks() >= looked + 3).then_some(())).await;
     }
 
     /// What it is told first.
@@ -188,15 +196,47 @@ async fn news_of_a_node_whose_session_is_being_started_reach_it() {
             faults.until_held().await;
             w.plane.create_rollout(&w.caller, w.project.id, Spec::new(bundle)).await.unwrap();
             w.eventually("it is assigned", async || (w.stored(node).await.generation > 0).then_some(())).await;
-            let looks = || w.plane.store().operations().get("change.after").copied().unwrap_or(0);
-            // One look may be under way already, the second has seen it, and with the third it has been told.
-            let looked = looks();
-            w.eventually("the feed has told of it", async || (looks() >= looked + 3).then_some(())).await;
+            w.feed_has_told().await;
             faults.let_go();
         };
         let both = async { tokio::join!(polled, assigned) };
         let (answer, ()) = tokio::time::timeout(WAIT, both).await.unwrap();
         assert!(matches!(answer, PollAnswer::Update(_)), "{answer:?}");
+        w.end().await;
+    })
+    .await;
+}
+
+/// Many nodes at once are read for the first time while others change: each change is of its node alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_changes_keeps_no_other_from_being_remembered() {
+    on_both(|w| async move {
+        let nodes = [w.node("n1").await, w.node("n2").await, w.node("n3").await];
+        w.feed_has_told().await;
+        let sessions = &w.plane.inner.sessions;
+        let remembered = |k: u8| sessions.recall(&Digest([k; 32]), || w.plane.now()).is_some();
+        // All are being read, and one of them changes meanwhile.
+        let seen = sessions.forgotten();
+        sessions.forget_credentials(nodes[0].node);
+        for (k, node) in (0..).zip(nodes) {
+            sessions.remember(Digest([k; 32]), node, NEVER, seen);
+        }
+        assert_eq!([0, 1, 2].map(remembered), [false, true, true], "what was read of it may be from before");
+        sessions.remember(Digest([0; 32]), nodes[0], NEVER, sessions.forgotten());
+        assert_eq!([0, 1, 2].map(remembered), [true; 3]);
+        // A project is forgotten, or all: whoever was being read is not remembered either.
+        let seen = sessions.forgotten();
+        sessions.forget_project(w.project.id);
+        assert_eq!([0, 1, 2].map(remembered), [false; 3]);
+        sessions.remember(Digest([1; 32]), nodes[1], NEVER, seen);
+        assert!(!remembered(1));
+        // More than it can tell apart: none of those that were being read.
+        let seen = sessions.forgotten();
+        (0..5_000).for_each(|_| sessions.forget_credentials(NodeId(w.plane.fresh().uuid(START))));
+        sessions.remember(Digest([2; 32]), nodes[2], NEVER, seen);
+        assert!(!remembered(2));
+        sessions.remember(Digest([2; 32]), nodes[2], NEVER, sessions.forgotten());
+        assert!(remembered(2));
         w.end().await;
     })
     .await;
@@ -210,9 +250,7 @@ async fn a_reader_of_the_feed_that_begins_trusts_nothing_that_was_remembered_bef
         let key = secret_hash(&w.register(Some(&token), "n1", &[]).await.unwrap().key);
         let remembered = || w.plane.inner.sessions.recall(&key, || w.plane.now()).is_some();
         // The feed of the tree is still telling of the registration.
-        let looks = || w.plane.store().operations().get("change.after").copied().unwrap_or(0);
-        let looked = looks();
-        w.eventually("the feed has told of it", async || (looks() >= looked + 3).then_some(())).await;
+        w.feed_has_told().await;
         w.eventually("it is remembered", async || {
             w.plane.node_auth(&key).await.unwrap().unwrap();
             remembered().then_some(())

@@ -111,10 +111,15 @@ pub struct HistoryEntry {
 pub const MAX_PREVIOUS: usize = 4;
 
 /// What a node can go back to, best first: its verified bundles from newest to oldest, without `leaving`,
-/// without any that it failed on or was rolled back from afterwards. `history` is newest first.
-pub fn previous_bundles(history: &[HistoryEntry], leaving: BundleId) -> Vec<BundleId> {
+/// without any that it failed on or was rolled back from afterwards. `history` is newest first, and may have lost its oldest entries;
+/// `verified` is what was verified last and comes first, unless it was left for one of these reasons since.
+pub fn previous_bundles(history: &[HistoryEntry], verified: Option<BundleId>, leaving: BundleId) -> Vec<BundleId> {
     let mut bad: Vec<BundleId> = Vec::new();
-    let mut out: Vec<BundleId> = Vec::new();
+    let was_left = |b: BundleId| {
+        let last = history.iter().find(|h| h.bundle == Some(b));
+        last.is_some_and(|h| h.outcome != HistoryOutcome::Verified)
+    };
+    let mut out: Vec<BundleId> = verified.filter(|b| *b != leaving && !was_left(*b)).into_iter().collect();
     for h in history {
         let Some(b) = h.bundle else { continue };
         match h.outcome {
@@ -184,13 +189,26 @@ mod tests {
     }
 
     #[test]
+    fn what_was_verified_last_comes_first_unless_it_was_left_since() {
+        use HistoryOutcome::*;
+        let previous = |hist: &[HistoryEntry]| previous_bundles(hist, Some(b(2)), b(9));
+        assert_eq!(previous(&[]), vec![b(2)], "its history was pruned");
+        assert_eq!(previous(&[h(2, Verified), h(1, Verified)]), vec![b(2), b(1)]);
+        assert_eq!(previous(&[h(2, Verified), h(2, RolledBack), h(2, Verified)]), vec![b(2)], "verified again");
+        // It was taken back, and that it runs the older one again was heard too late to count.
+        assert_eq!(previous(&[h(2, RolledBack), h(2, Verified), h(1, Verified)]), vec![b(1)]);
+        assert_eq!(previous(&[h(2, Failed), h(2, Verified), h(1, Verified)]), vec![b(1)]);
+        assert_eq!(previous_bundles(&[], Some(b(2)), b(2)), vec![]);
+    }
+
+    #[test]
     fn rollback_skips_what_failed_or_was_rolled_back_since() {
         use HistoryOutcome::*;
         // newest first: 3 verified (leaving), 2 rolled back, 2 verified, 1 verified
         let hist = [h(3, Verified), h(2, RolledBack), h(2, Verified), h(1, Verified)];
-        assert_eq!(previous_bundles(&hist, b(3)), vec![b(1)]);
-        assert_eq!(previous_bundles(&hist, b(9)), vec![b(3), b(1)]);
-        assert_eq!(previous_bundles(&[], b(9)), vec![]);
+        assert_eq!(previous_bundles(&hist, None, b(3)), vec![b(1)]);
+        assert_eq!(previous_bundles(&hist, None, b(9)), vec![b(3), b(1)]);
+        assert_eq!(previous_bundles(&[], None, b(9)), vec![]);
     }
 
     #[test]
