@@ -168,10 +168,10 @@ impl NodeSessions {
 
     /// A project was changed, and perhaps deleted with its nodes.
     pub fn forget_project(&self, project: ProjectId) {
-        let of_project = self.credentials.iter().filter(|c| c.auth.project == project);
-        let nodes: HashSet<NodeId> = of_project.map(|c| c.auth.node).collect();
         // Also those that are being read just now.
         self.forgotten.note_all();
+        let of_project = self.credentials.iter().filter(|c| c.auth.project == project);
+        let nodes: HashSet<NodeId> = of_project.map(|c| c.auth.node).collect();
         nodes.into_iter().for_each(|node| self.drop_credentials(node));
     }
 

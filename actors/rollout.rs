@@ -19,6 +19,7 @@ mod time;
 
 pub(crate) use actor::RolloutMsg;
 pub(crate) use commit::Attempt;
+use commit::Room;
 pub(crate) use measure::Measured;
 
 use crate::command::{CommandError, CommandResult};
@@ -345,8 +346,8 @@ impl ControlPlane {
         }
     }
 
-    /// Carry out a command: by the rollout's actor if it lives here, else directly against the database, where version and
-    /// fence let only one of the two win.
+    /// Carry out a command: by the rollout's actor if it lives here, else directly in the database, where whoever owns it waits
+    /// meanwhile and then finds a newer version.
     pub(crate) async fn decide_on(&self, id: RolloutId, event: Event, attempt: Attempt) -> CommandResult<Decision> {
         if let Some(actor) = self.inner.rollouts.family.lookup(&id) {
             let message = |reply| RolloutMsg::Command {
@@ -371,31 +372,28 @@ impl ControlPlane {
         event: &Event,
         attempt: &Attempt,
     ) -> CommandResult<Decision> {
+        let mut room_is_gone = false;
         for _ in 0..MAX_ATTEMPTS {
-            let mut rollout = rollout_of(self.inner.store.load_rollout(id).await?);
-            let project = rollout.project;
-            if let Some(grant) = self.grant(&rollout).await?
-                && let Ok((granted, told)) = self.commit_held(project, id, &grant, &Attempt::system()).await
-            {
-                self.act(&granted, &told).await;
-                rollout = granted;
-            }
-            match self.commit_held(project, id, event, attempt).await {
-                Ok((rollout, decision)) => {
-                    self.act(&rollout, &decision).await;
+            let seen = self.inner.store.rollout(Scope::System("an order finds its rollout"), id).await?;
+            let room = match room_is_gone {
+                true => Room::Gone,
+                false => self.grant(seen.project, &seen.head).await?.map_or(Room::Known, Room::Granted),
+            };
+            match self.commit_held((seen.project, id), room, event, attempt).await {
+                Ok((rollout, mut decisions)) => {
+                    for decision in &decisions {
+                        self.act(&rollout, decision).await;
+                    }
                     // Anything that goes on from here needs an owner.
                     if rollout.head.phase.is_active() || rollout.head.counts.owed > 0 || rollout.head.lane_open > 0 {
                         self.ensure_rollout(id).await;
                     }
-                    return Ok(decision);
+                    return Ok(decisions.pop().unwrap_or_default());
                 }
                 Err(commit::Failure::Refused(e)) => return Err(e),
                 Err(commit::Failure::Moved(_) | commit::Failure::Reload(_)) => {}
-                Err(commit::Failure::Budget) => {
-                    // Others were faster: without room it decides anew, and assigns when there is some.
-                    let none = Event::CapacityGranted { k: Some(rollout.head.budget.updating) };
-                    let _ = self.commit_held(project, id, &none, &Attempt::system()).await;
-                }
+                // Others were faster: without room it decides anew, and assigns when there is some.
+                Err(commit::Failure::Budget) => room_is_gone = true,
             }
         }
         Err(CommandError::Unavailable("the rollout is changing too fast; try again".into()))

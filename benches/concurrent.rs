@@ -49,7 +49,8 @@ pub async fn postgres(_: &mut Table, _: Size) -> Result<(), Failure> {
 #[cfg(feature = "postgres")]
 pub async fn postgres(table: &mut Table, size: Size) -> Result<(), Failure> {
     let dir = memory_dir()?;
-    let db = store::testing::open(store::testing::Backend::Postgres).await;
+    // As many connections as a process has by default.
+    let db = store::testing::open_with(store::testing::Backend::Postgres, |c| c.pool_size = 16).await;
     run(table, "concur.-pg", size, db.store.clone(), dir.path()).await
 }
 

@@ -137,6 +137,8 @@ fn on_many_threads(work: impl Future<Output = Result<(), Failure>>) -> Result<()
 
 async fn all(cli: Cli) -> Result<(), Failure> {
     let mut table = Table { machine: machine(), ..Table::default() };
+    #[cfg(feature = "postgres")]
+    store::testing::keep_statistics();
     let wanted = |name: &str| cli.only.is_empty() || cli.only.iter().any(|o| o == name);
     if wanted("heartbeat") {
         let (rounds, ms) = if cli.long { (11, 4_000) } else { (5, 2_000) };

@@ -297,7 +297,7 @@ impl Brain {
         if !self.is_starved() {
             return Ok(());
         }
-        match self.plane.grant(&self.rollout).await? {
+        match self.plane.grant(self.rollout.project, &self.rollout.head).await? {
             Some(grant) => self.event(me, grant).await,
             None => Ok(()),
         }
@@ -336,7 +336,8 @@ impl Brain {
     ) -> Result<Decision, Failure> {
         self.discount().await?;
         self.heed_freeze(me).await?;
-        let grant = self.plane.grant(&self.rollout).await.map_err(|e| Failure::Refused(e.into()))?;
+        let grant =
+            self.plane.grant(self.rollout.project, &self.rollout.head).await.map_err(|e| Failure::Refused(e.into()))?;
         if let Some(grant) = grant {
             self.carry_out(me, &grant, &Attempt::system(), Extra::default()).await?;
         }

@@ -5,7 +5,7 @@
 
 use super::RolloutMsg;
 use crate::plane::ControlPlane;
-use domain::rollout::{Change, Decision, Event, NodeState, Phase, Rollout};
+use domain::rollout::{Change, Decision, Event, Head, NodeState, Phase, Rollout};
 use domain::*;
 
 /// How long a limit is believed: a change of the settings is heeded after this.
@@ -20,8 +20,13 @@ impl ControlPlane {
         {
             return Ok(kept.1);
         }
-        let row = self.inner.store.project(Scope::Project(project), &project.to_string()).await?;
-        let limit = match row.settings.max_updating {
+        let max_updating = match self.inner.store.project(Scope::Project(project), &project.to_string()).await {
+            Ok(row) => row.settings.max_updating,
+            // Deleted: what is left of its rollouts only ends.
+            Err(store::Error::NotFound) => None,
+            Err(e) => return Err(e),
+        };
+        let limit = match max_updating {
             None => None,
             Some(amount) => {
                 let nodes = self.inner.store.node_stats(project).await?.total;
@@ -34,19 +39,19 @@ impl ControlPlane {
 
     /// What the rollout must be told before it decides anything: its first capacity, more when it has used it up, less when the
     /// project's limit was lowered, or that the budget is gone.
-    pub(super) async fn grant(&self, r: &Rollout) -> store::Result<Option<Event>> {
-        let moves = match r.head.phase {
+    pub(super) async fn grant(&self, project: ProjectId, head: &Head) -> store::Result<Option<Event>> {
+        let moves = match head.phase {
             Phase::Pending | Phase::Running | Phase::Paused | Phase::Completed => true,
             Phase::RollingBack | Phase::Failed | Phase::Cancelled | Phase::RolledBack => false,
         };
         if !moves {
             return Ok(None);
         }
-        let (ledger, limit) = (r.head.budget, self.budget_limit(r.project).await?);
+        let (ledger, limit) = (head.budget, self.budget_limit(project).await?);
         let k = match limit {
             None => None,
             Some(limit) if ledger.suffices(limit) => return Ok(None),
-            Some(limit) => Some(ledger.share(limit, self.inner.store.budget_reserved(r.project).await?)),
+            Some(limit) => Some(ledger.share(limit, self.inner.store.budget_reserved(project).await?)),
         };
         Ok((k != ledger.capacity).then_some(Event::CapacityGranted { k }))
     }
@@ -62,21 +67,31 @@ impl ControlPlane {
     }
 }
 
-/// What the commit of a decision takes from the budget, of which the project allows `limit`, or gives back.
-pub(super) fn budget_move(r: &Rollout, d: &Decision, limit: Option<u32>) -> Option<store::BudgetMove> {
-    let after = d.changes.iter().find_map(|c| match c {
+/// What the commit of a decision takes from the budget, or gives back. Without a limit; [`needs_room`] says whether there is one.
+pub(super) fn budget_move(r: &Rollout, d: &Decision) -> Option<store::BudgetMove> {
+    let delta = i64::from(after(d)?.budget.updating) - i64::from(r.head.budget.updating);
+    (delta != 0).then_some(store::BudgetMove { delta, limit: None })
+}
+
+/// Does it assign, within what the project allows? Nothing waits for room that mends something.
+pub(super) fn needs_room(r: &Rollout, d: &Decision) -> bool {
+    let Some(after) = after(d).filter(|h| h.phase != Phase::RollingBack) else { return false };
+    // A lost node that returns with the bundle is under way again, whatever the budget says: only assignments can wait for room.
+    let assigns = || {
+        d.changes.iter().any(|c| match c {
+            Change::Member { member } => {
+                member.state == NodeState::Assigned
+                    && r.members.get(&member.node).is_none_or(|m| m.generation < member.generation)
+            }
+            _ => false,
+        })
+    };
+    after.budget.updating > r.head.budget.updating && assigns()
+}
+
+fn after(d: &Decision) -> Option<&Head> {
+    d.changes.iter().find_map(|c| match c {
         Change::Head { head } => Some(head),
         _ => None,
-    })?;
-    let delta = i64::from(after.budget.updating) - i64::from(r.head.budget.updating);
-    // A lost node that returns with the bundle is under way again, whatever the budget says: only assignments can wait for room.
-    let assigns = d.changes.iter().any(|c| match c {
-        Change::Member { member } => {
-            member.state == NodeState::Assigned
-                && r.members.get(&member.node).is_none_or(|m| m.generation < member.generation)
-        }
-        _ => false,
-    });
-    let limit = limit.filter(|_| delta > 0 && assigns && after.phase != Phase::RollingBack).map(i64::from);
-    (delta != 0).then_some(store::BudgetMove { delta, limit })
+    })
 }

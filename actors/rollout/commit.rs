@@ -1,6 +1,6 @@
 //! From a decision to one transaction: event, rows, audit entries, node events, change feed.
 
-use super::budget::budget_move;
+use super::budget::{budget_move, needs_room};
 use crate::command::{Caller, CommandError, Idempotency};
 use crate::commands::write::idem_record;
 use crate::plane::ControlPlane;
@@ -78,10 +78,12 @@ impl ControlPlane {
             taken.extend(self.taken_from(older, event, attempt, now)?);
         }
         let mut all: Vec<_> = taken.iter().map(|t| t.commit.clone()).collect();
-        let limit = self.budget_limit(rollout.project).await.map_err(sort)?;
+        let limit = match needs_room(rollout, &decision) {
+            true => self.budget_limit(rollout.project).await.map_err(sort)?,
+            false => None,
+        };
         let write = self.audited(rollout, &decision, attempt, now);
-        let mut commit = written(rollout, fence, event, &decision, extra, now);
-        commit.budget = budget_move(rollout, &decision, limit);
+        let commit = written(rollout, fence, event, &decision, extra, limit, now);
         let freed = commit.budget.is_some_and(|b| b.delta < 0);
         all.push((commit, write));
         let done = match (all.len(), all.pop()) {
@@ -96,57 +98,72 @@ impl ControlPlane {
         Ok(decision)
     }
 
-    /// Decide `event` on the rollout as it is stored, while its owner cannot commit, however busy it is. Answers the rollout as it is now.
+    /// Decide `event` on the rollout as it is stored, while its owner cannot commit, however busy it is. Answers the rollout as it is
+    /// then, and what was decided: the last is of the event.
     pub(crate) async fn commit_held(
         &self,
-        project: ProjectId,
-        id: RolloutId,
+        (project, id): (ProjectId, RolloutId),
+        room: Room,
         event: &Event,
         attempt: &Attempt,
-    ) -> Result<(Rollout, Decision), Failure> {
+    ) -> Result<(Rollout, Vec<Decision>), Failure> {
         let watch = self.clock().stopwatch();
         let limit = self.budget_limit(project).await.map_err(sort)?;
         let (plane, event, attempt) = (self.clone(), event.clone(), attempt.clone());
         let ids = std::iter::once(&id).chain(taken_by(&event, &attempt)).copied().collect();
-        let decide = move |loaded: Vec<store::Loaded>| match plane.decided_held(loaded, &event, &attempt, limit) {
+        let decide = move |loaded: Vec<store::Loaded>| match plane.decided_held(loaded, &room, &event, &attempt, limit)
+        {
             Ok((commits, held)) => (commits, Ok(held)),
             Err(why) => (Vec::new(), Err(why)),
         };
         let (held, done) = self.inner.store.decide_rollouts(ids, decide).await.map_err(sort)?;
-        let Held { rollout, decision, taken, freed } = held?;
+        let Held { rollout, decisions, taken, freed } = held?;
         self.stored(project, done, taken, freed).await;
         self.inner.rollouts.metrics.decision_seconds.observe(watch.elapsed().as_secs_f64());
-        Ok((rollout, decision))
+        Ok((rollout, decisions))
     }
 
     /// `loaded`: the one that decides, then those whose nodes it takes over.
     fn decided_held(
         &self,
         loaded: Vec<store::Loaded>,
+        room: &Room,
         event: &Event,
         attempt: &Attempt,
         limit: Option<u32>,
     ) -> Result<(Vec<(store::RolloutCommit, store::Write)>, Held), Failure> {
         let mut loaded = loaded.into_iter();
         let Some(own) = loaded.next() else { return Err(Failure::Refused(CommandError::NotFound("rollout"))) };
-        let fence = own.fence;
+        let (fence, now) = (own.fence, self.now());
         let mut rollout = super::rollout_of(own);
-        let now = self.now();
-        let decision = decided(&rollout, event, now)?;
-        if decision.changes.is_empty() {
-            return Ok((Vec::new(), Held { rollout, decision, taken: Vec::new(), freed: false }));
+        let first = match room {
+            Room::Known => None,
+            Room::Granted(grant) => Some(grant.clone()),
+            Room::Gone => Some(Event::CapacityGranted { k: Some(rollout.head.budget.updating) }),
+        };
+        let (mut decisions, mut own, mut freed) = (Vec::new(), Vec::new(), false);
+        let system = Attempt::system();
+        for (event, attempt) in first.iter().map(|grant| (grant, &system)).chain([(event, attempt)]) {
+            let decision = decided(&rollout, event, now)?;
+            if !decision.changes.is_empty() {
+                let write = self.audited(&rollout, &decision, attempt, now);
+                let limit = limit.filter(|_| needs_room(&rollout, &decision));
+                let commit = written(&rollout, fence, event, &decision, Extra::default(), limit, now);
+                freed |= commit.budget.is_some_and(|b| b.delta < 0);
+                own.push((commit, write));
+                apply_all(&mut rollout, &decision);
+            }
+            decisions.push(decision);
         }
         let mut taken = Vec::new();
-        for older in loaded {
-            taken.extend(self.taken_from(older, event, attempt, now)?);
+        // Where it is so already nobody loses anything.
+        if decisions.last().is_some_and(|d| !d.changes.is_empty()) {
+            for older in loaded {
+                taken.extend(self.taken_from(older, event, attempt, now)?);
+            }
         }
-        let write = self.audited(&rollout, &decision, attempt, now);
-        let mut commit = written(&rollout, fence, event, &decision, Extra::default(), now);
-        commit.budget = budget_move(&rollout, &decision, limit);
-        let freed = commit.budget.is_some_and(|b| b.delta < 0);
-        apply_all(&mut rollout, &decision);
-        let commits = taken.iter().map(|t: &TakenOver| t.commit.clone()).chain([(commit, write)]).collect();
-        Ok((commits, Held { rollout, decision, taken, freed }))
+        let commits = taken.iter().map(|t: &TakenOver| t.commit.clone()).chain(own).collect();
+        Ok((commits, Held { rollout, decisions, taken, freed }))
     }
 
     /// Others are told what a commit means for them.
@@ -188,9 +205,8 @@ impl ControlPlane {
         let consequence =
             Attempt { ctx: Ctx { request_id: attempt.ctx.request_id, ..Ctx::system() }, ..Attempt::system() };
         let write = self.audited(&rollout, &decision, &consequence, now);
-        let mut commit = written(&rollout, fence, &event, &decision, Extra::default(), now);
         // It only gives back: no limit holds it.
-        commit.budget = budget_move(&rollout, &decision, None);
+        let commit = written(&rollout, fence, &event, &decision, Extra::default(), None, now);
         apply_all(&mut rollout, &decision);
         Ok(Some(TakenOver { rollout, decision, commit: (commit, write) }))
     }
@@ -265,6 +281,15 @@ impl ControlPlane {
     }
 }
 
+/// What a rollout is told of the project's budget before it decides something else.
+pub(crate) enum Room {
+    /// Nothing new.
+    Known,
+    Granted(Event),
+    /// Others were faster: there is none beyond what it has.
+    Gone,
+}
+
 /// Whose nodes `event` takes over.
 fn taken_by<'a>(event: &Event, attempt: &'a Attempt) -> &'a [RolloutId] {
     match event {
@@ -277,7 +302,7 @@ fn taken_by<'a>(event: &Event, attempt: &'a Attempt) -> &'a [RolloutId] {
 struct Held {
     /// As it is then.
     rollout: Rollout,
-    decision: Decision,
+    decisions: Vec<Decision>,
     taken: Vec<TakenOver>,
     /// There is room in the budget that was not there.
     freed: bool,
@@ -304,13 +329,14 @@ fn decided(rollout: &Rollout, event: &Event, now: Timestamp) -> Result<Decision,
     }
 }
 
-/// The one commit of a decision.
+/// The one commit of a decision; `limit` is of what all rollouts of the project may have reserved after it.
 fn written(
     rollout: &Rollout,
     fence: i64,
     event: &Event,
     decision: &Decision,
     extra: Extra,
+    limit: Option<u32>,
     now: Timestamp,
 ) -> store::RolloutCommit {
     let version = rollout.head.version;
@@ -335,7 +361,7 @@ fn written(
         node_events: node_events(rollout, decision, now),
         consumed_inbox: extra.inbox,
         reports: extra.reports,
-        budget: None,
+        budget: budget_move(rollout, decision).map(|b| store::BudgetMove { limit: limit.map(i64::from), ..b }),
     }
 }
 

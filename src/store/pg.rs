@@ -84,9 +84,11 @@ impl Reach {
 }
 
 /// A session that holds locks and says nothing is ended by the server after this: its process is frozen or cut off, and whoever
-/// takes its rollouts over must not wait for its locks. Ours are idle in a transaction for microseconds; an honest process that is
-/// held up for longer finds that certainly nothing was done.
+/// takes its rollouts over must not wait for its locks. Ours are idle in a transaction for microseconds, or as long as a decision takes; an
+/// honest process that is held up for longer finds that certainly nothing was done.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(2);
+/// For a decision over very many nodes.
+pub(crate) const TIME_TO_DECIDE: &str = "SET LOCAL idle_in_transaction_session_timeout = '10s'";
 
 /// `lock_timeout` is a third of the operation's time, so that a wait for a lock ends as an error that is certainly not done and can be tried again.
 pub(crate) fn session_settings(config: &StoreConfig, local: bool) -> String {

@@ -7,6 +7,7 @@ use crate::Store;
 use crate::conn::{Conn, lock_nodes};
 use crate::error::{Error, Fail, Q, Result};
 use crate::node_change::{NodeChange, NodeEvent, apply_node_changes, put_node_events};
+use crate::pg;
 use crate::rollouts::{Loaded, load};
 use crate::types::ChangeKind;
 use crate::value::{Cells, Col, json, p};
@@ -15,7 +16,7 @@ use domain::node::{Generation, HistoryOutcome};
 use domain::rollout::{Change, ENGINE_VERSION, Head, LoggedEvent, Member, Origin, Planned, Step};
 use domain::{ApiKeyId, BundleId, Digest, NodeId, OrgId, ProjectId, RolloutId, Timestamp, UserId};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// A planned rollout, with what the engine does not know of it.
@@ -54,6 +55,9 @@ pub struct RolloutCommit {
     pub reports: Vec<NodeChange>,
     pub budget: Option<BudgetMove>,
 }
+
+/// Members that a decision looks at in less time than the server lets a transaction be idle.
+const QUICKLY_DECIDED: usize = 10_000;
 
 /// What is made of rollouts as they are stored: what there is to write, and what the asker is told.
 pub type Decided<T> = (Vec<(RolloutCommit, Write)>, T);
@@ -430,7 +434,8 @@ async fn commit_all(c: &mut Conn, commits: &[(RolloutCommit, Write)]) -> Q<Commi
         Change::Desire { node, .. } | Change::HistoryVerified { node, .. } => Some(*node),
         _ => None,
     };
-    lock_nodes(c, commits.iter().flat_map(|(r, _)| r.changes.iter().filter_map(desired))).await?;
+    let nodes: BTreeSet<NodeId> = commits.iter().flat_map(|(r, _)| r.changes.iter().filter_map(desired)).collect();
+    lock_nodes(c, nodes).await?;
     let mut all = Committed::default();
     for (r, w) in commits {
         all.displaced_debts.extend(commit(c, r, w).await?.displaced_debts);
@@ -502,6 +507,9 @@ impl Store {
                 let mut loaded = Vec::with_capacity(ids.len());
                 for id in ids {
                     loaded.push(load(c, *id).await?);
+                }
+                if c.is_pg() && loaded.iter().map(|l| l.planned.members.len()).sum::<usize>() > QUICKLY_DECIDED {
+                    c.exec(pg::TIME_TO_DECIDE, vec![]).await?;
                 }
                 let (commits, said) = decide(loaded);
                 Ok((said, commit_all(c, &commits).await?))

@@ -15,7 +15,7 @@ use crate::{Error, Store, StoreConfig};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 
@@ -85,6 +85,14 @@ pub async fn open_with(backend: Backend, change: impl FnOnce(&mut StoreConfig)) 
     let store = store.unwrap_or_else(|e| panic!("cannot open the {backend:?} test database: {e}"));
     store.migrate().await.unwrap_or_else(|e| panic!("cannot migrate the {backend:?} test database: {e}"));
     Opened { backend, store, config, dir }
+}
+
+/// Whether the server looks at its tables now and then. Small databases that live for a second need no plans for large tables.
+static STATISTICS: AtomicBool = AtomicBool::new(false);
+
+/// As any server does by default. To be called before the first database is opened.
+pub fn keep_statistics() {
+    STATISTICS.store(true, Ordering::Relaxed);
 }
 
 /// Run a test on both databases, one after the other.
@@ -275,7 +283,7 @@ rm -rf "$dir""#;
         "full_page_writes=off",
         "max_connections=300",
         "shared_buffers=64MB",
-        "autovacuum=off",
+        if STATISTICS.load(Ordering::Relaxed) { "autovacuum=on" } else { "autovacuum=off" },
     ]) {
         watcher.arg("-c").arg(setting);
     }

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::commands::rollouts::RolloutCommand;
-use domain::rollout::{Change, Phase, Spec, Wait};
+use crate::rollout::Attempt;
+use domain::rollout::{Change, Event, Phase, Spec, Wait};
 use store::testing::{Faults, seed};
 
 pub const RESUME: RolloutCommand = RolloutCommand::Resume { retry: false, accept_failed: false };
@@ -127,7 +128,7 @@ async fn an_order_reaches_a_rollout_that_commits_without_a_pause() {
         assert!(w.plane.inner.rollouts.family.lookup(&id).is_none(), "nobody here has it");
         let commits_without_a_pause = async {
             loop {
-                faults.hold("rollout.load");
+                faults.hold("rollout.get");
                 faults.until_held().await;
                 let r = owner.load_rollout(id).await.unwrap();
                 let mut head = r.planned.head;
@@ -143,6 +144,20 @@ async fn an_order_reaches_a_rollout_that_commits_without_a_pause() {
             done = w.command(id, RolloutCommand::Cancel { note: None }) => drop(done.unwrap()),
         }
         faults.let_go();
+        assert_eq!(w.phase(id).await, Phase::Cancelled);
+        w.end().await;
+    })
+    .await;
+}
+
+/// As after a restore, which ends what was under way whatever became of its project.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_a_deleted_project_can_end() {
+    on_both(|w| async move {
+        w.node("n1").await;
+        let id = w.roll_out(Spec { start: false, ..Spec::new(w.bundle("1").await) }).await;
+        w.plane.store().delete_project(SYSTEM, w.project.id, Write::at(START)).await.unwrap();
+        w.plane.decide_detached(id, &Event::Cancel { note: None }, &Attempt::system()).await.unwrap();
         assert_eq!(w.phase(id).await, Phase::Cancelled);
         w.end().await;
     })

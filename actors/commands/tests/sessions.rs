@@ -1,7 +1,7 @@
 //! What a node's session believes, against what is stored and what the clock does.
 
 use super::*;
-use crate::node_api::{BundleRef, Heartbeat, PollAnswer, ReportBody, ReportKind, Update};
+use crate::node_api::{BundleRef, Heartbeat, KeyAge, PollAnswer, ReportBody, ReportKind, Update};
 use crate::node_session::{MAX_WAIT, NEVER, SessionMsg};
 use crate::periodic::{renew_lease, staleness};
 use domain::node::busy::MAX_BUSY;
@@ -211,8 +211,10 @@ async fn news_of_a_node_whose_session_is_being_started_reach_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_changes_keeps_no_other_from_being_remembered() {
     on_both(|w| async move {
-        let nodes = [w.node("n1").await, w.node("n2").await, w.node("n3").await];
-        w.feed_has_told().await;
+        // Of a project that the feed never names.
+        let project: ProjectId = w.plane.fresh().id(START);
+        let node = || NodeAuth { node: w.plane.fresh().id(START), project, org: w.org, epoch: 1, key: KeyAge::Present };
+        let nodes = [node(), node(), node()];
         let sessions = &w.plane.inner.sessions;
         let remembered = |k: u8| sessions.recall(&Digest([k; 32]), || w.plane.now()).is_some();
         // All are being read, and one of them changes meanwhile.
@@ -226,7 +228,7 @@ async fn a_node_that_changes_keeps_no_other_from_being_remembered() {
         assert_eq!([0, 1, 2].map(remembered), [true; 3]);
         // A project is forgotten, or all: whoever was being read is not remembered either.
         let seen = sessions.forgotten();
-        sessions.forget_project(w.project.id);
+        sessions.forget_project(project);
         assert_eq!([0, 1, 2].map(remembered), [false; 3]);
         sessions.remember(Digest([1; 32]), nodes[1], NEVER, seen);
         assert!(!remembered(1));

@@ -97,10 +97,14 @@ impl Faults {
 
     pub(crate) async fn answered(&self, op: &'static str) {
         let mut gate = self.0.gate.subscribe();
-        let now = *gate.borrow_and_update();
-        if now.op == Some(op) {
-            self.0.gate.send_modify(|g| g.waiting += 1);
-            let _ = gate.wait_for(|g| g.opened != now.opened).await;
+        let mut opened = 0;
+        let is_held = self.0.gate.send_if_modified(|g| {
+            let held = g.op == Some(op);
+            (g.waiting, opened) = (g.waiting + usize::from(held), g.opened);
+            held
+        });
+        if is_held {
+            let _ = gate.wait_for(|g| g.opened != opened).await;
         }
     }
 

@@ -118,7 +118,7 @@ async fn rivals_that_decide_on_what_is_stored_are_all_heard() {
                     };
                     (all.into_iter().map(moved).collect(), ())
                 };
-                // Two in turn, and in either order: nobody waits for a lock behind whom waits for theirs.
+                // Two at once, and in either order.
                 let ids = if k.is_multiple_of(2) { vec![a, b] } else { vec![b, a] };
                 s.decide_rollouts(ids, decide).await.unwrap();
             }
