@@ -372,12 +372,12 @@ impl ControlPlane {
         event: &Event,
         attempt: &Attempt,
     ) -> CommandResult<Decision> {
-        let mut room_is_gone = false;
+        let mut assigns = true;
         for _ in 0..MAX_ATTEMPTS {
             let seen = self.inner.store.rollout(Scope::System("an order finds its rollout"), id).await?;
-            let room = match room_is_gone {
-                true => Room::Gone,
-                false => self.grant(seen.project, &seen.head).await?.map_or(Room::Known, Room::Granted),
+            let room = match assigns {
+                true => self.grant(seen.project, &seen.head).await?.map_or(Room::Known, Room::Granted),
+                false => Room::Gone,
             };
             match self.commit_held((seen.project, id), room, event, attempt).await {
                 Ok((rollout, mut decisions)) => {
@@ -391,9 +391,10 @@ impl ControlPlane {
                     return Ok(decisions.pop().unwrap_or_default());
                 }
                 Err(commit::Failure::Refused(e)) => return Err(e),
-                Err(commit::Failure::Moved(_) | commit::Failure::Reload(_)) => {}
-                // Others were faster: without room it decides anew, and assigns when there is some.
-                Err(commit::Failure::Budget) => room_is_gone = true,
+                Err(commit::Failure::Reload(_)) => {}
+                // Others took the room, or moved a node on that would be assigned. No order waits for that: it is decided without, and
+                // the owner assigns when it can.
+                Err(commit::Failure::Budget | commit::Failure::Moved(_)) => assigns = false,
             }
         }
         Err(CommandError::Unavailable("the rollout is changing too fast; try again".into()))

@@ -143,6 +143,17 @@ impl World {
     /// Everything ends in order and begins again, with another validator.
     pub async fn restarted(mut self, validator: ChildValidator) -> World {
         self.tree.take().unwrap().stop().await.unwrap();
+        self.started(validator).await
+    }
+
+    /// Everything ends in order, the database is an older one, and everything begins again.
+    pub async fn restored(mut self) -> World {
+        self.tree.take().unwrap().stop().await.unwrap();
+        self._opened.store.mark_restored(Write::at(START)).await.unwrap();
+        self.started(validator()).await
+    }
+
+    async fn started(self, validator: ChildValidator) -> World {
         let (tree, hand) = start(&self._opened, &self._dir, validator).await;
         World { plane: tree.plane.clone(), tree: Some(tree), hand, ..self }
     }

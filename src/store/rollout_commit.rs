@@ -436,6 +436,12 @@ async fn commit_all(c: &mut Conn, commits: &[(RolloutCommit, Write)]) -> Q<Commi
     };
     let nodes: BTreeSet<NodeId> = commits.iter().flat_map(|(r, _)| r.changes.iter().filter_map(desired)).collect();
     lock_nodes(c, nodes).await?;
+    // Before the audit heads, which the first of them locks.
+    let budgets: BTreeSet<ProjectId> =
+        commits.iter().filter(|(r, _)| r.budget.is_some()).map(|(r, _)| r.project).collect();
+    for project in budgets {
+        c.rows("SELECT reserved FROM project_budget WHERE project_id = ? {update}", p![project], |_| Ok(())).await?;
+    }
     let mut all = Committed::default();
     for (r, w) in commits {
         all.displaced_debts.extend(commit(c, r, w).await?.displaced_debts);

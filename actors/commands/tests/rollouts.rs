@@ -75,6 +75,31 @@ async fn a_rollout_waits_while_the_artifact_store_is_away() {
     .await;
 }
 
+impl World {
+    /// They run something, so that none of them gets its first configuration; the project lets so many be updated at once.
+    async fn serving(&self, nodes: &[NodeId], max_updating: u32) {
+        let first = self.bundle("0").await;
+        for n in nodes {
+            let mut change = store::NodeChange::of(*n, self.project.id);
+            change.active_bundle = Some(Some(first));
+            self.plane.store().observe(vec![change], Write::at(START)).await.unwrap();
+        }
+        self.settings(json!({"max_updating": max_updating})).await;
+    }
+
+    async fn assigned(&self, id: RolloutId) -> u32 {
+        self.plane.rollout_view(id).await.unwrap().head.counts.assigned
+    }
+}
+
+fn of_nodes(bundle: BundleId, nodes: &[NodeId]) -> Spec {
+    Spec {
+        selector: domain::node::Selector::NodeIds { node_ids: nodes.iter().copied().collect() },
+        batch_size: domain::project::Amount::Count(2),
+        ..Spec::new(bundle)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn all_rollouts_of_a_project_together_update_no_more_nodes_than_its_budget() {
     on_both(|w| async move {
@@ -82,25 +107,12 @@ async fn all_rollouts_of_a_project_together_update_no_more_nodes_than_its_budget
         for n in 0..4 {
             nodes.push(w.node(&format!("n{n}")).await.node);
         }
-        // They run something, so that none of them gets its first configuration.
-        let first = w.bundle("0").await;
-        for n in &nodes {
-            let mut change = store::NodeChange::of(*n, w.project.id);
-            change.active_bundle = Some(Some(first));
-            w.plane.store().observe(vec![change], Write::at(START)).await.unwrap();
-        }
-        w.settings(json!({"max_updating": 3})).await;
+        w.serving(&nodes, 3).await;
         let bundle = w.bundle("1").await;
-        let half = |of: &[NodeId]| {
-            let mut spec = Spec::new(bundle);
-            spec.selector = domain::node::Selector::NodeIds { node_ids: of.iter().copied().collect() };
-            spec.batch_size = domain::project::Amount::Count(2);
-            spec
-        };
-        let assigned = async |id| w.plane.rollout_view(id).await.unwrap().head.counts.assigned;
-        let a = w.roll_out(half(&nodes[..2])).await;
+        let assigned = async |id| w.assigned(id).await;
+        let a = w.roll_out(of_nodes(bundle, &nodes[..2])).await;
         w.eventually("both of a", async || (assigned(a).await == 2).then_some(())).await;
-        let b = w.roll_out(half(&nodes[2..])).await;
+        let b = w.roll_out(of_nodes(bundle, &nodes[2..])).await;
         w.eventually("one of b", async || (assigned(b).await == 1).then_some(())).await;
         assert_eq!(w.plane.store().budget_reserved(w.project.id).await.unwrap(), 3);
         w.plane.delete_node(&w.caller, w.project.id, nodes[0]).await.unwrap();
@@ -128,7 +140,7 @@ async fn an_order_reaches_a_rollout_that_commits_without_a_pause() {
         assert!(w.plane.inner.rollouts.family.lookup(&id).is_none(), "nobody here has it");
         let commits_without_a_pause = async {
             loop {
-                faults.hold("rollout.get");
+                faults.hold(&["rollout.get", "rollout.load"]);
                 faults.until_held().await;
                 let r = owner.load_rollout(id).await.unwrap();
                 let mut head = r.planned.head;
@@ -159,6 +171,27 @@ async fn what_is_left_of_a_deleted_project_can_end() {
         w.plane.store().delete_project(SYSTEM, w.project.id, Write::at(START)).await.unwrap();
         w.plane.decide_detached(id, &Event::Cancel { note: None }, &Attempt::system()).await.unwrap();
         assert_eq!(w.phase(id).await, Phase::Cancelled);
+        w.end().await;
+    })
+    .await;
+}
+
+/// There what waits for room would be assigned from generations that the restore has lifted: nothing that ends waits for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_database_starts_though_a_rollout_waits_for_room() {
+    on_both(|w| async move {
+        let nodes = [w.node("n0").await.node, w.node("n1").await.node];
+        w.serving(&nodes, 1).await;
+        let bundle = w.bundle("1").await;
+        let a = w.roll_out(of_nodes(bundle, &nodes[..1])).await;
+        w.eventually("that of a", async || (w.assigned(a).await == 1).then_some(())).await;
+        let b = w.roll_out(of_nodes(bundle, &nodes[1..])).await;
+        w.reaches(b, Phase::Running).await;
+        assert_eq!(w.assigned(b).await, 0, "it waits for room");
+        let w = w.restored().await;
+        for id in [a, b] {
+            assert_eq!(w.phase(id).await, Phase::Cancelled);
+        }
         w.end().await;
     })
     .await;

@@ -189,7 +189,7 @@ async fn news_of_a_node_whose_session_is_being_started_reach_it() {
         let (node, bundle) = (w.node("n1").await, w.bundle("1").await);
         w.plane.heartbeat(node, Heartbeat::default()).await.unwrap();
         w.plane.inner.sessions.family.stop_child(&node.node).await.unwrap();
-        faults.hold("node.session_view");
+        faults.hold(&["node.session_view"]);
         // The clock stands still: what is held is answered when there are news, or never.
         let polled = async { w.plane.poll(node, MAX_WAIT, None).await.unwrap().answer };
         let assigned = async {
@@ -211,7 +211,8 @@ async fn news_of_a_node_whose_session_is_being_started_reach_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_changes_keeps_no_other_from_being_remembered() {
     on_both(|w| async move {
-        // Of a project that the feed never names.
+        // Of nodes and a project that the feed never names, once it has told of what was made here.
+        w.feed_has_told().await;
         let project: ProjectId = w.plane.fresh().id(START);
         let node = || NodeAuth { node: w.plane.fresh().id(START), project, org: w.org, epoch: 1, key: KeyAge::Present };
         let nodes = [node(), node(), node()];

@@ -38,7 +38,7 @@ struct Shared {
 #[derive(Clone, Copy, Default)]
 struct Gate {
     /// Whose answers are held back.
-    op: Option<&'static str>,
+    ops: &'static [&'static str],
     waiting: usize,
     /// How often they were let go: who waits sees that, however soon the next are held.
     opened: u64,
@@ -81,9 +81,9 @@ impl Faults {
         let _ = self.0.dead.subscribe().wait_for(|d| *d).await;
     }
 
-    /// From now on what the database answered to `op` is held back, until [`Faults::let_go`].
-    pub fn hold(&self, op: &'static str) {
-        self.0.gate.send_modify(|g| (g.op, g.waiting) = (Some(op), 0));
+    /// From now on what the database answered to `ops` is held back, until [`Faults::let_go`].
+    pub fn hold(&self, ops: &'static [&'static str]) {
+        self.0.gate.send_modify(|g| (g.ops, g.waiting) = (ops, 0));
     }
 
     /// Returns when somebody waits for an answer that is held back.
@@ -99,7 +99,7 @@ impl Faults {
         let mut gate = self.0.gate.subscribe();
         let mut opened = 0;
         let is_held = self.0.gate.send_if_modified(|g| {
-            let held = g.op == Some(op);
+            let held = g.ops.contains(&op);
             (g.waiting, opened) = (g.waiting + usize::from(held), g.opened);
             held
         });
